@@ -1,0 +1,194 @@
+"""Where MLflow models lie: a folder, or a prefix of a bucket in the layout of MLflow 2 or 3."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import yaml
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MLMODEL = "MLmodel"
+"""The file that makes a folder an MLflow model."""
+
+READING_THREADS = 8
+
+
+class ModelError(Exception):
+    """The model cannot be used; the message says in one line why and what to set."""
+
+
+class NoSuchFileError(ModelError):
+    """A model lacks a file, or there is no model in that place."""
+
+
+class Artifact(Protocol):
+    """The files of a logged model, wherever they lie."""
+
+    location: str
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content. Raises ModelError."""
+
+    def names(self) -> list[str]:
+        """Return the names of all files, relative to the location, sorted. Raises ModelError."""
+
+
+class FolderArtifact:
+    """A model in a folder."""
+
+    def __init__(self, location: str) -> None:
+        """Take the folder, which must exist."""
+        self.location = location
+        self._folder = Path(location)
+        if not self._folder.is_dir():
+            raise ModelError(
+                f"there is no folder {location}: set MODEL_LOCATION to the one that holds the MLmodel file"
+            )
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content."""
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError as error:
+            raise _no_such_file(self.location, name) from error
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.location}/{name} cannot be read: {error}") from error
+
+    def names(self) -> list[str]:
+        """Return the names of all files."""
+        files = (path for path in self._folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self._folder).as_posix() for path in files)
+
+
+class S3Artifact:
+    """A model under a prefix of a bucket."""
+
+    def __init__(self, location: str, client: "S3Client | None" = None) -> None:
+        """Take an ``s3://bucket/prefix`` URI."""
+        self.location = location.rstrip("/")
+        self._bucket, _, self._prefix = self.location.removeprefix("s3://").partition("/")
+        self._client = client or _s3()
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return self._client.get_object(Bucket=self._bucket, Key=self._key(name))["Body"].read()
+        except (ClientError, BotoCoreError) as error:
+            raise self._explained(error, name) from error
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file, as far as this role may know."""
+        try:
+            self.read(name)
+        except NoSuchFileError:
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        """Return the names of all files."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        prefix = self._key("")
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        try:
+            keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
+        except (ClientError, BotoCoreError) as error:
+            raise self._explained(error, "") from error
+        return sorted(key.removeprefix(prefix) for key in keys if not key.endswith("/"))
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}" if self._prefix else name
+
+    def _explained(self, error: Exception, name: str) -> ModelError:
+        # The SDK's errors of a lost connection have a response too: None.
+        response: Mapping[str, Any] = getattr(error, "response", None) or {}
+        said = response.get("Error", {})
+        match said.get("Code"):
+            case "NoSuchBucket":
+                return ModelError(f"there is no bucket {self._bucket}: check MODEL_LOCATION or MODEL_BUCKET")
+            case "NoSuchKey" | "404":
+                return _no_such_file(self.location, name)
+            case "AccessDenied" | "403" if name:
+                return ModelError(
+                    f"no permission to read {self.location}/{name}: the role needs s3:GetObject on it"
+                    " (S3 says the same of a missing file to a role without s3:ListBucket on the bucket);"
+                    f" S3 said: {said.get('Message')}"
+                )
+            case "AccessDenied" | "403":
+                return ModelError(f"no permission to list {self.location}: the role needs s3:ListBucket on the bucket")
+            case _:
+                return ModelError(f"{self.location}/{name} cannot be read: {error}")
+
+
+def open_artifact(location: str) -> Artifact:
+    """Return the artifact in a folder or under an ``s3://`` URI. Raises ModelError where there is no such folder."""
+    return S3Artifact(location) if location.startswith("s3://") else FolderArtifact(location)
+
+
+def describe(artifact: Artifact) -> Mapping[str, Any]:
+    """Return what the artifact's MLmodel file says. Raises ModelError where it has none, or one that says nothing."""
+    text = artifact.read(MLMODEL)
+    try:
+        description = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ModelError(f"{artifact.location}/{MLMODEL} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(description, dict):
+        raise ModelError(f"{artifact.location}/{MLMODEL} does not describe a model")
+    return description
+
+
+def _run_of(artifact: Artifact) -> object:
+    """Return the run that logged the model; None for one that cannot be read, which must not hide the others."""
+    try:
+        return describe(artifact).get("run_id")
+    except ModelError:
+        return None
+
+
+def find_run(bucket: str, experiment_id: str, run_id: str) -> str:
+    """Return the ``s3://`` URI of the model that a run logged into the bucket.
+
+    MLflow 2 put it under the run; MLflow 3 puts it beside, in a folder that only its MLmodel ties to the run.
+
+    Raises:
+        ModelError: where there is none, more than one, or no permission to look.
+    """
+    client = _s3()
+    under_run = S3Artifact(f"s3://{bucket}/{experiment_id}/{run_id}/artifacts/model", client)
+    if under_run.exists(MLMODEL):
+        return under_run.location
+    models = S3Artifact(f"s3://{bucket}/{experiment_id}/models", client)
+    places = [name.removesuffix(f"/{MLMODEL}") for name in models.names() if fnmatch(name, f"m-*/artifacts/{MLMODEL}")]
+    candidates = [S3Artifact(f"{models.location}/{place}", client) for place in places if place.count("/") == 1]
+    with ThreadPoolExecutor(READING_THREADS) as threads:
+        runs = threads.map(_run_of, candidates)
+        found = [candidate.location for candidate, run in zip(candidates, runs, strict=True) if run == run_id]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelError(f"run {run_id} logged several models, set MODEL_LOCATION to one of {', '.join(sorted(found))}")
+    raise ModelError(
+        f"no model of run {run_id} in {under_run.location} nor in {models.location}/m-…/artifacts:"
+        " check MODEL_BUCKET, MLFLOW_EXPERIMENT_ID and RUN_ID, or set MODEL_LOCATION"
+    )
+
+
+def _no_such_file(location: str, name: str) -> NoSuchFileError:
+    hint = ": set MODEL_LOCATION to the folder that holds the MLmodel file" if name == MLMODEL else ""
+    return NoSuchFileError(f"there is no {name} in {location}{hint}")
+
+
+def _s3() -> "S3Client":
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return boto3.client("s3")
+    except (BotoCoreError, ValueError) as error:
+        raise ModelError(f"no client for S3 can be made of the SDK's own settings: {error}") from error

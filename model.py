@@ -1,0 +1,239 @@
+"""The model: how to load one safely, its features, and predicting a batch of rides.
+
+MLflow's format is read here without mlflow: importing that takes longer than everything else a cold start does, and it
+trusts the types that the artifact itself names.
+"""
+
+import atexit
+import hashlib
+import importlib.metadata
+import math
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from artifacts import MLMODEL, Artifact, ModelError, describe, open_artifact
+
+if TYPE_CHECKING:
+    from rides import Ride
+
+TRUSTED_TYPES = [
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+]
+"""What a skops file may hold beyond skops' own list: the trees of scikit-learn's ensembles.
+
+Loading one runs no code, but skops warns that crafted node indices can crash ``predict``: a pinned digest covers that.
+"""
+
+Pipeline = Any
+"""A fitted scikit-learn estimator: anything with ``predict``."""
+
+
+class PredictionError(Exception):
+    """The model has no duration for a ride."""
+
+
+class Features(TypedDict):
+    """What the model is trained on and asked with: the pair of zones, and the distance in miles."""
+
+    PU_DO: str
+    trip_distance: float
+
+
+def prepare_features(ride: "Ride") -> Features:
+    """Return the features of a ride, the same for training and serving."""
+    return {"PU_DO": f"{ride.PULocationID}_{ride.DOLocationID}", "trip_distance": ride.trip_distance}
+
+
+class Model:
+    """A loaded model with its version."""
+
+    def __init__(self, call: Callable[[list[Features]], Any], version: str) -> None:
+        """Wrap ``call``, which returns a number for each of the features it is given, in minutes."""
+        self._call = call
+        self.version = version
+
+    def predict(self, rides: "Sequence[Ride]") -> list[float | PredictionError]:
+        """Return each ride's duration in minutes, in order; an error in the place of what the model has no answer for.
+
+        The model is called once for all rides. Only where that raises is the batch halved, and halved again, until the
+        rides that the model cannot take stand alone.
+        """
+        if not rides:
+            return []
+        return [
+            duration if isinstance(duration, PredictionError) or math.isfinite(duration) else _not_finite(duration)
+            for duration in self._predict([prepare_features(ride) for ride in rides])
+        ]
+
+    def _predict(self, features: list[Features]) -> Sequence[float | PredictionError]:
+        try:
+            return _as_durations(self._call(features), len(features))
+        except MemoryError:
+            raise
+        except Exception as error:
+            if len(features) == 1:
+                return [PredictionError(f"the model raised {type(error).__name__}: {error}")]
+            middle = len(features) // 2
+            return [*self._predict(features[:middle]), *self._predict(features[middle:])]
+
+
+def _as_durations(answer: Any, wanted: int) -> list[float]:
+    durations: list[float] = np.asarray(answer, dtype=float).ravel().tolist()
+    if len(durations) != wanted:
+        raise ValueError(f"it gave {len(durations)} predictions for {wanted} rides")
+    return durations
+
+
+def _not_finite(duration: float) -> PredictionError:
+    return PredictionError(f"the model predicted {duration}")
+
+
+def load_model(location: str, *, sha256: str | None = None, version: str | None = None) -> Model:
+    """Load the MLflow model that lies in ``location``.
+
+    Args:
+        location: the folder or ``s3://`` URI that holds the ``MLmodel`` file.
+        sha256: the hex digest that the model must have: of its serialized file for the sklearn flavor, of the whole
+            folder for others (what ``find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints in it).
+            Always verified; needed for whatever runs code when it is loaded.
+        version: the version to tag predictions with; by default the run id that the artifact names.
+
+    Raises:
+        ModelError: where there is no such model, or it is not safe or not possible to use it here.
+    """
+    artifact = open_artifact(location)
+    description = describe(artifact)
+    flavors = description.get("flavors")
+    if not isinstance(flavors, dict):
+        raise ModelError(f"{location}: its MLmodel names no flavors")
+    if isinstance(flavors.get("sklearn"), dict):
+        call = _load_sklearn(artifact, flavors["sklearn"], sha256).predict
+    elif "python_function" in flavors:
+        call = _load_pyfunc(artifact, ", ".join(flavors), sha256)
+    else:
+        raise ModelError(f"{location}: its MLmodel names no flavor that can be loaded, only {list(flavors)}")
+    return Model(call, version or _own_version(artifact, description))
+
+
+def _own_version(artifact: Artifact, description: Mapping[str, Any]) -> str:
+    version = description.get("run_id") or description.get("model_uuid")
+    if not version:
+        raise ModelError(f"{artifact.location}/{MLMODEL} names no run: set RUN_ID to tag predictions with")
+    return str(version)
+
+
+def _load_sklearn(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None) -> Pipeline:
+    _check_version(artifact, str(flavor.get("sklearn_version")))
+    name = str(flavor.get("pickled_model"))
+    serialized = artifact.read(name)
+    digest = hashlib.sha256(serialized).hexdigest()
+    _check_digest(f"{artifact.location}/{name}", digest, sha256)
+    serialization = str(flavor.get("serialization_format"))
+    if serialization not in _DESERIALIZERS:
+        raise ModelError(f"{artifact.location}: the serialization format {serialization} is not known here")
+    if serialization != "skops" and sha256 is None:
+        raise _unpinned(f"{artifact.location}/{name}, a {serialization},", digest)
+    try:
+        pipeline = _DESERIALIZERS[serialization](serialized)
+    except Exception as error:
+        raise _not_loadable(f"{artifact.location}/{name}", error) from error
+    return _on_one_core(pipeline)
+
+
+def _load_skops(serialized: bytes) -> Pipeline:
+    # Here and not above: importing skops takes as long as loading a small pickle does.
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    try:
+        return skops.io.loads(serialized, trusted=TRUSTED_TYPES)
+    except UntrustedTypesFoundException as error:
+        raise TypeError(f"{error} If you do trust them, add them to TRUSTED_TYPES in model.py.") from error
+
+
+_DESERIALIZERS: dict[str, Callable[[bytes], Pipeline]] = {
+    "skops": _load_skops,
+    # What cloudpickle writes, pickle reads. Neither is reached without a pinned digest.
+    "cloudpickle": pickle.loads,
+    "pickle": pickle.loads,
+}
+
+
+def _load_pyfunc(artifact: Artifact, flavors: str, sha256: str | None) -> Callable[[list[Features]], Any]:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        import mlflow.pyfunc
+        import pandas as pd
+    except ImportError as error:
+        raise ModelError(
+            f"{artifact.location} is of the flavor {flavors}, which needs mlflow ({error}):"
+            ' build the image with --build-arg CATEGORIES="packages training", or log it with mlflow.sklearn'
+        ) from error
+    files = {name: artifact.read(name) for name in artifact.names()}
+    digest = _folder_digest(files)
+    _check_digest(artifact.location, digest, sha256)
+    if sha256 is None:
+        raise _unpinned(f"{artifact.location}, of the flavor {flavors},", digest)
+    try:
+        pyfunc = mlflow.pyfunc.load_model(_copied(files))
+    except Exception as error:
+        raise _not_loadable(artifact.location, error) from error
+    return lambda features: pyfunc.predict(pd.DataFrame(features))
+
+
+def _copied(files: Mapping[str, bytes]) -> str:
+    """Write the files into a folder that lives as long as the process: some flavors go on reading theirs."""
+    folder = tempfile.mkdtemp(prefix="model-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, content in files.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def _folder_digest(files: Mapping[str, bytes]) -> str:
+    lines = (f"{hashlib.sha256(content).hexdigest()}  ./{name}\n" for name, content in sorted(files.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _check_digest(what: str, digest: str, sha256: str | None) -> None:
+    if sha256 is not None and sha256.lower() != digest:
+        raise ModelError(f"{what} is not what MODEL_SHA256 names: its digest is {digest}, not {sha256}")
+
+
+def _not_loadable(what: str, error: Exception) -> ModelError:
+    return ModelError(f"{what} cannot be loaded: {' '.join(f'{type(error).__name__}: {error}'.split())}")
+
+
+def _unpinned(what: str, digest: str) -> ModelError:
+    return ModelError(f"{what} can run any code when it is loaded: if you trust it, set MODEL_SHA256={digest}")
+
+
+def _check_version(artifact: Artifact, trained_with: str) -> None:
+    """Refuse another scikit-learn than the artifact's: a pipeline's inner state changes from one minor to the next."""
+    installed = importlib.metadata.version("scikit-learn")
+    if trained_with.split(".")[:2] != installed.split(".")[:2]:
+        raise ModelError(
+            f"{artifact.location} was made with scikit-learn {trained_with} and here is {installed}:"
+            " train it again, or install that version"
+        )
+
+
+def _on_one_core(pipeline: Pipeline) -> Pipeline:
+    """Set every ``n_jobs`` to 1: a thread pool costs more than it brings on a function's one core."""
+    if not hasattr(pipeline, "predict"):
+        raise ModelError(f"the artifact holds a {type(pipeline).__name__}, which cannot predict")
+    parameters = pipeline.get_params() if hasattr(pipeline, "get_params") else {}
+    jobs = [name for name in parameters if name == "n_jobs" or name.endswith("__n_jobs")]
+    if jobs:
+        pipeline.set_params(**dict.fromkeys(jobs, 1))
+    return pipeline

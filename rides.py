@@ -1,0 +1,193 @@
+"""The event formats: a Kinesis record in; a ride, a prediction or a rejection out."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+MAX_TRIP_DISTANCE = 100.0
+"""Miles. Training leaves longer trips out and serving refuses them: a stuck meter says 120,000."""
+
+MAX_ID_LENGTH = 256
+"""Characters: a ride_id becomes a partition key, and PutRecords takes no longer one (API reference)."""
+
+
+class Ride(Struct, frozen=True):
+    """What a duration is predicted from: two TLC zones and the distance between them in miles."""
+
+    PULocationID: int
+    DOLocationID: int
+    trip_distance: Annotated[float, Meta(ge=0, le=MAX_TRIP_DISTANCE)]
+
+
+class RideEvent(Struct, frozen=True):
+    """The data of an input record: a ride and the id that its prediction will carry."""
+
+    ride: Ride
+    ride_id: int | Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+class KinesisData(Struct, frozen=True, rename="camel"):
+    """The ``kinesis`` part of a record in a Lambda event."""
+
+    sequence_number: str
+    data: str
+    partition_key: str | None = None
+    approximate_arrival_timestamp: float | None = None
+
+
+class KinesisRecord(Struct, frozen=True):
+    """A record as the event source mapping hands it to the function."""
+
+    kinesis: KinesisData
+    event_id: str = msgspec.field(name="eventID")
+    stream_arn: str = msgspec.field(name="eventSourceARN", default="")
+
+
+class ReceivedRide(Struct, frozen=True):
+    """A valid ride with the record that brought it."""
+
+    record: KinesisRecord
+    event: RideEvent
+
+
+RejectionKind = Literal["base64", "utf-8", "json", "ride", "prediction"]
+
+
+class Rejection(Struct, frozen=True):
+    """A record that no delivery will ever turn into a prediction, with the reason."""
+
+    record: KinesisRecord
+    kind: RejectionKind
+    reason: str
+
+
+class PredictedRide(Struct, frozen=True):
+    """The ``prediction`` part of an output record; the duration is in minutes."""
+
+    ride_duration: float
+    ride_id: int | str
+
+
+class Prediction(Struct, frozen=True):
+    """The data of an output record. ``event_id`` is the same on every redelivery of the input record."""
+
+    model: str
+    version: str
+    prediction: PredictedRide
+    event_id: str
+
+
+class NotAKinesisEventError(ValueError):
+    """The function was called with something else than a Kinesis event."""
+
+
+class _UndecodableError(Exception):
+    """A record's data is not a ride."""
+
+    def __init__(self, kind: RejectionKind, reason: str) -> None:
+        self.kind: RejectionKind = kind
+        super().__init__(reason)
+
+
+_ride_events = msgspec.json.Decoder(RideEvent)
+_encoder = msgspec.json.Encoder()
+
+
+def decode(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rejection]]:
+    """Return the rides of a Kinesis event and the rejections of what is none, each in input order.
+
+    Raises:
+        NotAKinesisEventError: where the event as a whole lacks what every Kinesis event has; the message names it.
+    """
+    received, rejections = [], []
+    for record in _records(event):
+        try:
+            received.append(ReceivedRide(record, _decode_data(record.kinesis.data)))
+        except _UndecodableError as error:
+            rejections.append(Rejection(record, error.kind, str(error)))
+    return received, rejections
+
+
+def prediction_of(received: ReceivedRide, duration: float, model: str, version: str) -> Prediction:
+    """Return the prediction for a received ride, tagged with the model that made it; the duration is in minutes."""
+    return Prediction(model, version, PredictedRide(duration, received.event.ride_id), received.record.event_id)
+
+
+def encode_prediction(prediction: Prediction) -> bytes:
+    """Return the prediction as the data of an output record."""
+    return _encoder.encode(prediction)
+
+
+def rejections_object(rejections: Sequence[Rejection]) -> tuple[str, bytes]:
+    """Return the S3 key and body for what one invocation rejected: JSON lines, with the data base64 as it came.
+
+    The key is the same again when the same batch is delivered again. The last sequence number stands in it beside the
+    first: a redelivery of the batch's first half alone must not overwrite what the whole batch had rejected.
+    """
+    ordered = sorted(rejections, key=lambda rejection: int(rejection.record.kinesis.sequence_number))
+    first, last = ordered[0].record, ordered[-1].record
+    stream = first.stream_arn.rpartition("/")[2] or "stream"
+    shard = first.event_id.partition(":")[0]
+    key = f"{stream}/{shard}/{first.kinesis.sequence_number}-{last.kinesis.sequence_number}.jsonl"
+    return key, _encoder.encode_lines([_rejection_line(rejection) for rejection in ordered])
+
+
+def _rejection_line(rejection: Rejection) -> dict[str, Any]:
+    kinesis = rejection.record.kinesis
+    return {
+        "kind": rejection.kind,
+        "reason": rejection.reason,
+        "event_id": rejection.record.event_id,
+        "sequence_number": kinesis.sequence_number,
+        "partition_key": kinesis.partition_key and _encodable(kinesis.partition_key),
+        "arrival": kinesis.approximate_arrival_timestamp,
+        "data": _encodable(kinesis.data),
+    }
+
+
+def _encodable(text: str) -> str:
+    """Return the text with half surrogate pairs replaced, which JSON can bring in and UTF-8 cannot take out."""
+    return text.encode(errors="replace").decode()
+
+
+def _records(event: Mapping[str, Any]) -> list[KinesisRecord]:
+    try:
+        return msgspec.convert(event["Records"], list[KinesisRecord])
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        what = "it has no `Records`" if isinstance(error, KeyError | TypeError) else f"in its `Records`: {error}"
+        raise NotAKinesisEventError(f"not a Kinesis event: {what}") from error
+
+
+def _decode_data(data: str) -> RideEvent:
+    try:
+        text = base64.b64decode(data, validate=True).decode()
+    except UnicodeDecodeError as error:
+        raise _UndecodableError("utf-8", f"the data is not UTF-8: {error.reason} at byte {error.start}") from error
+    except ValueError as error:
+        raise _UndecodableError("base64", f"the data is not base64: {error}") from error
+    try:
+        event = _ride_events.decode(text)
+    except msgspec.ValidationError as error:
+        raise _UndecodableError("ride", str(error)) from error
+    except msgspec.DecodeError as error:
+        raise _UndecodableError("json", f"{error}{_non_finite_field(text)}") from error
+    except RecursionError as error:
+        raise _UndecodableError("json", "JSON is nested too deeply") from error
+    if isinstance(event.ride_id, int) and len(str(event.ride_id)) > MAX_ID_LENGTH:
+        raise _UndecodableError("ride", f"Expected an `int` of at most {MAX_ID_LENGTH} digits - at `$.ride_id`")
+    return event
+
+
+def _non_finite_field(text: str) -> str:
+    """Name the field that holds NaN or Infinity, which Python's own writer puts into JSON; else say nothing."""
+    try:
+        msgspec.convert(json.loads(text), RideEvent)
+    except msgspec.ValidationError as error:
+        return f"; read as Python's JSON: {error}"
+    except (ValueError, RecursionError):
+        pass
+    return ""
