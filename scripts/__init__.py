@@ -1,0 +1,1 @@
+"""What a person runs: the local stack, training, and the tools around the streams."""

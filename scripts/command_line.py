@@ -1,0 +1,118 @@
+"""What the command lines share: errors in one line, Ctrl-C without a traceback, an AWS profile, and progress bars."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+
+CONSOLE = Console(stderr=True)
+"""For people. What a command prints for programs goes to stdout."""
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended before it was done, as in a shell."""
+
+
+MAX_SEED = 1_000_000
+"""Above it, the ids of synthetic rides would be larger than every reader of JSON takes."""
+
+
+class CommandError(Exception):
+    """What was asked for cannot be done; the message says why and what to do."""
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log lines above a bar that is being drawn, each on one line however narrow the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def run(program: str, main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) -> int:
+    """Run a command and return its exit code: 1 with one line on stderr for an error, 130 after Ctrl-C.
+
+    ``explained`` are the command's own errors whose message is that line. SIGTERM and SIGHUP end a command as Ctrl-C
+    does, so that nothing it started is left behind.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, _interrupt)
+    logging.basicConfig(handlers=[_ConsoleHandler()])
+    try:
+        return main()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except ClientError as error:
+        said = error.response.get("Error", {})
+        message = f"{error.operation_name}: {said.get('Code')}: {said.get('Message')}"
+    except (CommandError, BotoCoreError) as error:
+        message = str(error)
+    except explained as error:
+        message = str(error)
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def count(text: str) -> int:
+    """Return the positive integer that an option was given. Raises ArgumentTypeError."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """Return the seed that an option was given. Raises ArgumentTypeError."""
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {MAX_SEED}")
+    return int(text)
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """Give a command the option whose value ``use_profile`` takes."""
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="a profile of your AWS configuration; without it the AWS variables decide (AWS_PROFILE, AWS_ACCESS_KEY_ID,"
+        " AWS_DEFAULT_REGION, ...). AWS_ENDPOINT_URL is honoured either way",
+    )
+
+
+def use_profile(profile: str | None) -> None:
+    """Make every client from now on one of the profile, which goes before credentials in the environment."""
+    if profile:
+        boto3.setup_default_session(profile_name=profile)
+
+
+def require_stream(client: "KinesisClient", stream: str) -> None:
+    """Raise CommandError where there is no such stream, with the place that was looked at."""
+    try:
+        client.list_shards(StreamName=stream, MaxResults=1)
+    except client.exceptions.ResourceNotFoundException as error:
+        place = f"{client.meta.region_name} at {client.meta.endpoint_url}"
+        raise CommandError(
+            f"there is no stream {stream} in {place}: create it, or name another one with --stream"
+        ) from error
+
+
+def progress_bar() -> Progress:
+    """Return a bar of rides on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rides"))
+    return Progress(*columns, TimeElapsedColumn(), console=CONSOLE)
+
+
+def printable(text: str) -> str:
+    """Return text from a stream as it may stand on a terminal: with control characters written out."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -1,0 +1,211 @@
+"""Run everything on this machine: put rides on a stream, let the Lambda function predict them, and read them back.
+
+Moto's server plays Kinesis and S3, and the function runs in this process, driven by an event source mapping. No AWS
+account is needed, and none is ever reached.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import boto3
+from rich.console import Console
+from rich.file_proxy import FileProxy
+
+from artifacts import open_artifact
+from delivery import OutputStream
+from scripts import command_line, local_aws, moto_server, report, ride_source
+from scripts.account import Account, find, settle
+from scripts.batch_rules import MappingSettings
+from scripts.command_line import CONSOLE
+from scripts.event_source_mapping import EventSourceMapping
+from scripts.invoke import SAMPLE_MODEL
+from scripts.put_rides import put
+from scripts.ride_record import RideRecord
+from scripts.tlc import TripRecordError
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+    from mypy_boto3_s3 import S3Client
+
+PROGRAM = "run"
+
+MAPPING = MappingSettings(
+    batch_size=500,
+    bisect_on_error=True,
+    maximum_retry_attempts=3,
+    report_batch_item_failures=True,
+    on_failure=f"s3://{local_aws.FAILURES_BUCKET}",
+)
+
+STALL_SECONDS = 60
+"""How long a run waits for the next ride to be settled before it ends with what there is."""
+
+TIMEOUT_SECONDS = 60
+"""The function's timeout."""
+
+REFRESH_SECONDS = 0.2
+"""How often the bar of what is predicted moves."""
+
+
+class LocalContext:
+    """The context of an invocation that begins now."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self._end = time.monotonic() + TIMEOUT_SECONDS
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds until the function's timeout."""
+        return int((self._end - time.monotonic()) * 1000)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The local AWS with a consumer at work in it."""
+
+    endpoint: str
+    kinesis: "KinesisClient"
+    s3: "S3Client"
+    mapping: EventSourceMapping
+
+
+def main() -> int:
+    """Run the stack as the command line says; return the exit code, 0 where every ride was predicted or rejected."""
+    options = parse_arguments()
+    source = ride_source.chosen_rides(options, options.seed)
+    with running_stack(options.shards) as stack:
+        put_at, settled = put_and_predict(stack.mapping, source.records)
+        account = take_account(stack, put_at)
+        report.show(account, source.records, Console())
+        if source.left_out:
+            print(f"{source.left_out:,} rows of {options.data} were left out: outside the contract")
+        if not settled:
+            abandon()
+        if options.serve:
+            shard_id = local_aws.shard_of(stack.kinesis, local_aws.OUTPUT_STREAM, report.SAMPLE_KEY)
+            print(f"\nIn another terminal:\n\n{report.aws_commands(stack.endpoint, shard_id)}\n", flush=True)
+            stay_up(stack.mapping)
+    return 0 if account.complete else 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    ride_source.add_options(parser, json_lines=False)
+    parser.add_argument(
+        "--shards",
+        type=command_line.count,
+        default=1,
+        metavar="N",
+        help="shards of each stream, which are read concurrently (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=command_line.seed,
+        default=0,
+        metavar="N",
+        help="what the generated and the bad rides depend on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="stay up afterwards, and print commands for another terminal, until Ctrl-C",
+    )
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def running_stack(shards: int) -> Iterator[Stack]:
+    """Give the local AWS with its streams, its buckets and a consumer; all of it ends with the block."""
+    CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
+    with moto_server.serve() as endpoint:
+        local_aws.isolate(os.environ, endpoint)
+        kinesis, s3 = boto3.client("kinesis"), boto3.client("s3")
+        local_aws.create(kinesis, s3, shards)
+        run_id = local_aws.upload(s3, open_artifact(str(SAMPLE_MODEL)))
+        local_aws.configure_function(os.environ, run_id)
+        with EventSourceMapping(kinesis, s3, local_aws.INPUT_STREAM, load_function(), MAPPING) as mapping:
+            yield Stack(endpoint, kinesis, s3, mapping)
+
+
+def load_function() -> Callable[[dict[str, Any]], object]:
+    """Return the Lambda function, cold-started; it logs to stderr from now on."""
+    # It binds its log to what stdout is during the import; lines amid the bars have to go through the console.
+    with contextlib.redirect_stdout(FileProxy(CONSOLE, sys.stderr) if CONSOLE.is_terminal else sys.stderr):
+        import lambda_function
+    return lambda event: lambda_function.lambda_handler(event, LocalContext())
+
+
+def put_and_predict(mapping: EventSourceMapping, records: Sequence[RideRecord]) -> tuple[dict[str, float], bool]:
+    """Put the records and wait for the mapping to be done with them; return when each was put, and whether it is.
+
+    The times are in seconds since the epoch, by partition key.
+    """
+    stream = OutputStream.connect(local_aws.INPUT_STREAM)
+    put_at: dict[str, float] = {}
+    with command_line.progress_bar() as progress:
+        putting = progress.add_task("Putting", total=len(records))
+        predicting = progress.add_task("Predicting", total=len(records))
+
+        def show() -> None:
+            progress.update(predicting, completed=mapping.counters().settled)
+
+        started_at = time.time()
+        for chunk in put(stream, records):
+            put_at.update(dict.fromkeys((entry.partition_key for entry in chunk), started_at))
+            progress.advance(putting, len(chunk))
+            show()
+            started_at = time.time()
+        return put_at, wait_until_settled(mapping, len(records), show)
+
+
+def wait_until_settled(
+    mapping: EventSourceMapping, number: int, show: Callable[[], None], stall: float = STALL_SECONDS
+) -> bool:
+    """Wait until the mapping is done with so many records, and say whether it is.
+
+    It is given up when nothing has been settled for ``stall`` seconds. What ended a polling thread is raised.
+    """
+    settled, since = 0, time.monotonic()
+    while not mapping.wait_for(number, timeout=REFRESH_SECONDS):
+        show()
+        if mapping.counters().settled > settled:
+            settled, since = mapping.counters().settled, time.monotonic()
+        elif time.monotonic() - since > stall:
+            return False
+    show()
+    return True
+
+
+def take_account(stack: Stack, put_at: Mapping[str, float]) -> Account:
+    """Return what became of the rides, by what is found in the output stream and the failures bucket."""
+    ended_at = time.time()
+    redelivered = stack.mapping.counters().redelivered
+    return settle(put_at, find(stack.kinesis, stack.s3), redelivered=redelivered, ended_at=ended_at)
+
+
+def abandon() -> NoReturn:
+    """End the process at once: it would wait for ever for a function that hangs. Moto's server ends with it."""
+    CONSOLE.print(f"The consumer settled nothing for {STALL_SECONDS} seconds: the run ends here.")
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def stay_up(mapping: EventSourceMapping) -> None:
+    """Let the consumer work until Ctrl-C, SIGTERM or SIGHUP; raise what ended a polling thread."""
+    with contextlib.suppress(KeyboardInterrupt), CONSOLE.status("") as status:
+        while True:
+            status.update(f"Serving: {mapping.counters().settled:,} rides predicted or rejected so far; Ctrl-C ends it")
+            time.sleep(REFRESH_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(PROGRAM, main, explained=(TripRecordError,)))

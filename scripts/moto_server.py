@@ -1,0 +1,80 @@
+"""Moto's server as the local AWS: Kinesis and S3 over HTTP, on a free loopback port, in a process of its own."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+REGION = "us-east-1"
+DUMMY_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": REGION}
+"""What the SDK needs to sign requests; moto looks at none of it."""
+
+HOST = "127.0.0.1"
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+"""A WSGI application."""
+
+
+@contextlib.contextmanager
+def serve() -> Iterator[str]:
+    """Run moto's server for the length of the block and yield its endpoint URL.
+
+    Raises:
+        RuntimeError: where the server ends before it listens; what it said stands on stderr.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scripts.moto_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment_without_account(os.environ),
+        # Ctrl-C in a terminal goes to the whole group: the server must outlive whoever still reads from it.
+        start_new_session=True,
+    )
+    # Leaving closes the pipes and waits; that its stdin ends is what ends the server.
+    with process:
+        port = process.stdout.readline().strip() if process.stdout else ""
+        if not port:
+            raise RuntimeError(f"moto's server did not start (exit code {process.wait()})")
+        yield f"http://{HOST}:{port}"
+
+
+def environment_without_account(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with dummy credentials for all that says AWS: no account, region, profile or endpoint."""
+    others = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+    return {**others, **DUMMY_CREDENTIALS, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+
+
+def main() -> None:
+    """Listen on a free port, print it, and serve until stdin ends: with its parent, however that ends."""
+    from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
+    server = make_server(HOST, 0, application, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(server.server_port, flush=True)
+    sys.stdin.read()
+
+
+def one_at_a_time(application: Application) -> Application:
+    """Return the application with a lock around it.
+
+    Moto's streams are not safe for threads: of 8,000 records put by four at once, some dozens were lost.
+    """
+    lock = threading.Lock()
+
+    def locked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with lock:
+            return application(environ, start_response)
+
+    return locked
+
+
+if __name__ == "__main__":
+    main()

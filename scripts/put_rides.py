@@ -1,0 +1,90 @@
+"""Put rides on a stream: from the generator, from JSON lines, or from a TLC trip record file."""
+
+import argparse
+import random
+import sys
+from collections.abc import Iterator, Sequence
+
+import boto3
+
+from delivery import Deadline, Entry, OutputStream, chunked
+from scripts import command_line, ride_source
+from scripts.command_line import CommandError
+from scripts.ride_record import RideRecord
+from scripts.tlc import TripRecordError
+
+PROGRAM = "put-rides"
+
+EXAMPLES = """\
+examples:
+  put-rides --rides 100 --bad 5
+  put-rides --json events/ride.json
+  my-backend | put-rides --json - --stream ride_events --profile staging
+  put-rides --data green_tripdata_2023-02.parquet
+"""
+
+
+def main() -> int:
+    """Put the rides that the command line asks for; return the exit code."""
+    options = parse_arguments()
+    seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
+    command_line.use_profile(options.profile)
+    command_line.require_stream(boto3.client("kinesis"), options.stream)
+    source = ride_source.chosen_rides(options, seed)
+    stream = OutputStream.connect(options.stream)
+    with command_line.progress_bar() as progress:
+        putting = progress.add_task("Putting", total=len(source.records))
+        for chunk in put(stream, source.records):
+            progress.advance(putting, len(chunk))
+    print(summary(options, len(source.records), source.left_out, seed))
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--stream", default="ride_events", metavar="NAME", help="the stream (default: %(default)s)")
+    ride_source.add_options(parser, json_lines=True)
+    parser.add_argument(
+        "--seed",
+        type=command_line.seed,
+        metavar="N",
+        help="generate the same rides, with the same ids, again (default: other rides and ids every time)",
+    )
+    command_line.add_profile(parser)
+    return parser.parse_args()
+
+
+def put(stream: OutputStream, records: Sequence[RideRecord]) -> Iterator[list[Entry]]:
+    """Put the records, in order, and yield them request by request as soon as Kinesis has accepted all of one.
+
+    Raises:
+        CommandError: where Kinesis accepts none any more, after the tries that ``OutputStream`` makes; its reasons are
+            logged as warnings.
+    """
+    entries = [Entry(str(place), record.partition_key, record.data) for place, record in enumerate(records)]
+    accepted = 0
+    for chunk in chunked(entries):
+        pending = chunk
+        while pending:
+            left = stream.put(pending, Deadline())
+            if len(left) == len(pending):
+                accepted += len(chunk) - len(left)
+                raise CommandError(f"Kinesis accepts no more rides: {accepted} of {len(entries)} are put")
+            pending = left
+        accepted += len(chunk)
+        yield chunk
+
+
+def summary(options: argparse.Namespace, number: int, left_out: int, seed: int) -> str:
+    """Return the line that ends the command."""
+    line = f"put {number} rides on {options.stream}"
+    if options.data:
+        return f"{line} ({left_out} rows of {options.data} left out: outside the contract)"
+    return line if options.json else f"{line} (--seed {seed})"
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(PROGRAM, main, explained=(TripRecordError,)))

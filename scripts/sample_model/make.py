@@ -1,0 +1,71 @@
+"""Make the sample model again: train it with scripts/train.py, and put what MLflow logged into ``model/`` beside this.
+
+It is logged to a bucket of moto's server: an artifact names the place that it was logged to, and this one must not name
+a folder of whoever made it. The figures that are printed belong into its card, ``README.md`` beside this.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import boto3
+
+from artifacts import S3Artifact
+from scripts import moto_server
+
+MODEL = Path(__file__).parent / "model"
+BUCKET = "models"
+OPTIONS = ("--model", "ridge", "--min-pair-count", "8")
+
+
+def main() -> None:
+    """Train on the first file and validate on the second; exit with the training's own code where it fails."""
+    options = parse_arguments()
+    forget_own_settings()
+    with moto_server.serve() as endpoint, tempfile.TemporaryDirectory() as folder:
+        os.environ.update(
+            moto_server.DUMMY_CREDENTIALS,
+            AWS_ENDPOINT_URL=endpoint,
+            MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db",
+            MLFLOW_DEFAULT_ARTIFACT_ROOT=f"s3://{BUCKET}",
+        )
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        training = [sys.executable, "-m", "scripts.train", options.january, "--validate", options.february, *OPTIONS]
+        code = subprocess.run(training, check=False, stdout=subprocess.DEVNULL).returncode
+        if code != 0:
+            sys.exit(code)
+        replace(MODEL, S3Artifact(f"s3://{BUCKET}"))
+    print(f"{MODEL}: {sum(file.stat().st_size for file in MODEL.iterdir()):,} bytes")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        description="Train the sample model again and replace the one in scripts/sample_model/model.",
+        epilog="The TLC's trip record page has both files; the URLs do as well.",
+    )
+    parser.add_argument("january", metavar="green_tripdata_2023-01.parquet", help="the rides to train on")
+    parser.add_argument("february", metavar="green_tripdata_2023-02.parquet", help="the rides to measure it on")
+    return parser.parse_args()
+
+
+def forget_own_settings() -> None:
+    """Drop the caller's AWS and MLflow settings from the environment: none of them may lead the model elsewhere."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_"))]:
+        del os.environ[name]
+
+
+def replace(folder: Path, bucket: S3Artifact) -> None:
+    """Make the folder hold the files of the one model in the bucket, and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in bucket.names():
+        (folder / Path(name).name).write_bytes(bucket.read(name))
+
+
+if __name__ == "__main__":
+    main()
