@@ -1,0 +1,47 @@
+"""Builders for ride events, Kinesis records and Lambda events."""
+
+import base64
+import json
+from typing import Any
+
+SHARD = "shardId-000000000000"
+
+
+def ride_event(ride_id: object = 256, **changes: Any) -> dict[str, Any]:
+    """Build the JSON of an input record; ``changes`` go into the ride, and None takes a field out."""
+    ride = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66} | changes
+    return {"ride": {name: value for name, value in ride.items() if value is not None}, "ride_id": ride_id}
+
+
+def encoded(data: object) -> str:
+    """Encode what a producer puts, bytes or else JSON, as Lambda hands it on: in base64."""
+    return base64.b64encode(data if isinstance(data, bytes) else json.dumps(data).encode()).decode()
+
+
+def record(data: str, number: int = 1, shard: str = SHARD) -> dict[str, Any]:
+    """Build a record of a Lambda event around base64 data."""
+    return {
+        "kinesis": {
+            "kinesisSchemaVersion": "1.0",
+            "partitionKey": f"key-{number}",
+            "sequenceNumber": str(number),
+            "data": data,
+            "approximateArrivalTimestamp": 1545084650.987,
+        },
+        "eventSource": "aws:kinesis",
+        "eventVersion": "1.0",
+        "eventID": f"{shard}:{number}",
+        "eventName": "aws:kinesis:record",
+        "invokeIdentityArn": "arn:aws:iam::000000000000:role/lambda-role",
+        "awsRegion": "us-east-1",
+        "eventSourceARN": "arn:aws:kinesis:us-east-1:000000000000:stream/ride_events",
+    }
+
+
+def kinesis_event(*data: object) -> dict[str, Any]:
+    """Build a Lambda event of records with sequence numbers from 1; a string is taken as base64 already."""
+    return {
+        "Records": [
+            record(item if isinstance(item, str) else encoded(item), number) for number, item in enumerate(data, 1)
+        ]
+    }

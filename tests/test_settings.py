@@ -1,0 +1,99 @@
+"""The environment variables: what is read, and what stops the cold start."""
+
+import pytest
+
+from settings import Settings, SettingsError
+
+MINIMUM = {"PREDICTIONS_STREAM_NAME": "ride_predictions", "MODEL_LOCATION": "s3://models/1/models/m-1/artifacts"}
+RUN = {"PREDICTIONS_STREAM_NAME": "ride_predictions", "MODEL_BUCKET": "models", "RUN_ID": "abc"}
+
+
+def test_two_variables_are_enough() -> None:
+    """Everything else has a default."""
+    assert Settings.from_environment(MINIMUM) == Settings(
+        predictions_stream="ride_predictions",
+        model_location="s3://models/1/models/m-1/artifacts",
+        model_bucket="",
+        experiment_id="1",
+        run_id="",
+        model_name="ride_duration_prediction_model",
+        model_sha256=None,
+        failures_location=None,
+        dry_run=False,
+        log_level="INFO",
+    )
+
+
+def test_a_run_names_the_model_too() -> None:
+    """The course's three variables work, with experiment 1 by default."""
+    settings = Settings.from_environment(RUN)
+    assert (settings.model_bucket, settings.experiment_id, settings.run_id) == ("models", "1", "abc")
+    assert settings.model_location is None
+
+
+def test_another_experiment_may_be_named() -> None:
+    """MLflow numbers them."""
+    assert Settings.from_environment({**RUN, "MLFLOW_EXPERIMENT_ID": "7"}).experiment_id == "7"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("PREDICTIONS_STREAM_NAME", " ride_predictions\n", "predictions_stream", "ride_predictions"),
+        ("MODEL_SHA256", "AB" * 32, "model_sha256", "ab" * 32),
+        ("FAILURES_LOCATION", "s3://failures/rides/", "failures_location", "s3://failures/rides"),
+        ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
+    ],
+)
+def test_values_are_read_as_people_write_them(name: str, value: str, field: str, expected: str) -> None:
+    """Spaces, capitals and a last slash make no difference."""
+    assert getattr(Settings.from_environment({**MINIMUM, name: value}), field) == expected
+
+
+def test_a_location_may_be_tagged_with_a_run() -> None:
+    """RUN_ID beside MODEL_LOCATION is the version, no contradiction."""
+    assert Settings.from_environment({**MINIMUM, "RUN_ID": "abc"}).run_id == "abc"
+
+
+def test_a_dry_run_needs_no_stream() -> None:
+    """Nothing is written, so nothing must be named."""
+    assert Settings.from_environment({"TEST_RUN": "True", "MODEL_LOCATION": "model"}).dry_run
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("True", True), ("true", True), ("1", True), ("False", False), ("0", False), ("", False)]
+)
+def test_test_run_is_read_as_people_write_it(value: str, expected: bool) -> None:
+    """``TEST_RUN=False`` does not mean True."""
+    assert Settings.from_environment({**MINIMUM, "TEST_RUN": value}).dry_run is expected
+
+
+def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
+    """Templates pass parameters that were left empty."""
+    empty = dict.fromkeys(
+        ["MODEL_BUCKET", "RUN_ID", "MODEL_SHA256", "FAILURES_LOCATION", "LOG_LEVEL", "MODEL_NAME"], ""
+    )
+    assert Settings.from_environment({**MINIMUM, **empty}) == Settings.from_environment(MINIMUM)
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        pytest.param({"MODEL_LOCATION": "model"}, "PREDICTIONS_STREAM_NAME", id="no stream"),
+        pytest.param({"PREDICTIONS_STREAM_NAME": "s"}, "MODEL_LOCATION", id="no model"),
+        pytest.param({**MINIMUM, **RUN}, "MODEL_LOCATION and MODEL_BUCKET", id="two models"),
+        pytest.param({**RUN, "RUN_ID": ""}, "RUN_ID", id="bucket without run"),
+        pytest.param({**RUN, "MODEL_BUCKET": "s3://models"}, "MODEL_BUCKET", id="bucket as URI"),
+        pytest.param({**MINIMUM, "MODEL_LOCATION": "https://models/1"}, "MODEL_LOCATION", id="other scheme"),
+        pytest.param({**MINIMUM, "MODEL_LOCATION": "s3://"}, "MODEL_LOCATION", id="no bucket in URI"),
+        pytest.param({**MINIMUM, "FAILURES_LOCATION": "failures"}, "FAILURES_LOCATION", id="failures as name"),
+        pytest.param({**MINIMUM, "MODEL_SHA256": "abc"}, "MODEL_SHA256", id="short digest"),
+        pytest.param({**MINIMUM, "TEST_RUN": "maybe"}, "TEST_RUN", id="neither true nor false"),
+        pytest.param({**MINIMUM, "LOG_LEVEL": "LOUD"}, "LOG_LEVEL", id="unknown level"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named_in_one_line(environment: dict[str, str], named: str) -> None:
+    """The message says which variable to mend."""
+    with pytest.raises(SettingsError, match=named) as caught:
+        Settings.from_environment(environment)
+    assert "\n" not in str(caught.value)
