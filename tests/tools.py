@@ -1,17 +1,35 @@
 """Running the project's tools as people do: their launchers, in a process of their own, in another folder."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
+from types import TracebackType
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120
 """Seconds after which a tool counts as hanging: far more than any of them takes."""
 
 
-def start(name: str, *arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
+# A shell starts what it puts in the background with SIGINT ignored, and so would every tool be started by these tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Tool(subprocess.Popen[str]):
+    """A tool that is running, and that does not outlive a test which fails."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for its end; after a failure, make it end."""
+        if error:
+            self.kill()
+        super().__exit__(kind, error, traceback)
+
+
+def start(name: str, *arguments: str, cwd: Path = ROOT, **variables: str) -> Tool:
     """Start a tool in the folder, with these environment variables beside the test's own."""
-    return subprocess.Popen(
+    return Tool(
         [str(ROOT / "scripts" / name), *arguments],
         cwd=cwd,
         env={**os.environ, **variables},
