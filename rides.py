@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from aggregation import MAGIC_IN_BASE64, BrokenAggregateError, is_aggregated, packed_records
+
 MAX_TRIP_DISTANCE = 100.0
 """Miles. Training leaves longer trips out and serving refuses them: a stuck meter says 120,000."""
 
@@ -40,7 +42,11 @@ class KinesisData(Struct, frozen=True, rename="camel"):
 
 
 class KinesisRecord(Struct, frozen=True):
-    """A record as the event source mapping hands it to the function."""
+    """A record as the event source mapping hands it to the function.
+
+    So is a user record that was taken out of an aggregated one: with the partition key and the data that its producer
+    gave it, the sequence number of the record that it came in, and that record's ``event_id`` followed by its place.
+    """
 
     kinesis: KinesisData
     event_id: str = msgspec.field(name="eventID")
@@ -48,13 +54,13 @@ class KinesisRecord(Struct, frozen=True):
 
 
 class ReceivedRide(Struct, frozen=True):
-    """A valid ride with the record that brought it."""
+    """A valid ride with the user record that brought it."""
 
     record: KinesisRecord
     event: RideEvent
 
 
-RejectionKind = Literal["base64", "utf-8", "json", "ride", "prediction"]
+RejectionKind = Literal["base64", "aggregate", "utf-8", "json", "ride", "prediction"]
 
 
 class Rejection(Struct, frozen=True):
@@ -100,26 +106,25 @@ _encoder = msgspec.json.Encoder()
 def decode(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rejection]]:
     """Return the rides of a Kinesis event and the rejections of what is none, each in input order.
 
+    An aggregated record gives as many as were packed into it; one rejection, where it cannot be taken apart.
+
     Raises:
         NotAKinesisEventError: where the event as a whole lacks what every Kinesis event has; the message names it.
     """
     received, rejections = [], []
     for record in _records(event):
-        try:
-            received.append(ReceivedRide(record, _decode_data(record.kinesis.data)))
-        except _UndecodableError as error:
-            rejections.append(Rejection(record, error.kind, str(error)))
+        for outcome in _decoded(record):
+            if isinstance(outcome, Rejection):
+                rejections.append(outcome)
+            else:
+                received.append(outcome)
     return received, rejections
 
 
-def prediction_of(received: ReceivedRide, duration: float, model: str, version: str) -> Prediction:
-    """Return the prediction for a received ride, tagged with the model that made it; the duration is in minutes."""
-    return Prediction(model, version, PredictedRide(duration, received.event.ride_id), received.record.event_id)
-
-
-def encode_prediction(prediction: Prediction) -> bytes:
-    """Return the prediction as the data of an output record."""
-    return _encoder.encode(prediction)
+def encode_prediction(received: ReceivedRide, duration: float, model: str, version: str) -> bytes:
+    """Return the data of a ride's output record, tagged with the model that made it; the duration is in minutes."""
+    predicted = PredictedRide(duration, received.event.ride_id)
+    return _encoder.encode(Prediction(model, version, predicted, received.record.event_id))
 
 
 def rejections_object(rejections: Sequence[Rejection]) -> tuple[str, bytes]:
@@ -162,13 +167,52 @@ def _records(event: Mapping[str, Any]) -> list[KinesisRecord]:
         raise NotAKinesisEventError(f"not a Kinesis event: {what}") from error
 
 
-def _decode_data(data: str) -> RideEvent:
+def _decoded(record: KinesisRecord) -> list[ReceivedRide | Rejection]:
+    """Return what becomes of each user record in a record, which is most often the one that it is itself."""
+    if not record.kinesis.data.startswith(MAGIC_IN_BASE64):
+        return [_decoded_ride(record)]
     try:
-        text = base64.b64decode(data, validate=True).decode()
-    except UnicodeDecodeError as error:
-        raise _UndecodableError("utf-8", f"the data is not UTF-8: {error.reason} at byte {error.start}") from error
+        return [_decoded_ride(user_record) for user_record in _user_records(record)]
+    except _UndecodableError as error:
+        return [Rejection(record, error.kind, str(error))]
+
+
+def _user_records(record: KinesisRecord) -> list[KinesisRecord]:
+    data = _decode_base64(record.kinesis.data)
+    if not is_aggregated(data):
+        return [record]
+    try:
+        packed = packed_records(data)
+    except BrokenAggregateError as error:
+        raise _UndecodableError("aggregate", str(error)) from error
+    return [_user_record(record, place, *one) for place, one in enumerate(packed)]
+
+
+def _user_record(parent: KinesisRecord, place: int, partition_key: str, data: bytes) -> KinesisRecord:
+    encoded = base64.b64encode(data).decode()
+    kinesis = msgspec.structs.replace(parent.kinesis, partition_key=partition_key, data=encoded)
+    return msgspec.structs.replace(parent, kinesis=kinesis, event_id=f"{parent.event_id}:{place}")
+
+
+def _decoded_ride(record: KinesisRecord) -> ReceivedRide | Rejection:
+    try:
+        return ReceivedRide(record, _decode_event(_decode_base64(record.kinesis.data)))
+    except _UndecodableError as error:
+        return Rejection(record, error.kind, str(error))
+
+
+def _decode_base64(data: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
     except ValueError as error:
         raise _UndecodableError("base64", f"the data is not base64: {error}") from error
+
+
+def _decode_event(data: bytes) -> RideEvent:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise _UndecodableError("utf-8", f"the data is not UTF-8: {error.reason} at byte {error.start}") from error
     try:
         event = _ride_events.decode(text)
     except msgspec.ValidationError as error:

@@ -14,7 +14,6 @@ from rides import (
     Ride,
     decode,
     encode_prediction,
-    prediction_of,
     rejections_object,
 )
 from tests.builders import encoded, kinesis_event, record, ride_event
@@ -160,8 +159,8 @@ class TestPredictions:
 
     def test_it_is_the_contracts_json(self) -> None:
         """Names, nesting and types are those that readers rely on."""
-        prediction = prediction_of(only_ride(ride_event(256)), 21.29, "a model", "a run")
-        assert json.loads(encode_prediction(prediction)) == {
+        data = encode_prediction(only_ride(ride_event(256)), 21.29, "a model", "a run")
+        assert json.loads(data) == {
             "model": "a model",
             "version": "a run",
             "prediction": {"ride_duration": 21.29, "ride_id": 256},
@@ -170,8 +169,8 @@ class TestPredictions:
 
     def test_a_duration_keeps_every_digit(self) -> None:
         """A reader gets the very double that the model gave."""
-        prediction = prediction_of(only_ride(ride_event()), 0.1 + 0.2, "m", "v")
-        assert json.loads(encode_prediction(prediction))["prediction"]["ride_duration"] == 0.1 + 0.2
+        data = encode_prediction(only_ride(ride_event()), 0.1 + 0.2, "m", "v")
+        assert json.loads(data)["prediction"]["ride_duration"] == 0.1 + 0.2
 
 
 class TestRejectionsObject:
