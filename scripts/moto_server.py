@@ -55,6 +55,7 @@ def main() -> None:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    speed_up_streams()
     application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
     server = make_server(HOST, 0, application, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -74,6 +75,38 @@ def one_at_a_time(application: Application) -> Application:
             return application(environ, start_response)
 
     return locked
+
+
+def speed_up_streams() -> None:
+    """Replace, in this process, what moto does by walking through all of a shard's records.
+
+    It does so at every put and at every read: 50,000 records on one shard took 19 seconds, and take 3.
+    """
+    from moto.kinesis.models import Shard
+
+    Shard.get_max_sequence_number = newest_sequence_number
+    Shard.get_records = records_after
+
+
+def newest_sequence_number(shard: Any) -> int:
+    """Return the sequence number of the newest record of moto's shard; 0 where it has none."""
+    return next(reversed(shard.records), 0)
+
+
+def records_after(shard: Any, sequence_number: str, limit: int | None) -> tuple[list[Any], int, int]:
+    """Return the records of moto's shard that follow, the last one's sequence number, and its distance to the newest.
+
+    At most ``limit`` records, where it is given. The distance is in milliseconds.
+    """
+    place, newest = int(sequence_number), newest_sequence_number(shard)
+    # Moto numbers a shard's records from 1 on without a gap, and never takes one out.
+    first = max(place, 0) + 1
+    last = min(newest, first + limit - 1) if limit else newest
+    found = [shard.records[number] for number in range(first, last + 1)]
+    if not found:
+        return [], place, 0
+    behind = shard.records[newest].created_at - found[-1].created_at
+    return found, last, int(behind * 1000)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import pytest
+from moto.kinesis.models import Shard
+
+from scripts.moto_server import newest_sequence_number, records_after
 from scripts.shards import ShardReader
 from tests.tools import PATIENCE, ROOT
 
@@ -45,13 +49,45 @@ def test_the_server_ends_with_its_parent_however_that_ends() -> None:
         port = int(parent.stdout.readline().rpartition(":")[2])
         assert listens(port)
         parent.send_signal(signal.SIGKILL)
-    give_up = time.monotonic() + PATIENCE
-    while listens(port) and time.monotonic() < give_up:
-        time.sleep(0.05)
-    assert not listens(port)
+    assert ends_listening(port)
+
+
+def moto_shard(records: int) -> Shard:
+    """Build a shard of moto's own, as it is in this process: nothing of it is replaced."""
+    shard = Shard(0, 0, 2**128 - 1)
+    for number in range(records):
+        shard.put_record("key", "", "")
+        # Seconds, whole ones: their differences are exact.
+        shard.records[number + 1].created_at = number * 7
+    return shard
+
+
+@pytest.mark.parametrize("records", [0, 1, 5])
+def test_what_replaces_motos_walks_gives_the_same_answers(records: int) -> None:
+    """From every place in a shard, before its first record and beyond its last one, with every limit."""
+    shard = moto_shard(records)
+    assert newest_sequence_number(shard) == shard.get_max_sequence_number()
+    for place in map(str, range(-1, records + 2)):
+        for limit in (None, *range(1, records + 2)):
+            assert records_after(shard, place, limit) == shard.get_records(place, limit)
+
+
+def test_moto_still_asks_for_the_newest_number_at_a_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it no longer does, replacing that is for nothing."""
+    shard = moto_shard(1)
+    monkeypatch.setattr(Shard, "get_max_sequence_number", lambda shard: 41)
+    assert shard.put_record("key", "", "") == "42"
 
 
 def listens(port: int) -> bool:
     """Return whether a server answers on the port."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ends_listening(port: int) -> bool:
+    """Return whether a server that was told to end does so."""
+    give_up = time.monotonic() + PATIENCE
+    while listens(port) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return not listens(port)
