@@ -32,7 +32,7 @@ EXAMPLES = """\
 examples:
   read-predictions
   read-predictions --from newest --json | jq .prediction.ride_duration
-  read-predictions --json --idle 5 > predictions.jsonl
+  read-predictions --json --idle 5 --distinct > predictions.jsonl
 """
 
 STARTS: dict[str, Literal["TRIM_HORIZON", "LATEST"]] = {"oldest": "TRIM_HORIZON", "newest": "LATEST"}
@@ -64,7 +64,10 @@ def main() -> int:
         first = next(rounds)
         CONSOLE.print(f"Reading {options.stream} from its {options.start} record on; Ctrl-C ends it.", highlight=False)
         records = patiently(itertools.chain([first], rounds), options.idle)
-        for predictions in limited(map(predictions_of, records), options.limit):
+        batches: Iterable[list[ReadPrediction]] = map(predictions_of, records)
+        if options.distinct:
+            batches = distinct(batches)
+        for predictions in limited(batches, options.limit):
             text = as_json_lines(predictions) if options.json else as_table(predictions, with_header=shown == 0)
             # Counted first: Ctrl-C may come between what others can read already and a count that comes after it.
             shown += len(predictions)
@@ -97,6 +100,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--json", action="store_true", help="print each record's data on a line of its own instead of a table"
     )
+    parser.add_argument(
+        "--distinct",
+        action="store_true",
+        help="leave out what repeats an event_id, as a ride does that was delivered twice. Every event_id shown is"
+        " remembered to the end, in about 170 bytes",
+    )
     parser.add_argument("--limit", type=command_line.count, metavar="N", help="stop after N predictions")
     parser.add_argument(
         "--idle", type=_seconds, metavar="SECONDS", help="stop when nothing has come for so long (default: never)"
@@ -122,6 +131,17 @@ def patiently(
             return
         elif reader_has_gone():
             raise BrokenPipeError
+
+
+def distinct(batches: Iterable[list[ReadPrediction]]) -> Iterator[list[ReadPrediction]]:
+    """Yield the batches without the predictions whose event_id was there before: the first of each is kept."""
+    seen: set[str] = set()
+    for batch in batches:
+        firsts: dict[str, ReadPrediction] = {}
+        for read in batch:
+            firsts.setdefault(read.prediction.event_id, read)
+        yield [read for event_id, read in firsts.items() if event_id not in seen]
+        seen.update(firsts)
 
 
 def limited(batches: Iterable[list[ReadPrediction]], limit: int | None) -> Iterator[list[ReadPrediction]]:

@@ -1,5 +1,6 @@
-"""What tests of several subjects share: moto's server, and clients that talk to it over HTTP."""
+"""What tests of several subjects share: the servers that play AWS, and clients that talk to them over HTTP."""
 
+import contextlib
 import importlib
 import sys
 import uuid
@@ -12,13 +13,31 @@ import boto3
 import pytest
 
 from scripts import moto_server
+from scripts.chaos import ChaosEndpoint, Decide, serve
 from scripts.local_aws import FUNCTION_VARIABLES
+from tests import second_kinesis
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
 SAMPLE_MODEL = str(Path(__file__).parents[1] / "scripts" / "sample_model" / "model")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line(
+        "markers",
+        "kinesis(*names, reason): the servers that play Kinesis for a test, moto and kinesis-local; moto alone if not"
+        " said. What a test says goes before what its module says",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that talks to Kinesis once against each server that it names."""
+    marker = metafunc.definition.get_closest_marker("kinesis")
+    if marker and "kinesis_endpoint" in metafunc.fixturenames:
+        metafunc.parametrize("kinesis_endpoint", marker.args, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -28,20 +47,41 @@ def endpoint() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def kinesis_local() -> Iterator[str]:
+    """Run one kinesis-local for the whole test session and give its URL; skip the test where it cannot be had."""
+    try:
+        second_kinesis.install()
+    except second_kinesis.NotInstallableError as error:
+        pytest.skip(f"no kinesis-local: {error}")
+    with second_kinesis.serve() as url:
+        yield url
+
+
+@pytest.fixture
+def kinesis_endpoint(request: pytest.FixtureRequest, endpoint: str) -> str:
+    """Give the URL of the server that plays Kinesis for the test."""
+    servers = {"moto": "endpoint", "kinesis-local": "kinesis_local"}
+    url: str = request.getfixturevalue(servers[getattr(request, "param", "moto")])
+    return url
+
+
 @pytest.fixture(autouse=True)
 def aws_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test away from real AWS: dummy credentials, and moto's endpoint where the test uses it."""
+    """Keep every test away from real AWS: dummy credentials, and the endpoints of the servers that the test uses."""
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_KINESIS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in moto_server.DUMMY_CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     url = request.getfixturevalue("endpoint") if "endpoint" in request.fixturenames else "http://127.0.0.1:1"
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    if "kinesis_endpoint" in request.fixturenames and request.getfixturevalue("kinesis_endpoint") != url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", request.getfixturevalue("kinesis_endpoint"))
 
 
 @pytest.fixture
-def kinesis(endpoint: str, aws_environment: None) -> "KinesisClient":
-    """Give a Kinesis client for moto's server."""
+def kinesis(kinesis_endpoint: str, aws_environment: None) -> "KinesisClient":
+    """Give a Kinesis client for the server that plays it."""
     return boto3.client("kinesis")
 
 
@@ -80,3 +120,18 @@ def cold_start(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Callab
         return importlib.import_module("lambda_function")
 
     return start
+
+
+@pytest.fixture
+def chaos(
+    kinesis_endpoint: str, endpoint: str, aws_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., contextlib.AbstractContextManager[ChaosEndpoint]]:
+    """Give a function that puts a fault-injecting endpoint between new clients of a service and its server."""
+
+    @contextlib.contextmanager
+    def spoil(decide: Decide, service: str = "kinesis") -> Iterator[ChaosEndpoint]:
+        with serve(kinesis_endpoint if service == "kinesis" else endpoint, decide) as spoiled:
+            monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service.upper()}", spoiled.url)
+            yield spoiled
+
+    return spoil

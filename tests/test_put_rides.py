@@ -8,18 +8,20 @@ import pytest
 
 from delivery import OutputStream
 from rides import decode
+from scripts.chaos import Call, FailedEntries, Fault, serve
 from scripts.command_line import CommandError
 from scripts.put_rides import put
 from scripts.ride_source import generated_rides
 from scripts.shards import ShardReader
 from tests.builders import kinesis_event
-from tests.flaky_kinesis import flaky_kinesis
 from tests.tools import ROOT, failed, finish
 from tests.trip_records import trip, write
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_kinesis.type_defs import RecordTypeDef
+
+pytestmark = pytest.mark.kinesis("moto", "kinesis-local")
 
 
 def on(client: "KinesisClient", stream: str) -> "list[RecordTypeDef]":
@@ -73,31 +75,39 @@ def test_trip_records_are_put_and_the_others_counted(kinesis: "KinesisClient", s
     assert [record["PartitionKey"] for record in on(kinesis, stream)] == ["2023/02_0"]
 
 
-def test_throttled_rides_are_put_again(kinesis: "KinesisClient", stream: str, endpoint: str) -> None:
+def test_throttled_rides_are_put_again(kinesis: "KinesisClient", stream: str, kinesis_endpoint: str) -> None:
     """Until every one is accepted, and none twice."""
-    with flaky_kinesis(endpoint, lambda n, entries: set(range(1, len(entries))) if n < 2 else set()) as flaky:
-        done = finish("put-rides", "--stream", stream, "--rides", "40", AWS_ENDPOINT_URL=flaky.url)
+
+    def throttle_all_but_one(call: Call) -> Fault | None:
+        return FailedEntries(frozenset(range(1, len(call.entries)))) if call.number < 2 else None
+
+    with serve(kinesis_endpoint, throttle_all_but_one) as spoiled:
+        done = finish("put-rides", "--stream", stream, "--rides", "40", AWS_ENDPOINT_URL_KINESIS=spoiled.url)
     assert done.returncode == 0
     keys = [record["PartitionKey"] for record in on(kinesis, stream)]
     assert len(keys) == len(set(keys)) == 40
 
 
 def test_a_stream_that_accepts_no_more_ends_it(
-    kinesis: "KinesisClient", stream: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+    kinesis: "KinesisClient", stream: str, kinesis_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With how far it came."""
-    monkeypatch.setattr("delivery.MAX_TRIES", 2)
-    with flaky_kinesis(endpoint, lambda n, entries: set() if n == 0 else set(range(len(entries)))) as flaky:
-        client = boto3.client("kinesis", endpoint_url=flaky.url)
+    monkeypatch.setattr("delivery.MAX_FRUITLESS_TRIES", 2)
+
+    def throttle(call: Call) -> Fault | None:
+        return FailedEntries(frozenset(range(len(call.entries)))) if call.number else None
+
+    with serve(kinesis_endpoint, throttle) as spoiled:
+        client = boto3.client("kinesis", endpoint_url=spoiled.url)
         with pytest.raises(CommandError, match="500 of 700"):
             list(put(OutputStream(client, stream), generated_rides(700, seed=0)))
     assert len(on(kinesis, stream)) == 500
 
 
-def test_a_stream_that_is_not_there_is_one_line(endpoint: str) -> None:
+def test_a_stream_that_is_not_there_is_one_line(kinesis_endpoint: str) -> None:
     """It names the stream and the place that was looked at."""
     line = failed(finish("put-rides", "--stream", "no-such-stream"))
-    assert line.startswith(f"put-rides: there is no stream no-such-stream in us-east-1 at {endpoint}:")
+    assert line.startswith(f"put-rides: there is no stream no-such-stream in us-east-1 at {kinesis_endpoint}:")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +135,7 @@ def test_a_profile_chooses_the_region(stream: str, tmp_path: Path, monkeypatch: 
     assert len(on(client, stream)) == 2
 
 
-@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "run"])
+@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run"])
 def test_every_tool_explains_its_options(tool: str, tmp_path: Path) -> None:
     """From any folder, with no AWS at all."""
     done = finish(tool, "--help", cwd=tmp_path)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_kinesis.type_defs import RecordTypeDef
 
+pytestmark = pytest.mark.kinesis("moto", "kinesis-local")
+
 ARN = "arn:aws:kinesis:us-east-1:123456789012:stream/ride_events"
 
 

@@ -11,6 +11,8 @@ from scripts.shards import ShardReader, shard_ids
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
+pytestmark = pytest.mark.kinesis("moto", "kinesis-local")
+
 
 def expire_next_read(kinesis: "KinesisClient") -> None:
     """Make the client's next GetRecords fail as AWS would make it; moto's iterators never expire."""
