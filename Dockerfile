@@ -8,6 +8,7 @@ RUN pip install --no-cache-dir pipenv==2026.10.3
 COPY Pipfile Pipfile.lock ${LAMBDA_TASK_ROOT}/
 RUN pipenv install --system --deploy --categories "${CATEGORIES}" && rm -rf ~/.cache
 
-COPY lambda_function.py artifacts.py delivery.py model.py rides.py settings.py ${LAMBDA_TASK_ROOT}/
+COPY lambda_function.py aggregation.py artifacts.py delivery.py model.py rides.py settings.py telemetry.py \
+    ${LAMBDA_TASK_ROOT}/
 
 CMD ["lambda_function.lambda_handler"]

@@ -1,16 +1,24 @@
 """Delivery: PutRecords to the output stream and objects to the failures bucket, within the invocation's time."""
 
-import logging
 import math
 import random
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
+from botocore.exceptions import (
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 
 from settings import SettingsError
 
@@ -24,13 +32,24 @@ MAX_ENTRIES = 500
 MAX_REQUEST_BYTES = 4_718_592
 """4.5 MiB of data and keys a request, which passes everywhere: AWS takes 10 MiB now and took 5 MiB until lately."""
 
-MAX_TRIES = 8
-"""How often an entry is put before it is left to the next delivery: about eight seconds of back-off in all."""
+MAX_ENTRY_BYTES = 1_048_576
+"""1 MiB of data and key an entry: the most that a stream takes unless its MaxRecordSize was raised."""
+
+MAX_FRUITLESS_TRIES = 8
+"""After so many tries in a row that bring nothing the rest is left to the next delivery: about six seconds of waits."""
 
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 3.0
 
-MARGIN_SECONDS = 1.0
-"""What is kept of the invocation's time for storing rejections and for answering."""
+MARGIN_SECONDS, MARGIN_SHARE = 1.0, 0.2
+"""What is kept of the invocation's time for answering: a second, and of short times a fifth."""
+
+REQUEST_SECONDS, REQUEST_SHARE = 5.0, 1 / 3
+"""What one request may take: five seconds, or a third of the time left if that is less, so that another can follow."""
+
+LEAST_REQUEST_SECONDS = 0.25
+"""No request is begun with less time than it needs as a rule, and none is given less."""
+
+CONNECT_SECONDS = 1.0
 
 RETRIED_CODES = {
     "InternalFailure",
@@ -38,13 +57,18 @@ RETRIED_CODES = {
     "KMSThrottlingException",
     "LimitExceededException",
     "ProvisionedThroughputExceededException",
+    "RequestTimeout",
     "ServiceUnavailable",
     "SlowDown",
+    "Throttling",
     "ThrottlingException",
 }
-"""Errors of a whole PutRecords request that a moment's wait may cure (API reference, PutRecords and common errors)."""
+"""Errors of a whole request that a moment's wait may cure (API references of PutRecords and of S3, common errors)."""
 
-logger = logging.getLogger(__name__)
+OUT_OF_TIME = "OutOfTime"
+"""What stands among the errors for what was not even begun."""
+
+Answer = TypeVar("Answer")
 
 
 class Context(Protocol):
@@ -54,8 +78,17 @@ class Context(Protocol):
         """Return the milliseconds until Lambda ends the invocation."""
 
 
+class DeliveryError(Exception):
+    """No request of this invocation can succeed, and waiting would not change it; the message says what to look at."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """Keep what AWS or the SDK calls the reason."""
+        self.code = code
+        super().__init__(message)
+
+
 class Deadline:
-    """The moment by which delivering must be over; never, where there is no Lambda context."""
+    """The moment by which something must be over; never, where there is no Lambda context."""
 
     def __init__(self, seconds: float = math.inf) -> None:
         """Set the deadline so many seconds from now."""
@@ -66,11 +99,21 @@ class Deadline:
         """Return the deadline of an invocation: the end of its time, less a margin."""
         if context is None:
             return cls()
-        return cls(context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS)
+        left = context.get_remaining_time_in_millis() / 1000
+        return cls(left - min(MARGIN_SECONDS, left * MARGIN_SHARE))
 
     def left(self) -> float:
         """Return the seconds left; zero or less where there are none."""
         return self._at - time.monotonic()
+
+    def is_over(self) -> bool:
+        """Return whether there are none."""
+        return self.left() <= 0
+
+    def earlier(self, share: float, most: float = math.inf) -> "Deadline":
+        """Return a deadline that leaves this share of the time, and at most ``most`` seconds, for what follows it."""
+        left = self.left()
+        return Deadline() if left == math.inf else Deadline(left - min(most, left * share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +127,17 @@ class Entry:
     def __len__(self) -> int:
         """Return the bytes that the entry takes of a request."""
         return len(self.data) + len(self.partition_key.encode())
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What became of entries: those that Kinesis has not accepted, and what it took to deliver the others."""
+
+    undelivered: list[Entry] = field(default_factory=list)
+    put_again: int = 0
+    """How often entries were put that had been put before."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """How often an entry failed, over all tries, by what Kinesis or the SDK calls it."""
 
 
 class OutputStream:
@@ -101,64 +155,77 @@ class OutputStream:
         Raises:
             SettingsError: where they name no region.
         """
-        # The retries here are our own: the SDK knows whole requests only, never the entries that failed in one.
-        config = Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10)
         try:
-            return cls(boto3.client("kinesis", config=config), name)
+            return cls(boto3.client("kinesis", config=_single_tries()), name)
         except NoRegionError as error:
             raise SettingsError("AWS_DEFAULT_REGION is not set: name the region of the output stream") from error
 
-    def put(self, entries: Sequence[Entry], deadline: Deadline) -> list[Entry]:
-        """Put the entries, in order, and return those that Kinesis has not accepted.
+    def put(self, entries: Sequence[Entry], deadline: Deadline) -> Delivery:
+        """Put the entries and say which of them Kinesis has not accepted.
 
-        An entry that fails is put again until it is accepted, its tries are used up or the time is over. Where one
-        stays behind, the requests after it are not sent: Lambda will deliver their records again anyway.
+        An entry that fails is put again until it is accepted, the tries bring nothing any more or the time is over.
+        Where one stays behind, the requests after it are not sent: Lambda will deliver their records again anyway.
+        Entries of one partition key are accepted in their order, since none is sent before the one ahead of it is
+        accepted: Kinesis promises no order among the entries of a request.
+
+        Raises:
+            DeliveryError: where no wait can help, as when there is no such stream or no permission.
         """
-        chunks = list(chunked(entries))
-        for number, chunk in enumerate(chunks):
-            failed = self._put_chunk(chunk, deadline)
-            if failed:
-                return [*failed, *(entry for later in chunks[number + 1 :] for entry in later)]
-        return []
+        delivery = Delivery()
+        for chunk in chunked(entries):
+            if delivery.undelivered:
+                delivery.undelivered += chunk
+            else:
+                delivery.undelivered = self._put_chunk(chunk, deadline, delivery)
+        return delivery
 
-    def _put_chunk(self, chunk: list[Entry], deadline: Deadline) -> list[Entry]:
+    def _put_chunk(self, chunk: list[Entry], deadline: Deadline, delivery: Delivery) -> list[Entry]:
+        """Put what fits into one request, again and again, and return what is not accepted."""
         pending = chunk
-        for tries in range(MAX_TRIES):
-            wait = backoff(tries)
-            if wait >= deadline.left():
-                logger.warning("no time left to put %d entries", len(pending))
+        failed: list[Entry] = []
+        fruitless = 0
+        while pending and fruitless < MAX_FRUITLESS_TRIES:
+            wait = backoff(max(1, fruitless)) if failed else 0.0
+            if wait + LEAST_REQUEST_SECONDS > deadline.left():
+                delivery.errors[OUT_OF_TIME] += len(pending)
                 break
             time.sleep(wait)
-            pending, curable = self._put_once(pending)
-            if not pending or not curable:
-                break
+            ready, held_back = first_of_each_key(pending)
+            delivery.put_again += len(failed)
+            failed = self._put_once(ready, deadline, delivery.errors)
+            pending = [*failed, *held_back]
+            fruitless = fruitless + 1 if len(failed) == len(ready) else 0
         return pending
 
-    def _put_once(self, entries: list[Entry]) -> tuple[list[Entry], bool]:
-        """Return the entries that failed, and whether it may help to put them again."""
+    def _put_once(self, entries: list[Entry], deadline: Deadline, errors: Counter[str]) -> list[Entry]:
+        """Return the entries that failed, in order."""
         records: Any = [{"Data": entry.data, "PartitionKey": entry.partition_key} for entry in entries]
         try:
-            results: Any = self._client.put_records(StreamName=self._name, Records=records)["Records"]
-        except ClientError as error:
-            # Not the message: Kinesis may quote a partition key in it, which is a ride's id.
-            code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
-            logger.warning("PutRecords of %d entries failed: %s", len(entries), code)
-            return entries, status >= 500 or code in RETRIED_CODES
-        except (BotoCoreError, KeyError, ValueError, TypeError, AttributeError) as error:
-            # What the SDK makes of an answer that was cut off, or that is none of Kinesis's.
-            logger.warning("PutRecords of %d entries failed: %s", len(entries), type(error).__name__)
-            return entries, True
-        if len(results) != len(entries):
-            logger.warning("PutRecords of %d entries was answered for %d", len(entries), len(results))
-            return entries, True
-        return [entry for entry, result in zip(entries, results, strict=True) if not _is_accepted(result)], True
+            answer: Any = in_time(lambda: self._client.put_records(StreamName=self._name, Records=records), deadline)
+            codes = [_error_code(result) for result in answer["Records"]]
+            if len(codes) != len(entries):
+                raise ValueError(f"{len(codes)} results for {len(entries)} entries")  # noqa: TRY301
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Not its message: Kinesis may quote a partition key there, which is a ride's id.
+            name = error_name(error)
+            if not is_curable(error):
+                raise DeliveryError(
+                    name,
+                    f"PutRecords of {len(entries)} entries to {self._name} failed with {name}, and would again:"
+                    " look at the stream's name and region, and at the function's role",
+                ) from error
+            codes = [name] * len(entries)
+        errors.update(filter(None, codes))
+        return [entry for entry, code in zip(entries, codes, strict=True) if code]
 
 
 class FailuresBucket:
     """The place in S3 where rejections are kept."""
 
     def __init__(self, client: "S3Client", location: str) -> None:
-        """Take an ``s3://bucket/prefix`` URI; the prefix may be empty."""
+        """Take a client that does not retry by itself, and an ``s3://bucket/prefix`` URI; the prefix may be empty."""
         self._client = client
         self._bucket, _, prefix = location.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
@@ -166,22 +233,85 @@ class FailuresBucket:
     @classmethod
     def connect(cls, location: str) -> "FailuresBucket":
         """Return the place that the URI names, in the account that the SDK's own variables name."""
-        config = Config(retries={"total_max_attempts": 3, "mode": "standard"}, connect_timeout=2, read_timeout=10)
-        return cls(boto3.client("s3", config=config), location)
+        return cls(boto3.client("s3", config=_single_tries()), location)
 
-    def store(self, key: str, body: bytes) -> bool:
-        """Write an object under the prefix and return whether S3 holds it now."""
-        try:
-            self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}{key}", Body=body)
-        except (ClientError, BotoCoreError) as error:
-            logger.warning("s3://%s/%s%s could not be written: %s", self._bucket, self._prefix, key, error)
-            return False
-        return True
+    def store(self, key: str, body: bytes, deadline: Deadline) -> str | None:
+        """Write an object under the prefix, trying again where that may help.
+
+        Return None once S3 holds it; where it does not, what S3 or the SDK calls the reason.
+        """
+        reason = OUT_OF_TIME
+        for tries in range(MAX_FRUITLESS_TRIES):
+            wait = backoff(tries)
+            if wait + LEAST_REQUEST_SECONDS > deadline.left():
+                break
+            time.sleep(wait)
+            try:
+                in_time(
+                    lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body), deadline
+                )
+            except MemoryError:
+                raise
+            except Exception as error:
+                reason = error_name(error)
+                if not is_curable(error):
+                    break
+            else:
+                return None
+        return reason
 
 
-def _is_accepted(result: object) -> bool:
-    """Return whether Kinesis says that it holds the entry: what it does not say so of is put again."""
-    return isinstance(result, dict) and bool(result.get("SequenceNumber")) and not result.get("ErrorCode")
+def in_time(call: Callable[[], Answer], deadline: Deadline) -> Answer:
+    """Return what the call returns, unless that takes longer than one request may.
+
+    The SDK's timeouts bound one wait for the other side, not the whole: looking up a name has none, and an answer that
+    drips never runs into one. The call that is left behind ends by itself, and what it returns counts for nothing.
+
+    Raises:
+        TimeoutError: where it takes longer. Whatever the call raises is raised too.
+    """
+    future: Future[Answer] = Future()
+    threading.Thread(target=_settle, args=(future, call), daemon=True).start()
+    return future.result(min(REQUEST_SECONDS, max(LEAST_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE)))
+
+
+def _settle(future: "Future[Answer]", call: Callable[[], Answer]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _single_tries() -> Config:
+    """Return the SDK's settings: the retries are our own, which know entries and the time that is left."""
+    return Config(retries={"total_max_attempts": 1}, connect_timeout=CONNECT_SECONDS, read_timeout=REQUEST_SECONDS)
+
+
+def error_name(error: Exception) -> str:
+    """Return what AWS or the SDK calls an error."""
+    return error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+
+
+def is_curable(error: Exception) -> bool:
+    """Return whether a moment's wait may cure an error of a whole request."""
+    if isinstance(error, ClientError):
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        return status >= 500 or error_name(error) in RETRIED_CODES
+    return not isinstance(error, NoCredentialsError | PartialCredentialsError | ParamValidationError)
+
+
+def _error_code(result: Any) -> str | None:
+    """Return the error of an entry's result; None only where Kinesis says that it holds the entry."""
+    if isinstance(result, dict) and result.get("SequenceNumber") and not result.get("ErrorCode"):
+        return None
+    return str((isinstance(result, dict) and result.get("ErrorCode")) or "NoSequenceNumber")
+
+
+def first_of_each_key(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Return the first entry of each partition key, and those that have to wait behind one, each in order."""
+    first: dict[str, Entry] = {}
+    held_back = [entry for entry in entries if first.setdefault(entry.partition_key, entry) is not entry]
+    return list(first.values()), held_back
 
 
 def chunked(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

@@ -14,32 +14,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from aws_lambda_powertools import Logger
-from aws_lambda_powertools.logging.utils import copy_config_to_registered_loggers
 
 from artifacts import find_run
-from delivery import Context, Deadline, Entry, FailuresBucket, OutputStream
+from delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
 from model import PredictionError, load_model
-from rides import (
-    Prediction,
-    ReceivedRide,
-    Rejection,
-    decode,
-    encode_prediction,
-    prediction_of,
-    rejections_object,
-)
+from rides import ReceivedRide, Rejection, decode, encode_prediction, rejections_object
 from settings import Settings
+from telemetry import Tally, Telemetry
 
 SETTINGS = Settings.from_environment(os.environ)
-LOGGER = Logger(service=SETTINGS.model_name, level=SETTINGS.log_level)
-copy_config_to_registered_loggers(LOGGER, include={"delivery"})
-
-MODEL = load_model(
-    SETTINGS.model_location or find_run(SETTINGS.model_bucket, SETTINGS.experiment_id, SETTINGS.run_id),
-    sha256=SETTINGS.model_sha256,
-    version=SETTINGS.run_id,
-)
+TELEMETRY = Telemetry(SETTINGS.model_name, level=SETTINGS.log_level, namespace=SETTINGS.metrics_namespace)
+with TELEMETRY.loading():
+    MODEL = load_model(
+        SETTINGS.model_location or find_run(SETTINGS.model_bucket, SETTINGS.experiment_id, SETTINGS.run_id),
+        sha256=SETTINGS.model_sha256,
+        version=SETTINGS.run_id,
+    )
 STREAM = None if SETTINGS.dry_run else OutputStream.connect(SETTINGS.predictions_stream)
 FAILURES = None
 if SETTINGS.failures_location and not SETTINGS.dry_run:
@@ -50,65 +40,68 @@ def lambda_handler(event: Mapping[str, Any], context: Context | None = None) -> 
     """Predict the rides of a Kinesis event and answer which records Lambda must deliver again.
 
     Raises:
-        NotAKinesisEventError: where the event is none; Lambda then counts an error and delivers all of it again.
+        NotAKinesisEventError: where the event is none.
+        DeliveryError: where the output stream takes nothing, and no retry would change that.
+            In both cases Lambda counts an error and delivers the whole batch again.
     """
     deadline = Deadline.of(context)
-    received, rejections = decode(event)
-    predictions, unpredictable = predict(received)
-    undelivered = deliver(predictions, deadline)
-    undelivered += store([*rejections, *unpredictable])
-    LOGGER.info(
-        "batch done",
-        records=len(event["Records"]),
-        predictions=len(predictions),
-        rejections=len(rejections) + len(unpredictable),
-        undelivered=len(undelivered),
-    )
-    return answer(undelivered, [prediction for _, prediction in predictions])
+    with TELEMETRY.invocation(context) as tally:
+        received, rejections = decode(event)
+        tally.decoded(len(event["Records"]), received, rejections)
+        with tally.predicting():
+            entries, unpredictable, untried = predict(received, deadline.earlier(0.5))
+        undelivered = untried + deliver(entries, deadline.earlier(0.25, most=5.0), tally)
+        undelivered += store([*rejections, *unpredictable], deadline, tally)
+        tally.undelivered = len(undelivered)
+    return answer(undelivered, entries)
 
 
-def predict(received: Sequence[ReceivedRide]) -> tuple[list[tuple[ReceivedRide, Prediction]], list[Rejection]]:
-    """Return the rides with their predictions, and the rejections of those that the model has none for."""
-    predictions, rejections = [], []
-    durations = MODEL.predict([ride.event.ride for ride in received])
+def predict(received: Sequence[ReceivedRide], deadline: Deadline) -> tuple[list[Entry], list[Rejection], list[str]]:
+    """Return the predictions to put, the rejections of rides without one, and the numbers of rides left untried."""
+    entries, rejections, untried = [], [], []
+    durations = MODEL.predict([ride.event.ride for ride in received], deadline.is_over)
     for ride, duration in zip(received, durations, strict=True):
+        number = ride.record.kinesis.sequence_number
+        if duration is None:
+            untried.append(number)
+            continue
         if isinstance(duration, PredictionError):
             rejections.append(Rejection(ride.record, "prediction", str(duration)))
+            continue
+        data = encode_prediction(ride, duration, SETTINGS.model_name, MODEL.version)
+        entry = Entry(number, str(ride.event.ride_id), data)
+        if len(entry) <= MAX_ENTRY_BYTES:
+            entries.append(entry)
         else:
-            predictions.append((ride, prediction_of(ride, duration, SETTINGS.model_name, MODEL.version)))
-    return predictions, rejections
+            reason = f"the prediction takes {len(entry)} bytes, and a stream {MAX_ENTRY_BYTES} at most"
+            rejections.append(Rejection(ride.record, "prediction", reason))
+    return entries, rejections, untried
 
 
-def deliver(predictions: Sequence[tuple[ReceivedRide, Prediction]], deadline: Deadline) -> list[str]:
-    """Put the predictions on the output stream; return the sequence numbers of those that it did not accept."""
-    if STREAM is None:
-        return []
-    entries = [
-        Entry(ride.record.kinesis.sequence_number, str(ride.event.ride_id), encode_prediction(prediction))
-        for ride, prediction in predictions
-    ]
-    return [entry.sequence_number for entry in STREAM.put(entries, deadline)]
+def deliver(entries: Sequence[Entry], deadline: Deadline, tally: Tally) -> list[str]:
+    """Put the entries on the output stream; return the sequence numbers of those that it did not accept."""
+    delivery = Delivery() if STREAM is None else STREAM.put(entries, deadline)
+    tally.predictions = len(entries) - len(delivery.undelivered)
+    tally.put_again = delivery.put_again
+    tally.errors.update(delivery.errors)
+    return [entry.sequence_number for entry in delivery.undelivered]
 
 
-def store(rejections: Sequence[Rejection]) -> list[str]:
+def store(rejections: Sequence[Rejection], deadline: Deadline, tally: Tally) -> list[str]:
     """Keep the rejections in the failures bucket; return the sequence numbers of those that it does not hold."""
-    for rejection in rejections:
-        LOGGER.debug("rejected", event_id=rejection.record.event_id, kind=rejection.kind, reason=rejection.reason)
-    if not rejections or kept(rejections):
+    tally.rejections = rejections
+    if not rejections or (SETTINGS.dry_run and SETTINGS.failures_location):
         return []
+    error = FAILURES.store(*rejections_object(rejections), deadline) if FAILURES else "NoFailuresLocation"
+    if error is None:
+        return []
+    tally.errors[error] += len(rejections)
     return [rejection.record.kinesis.sequence_number for rejection in rejections]
 
 
-def kept(rejections: Sequence[Rejection]) -> bool:
-    """Put the rejections into the failures bucket and return whether they are, or in a dry run would be, kept there."""
-    if SETTINGS.dry_run:
-        return SETTINGS.failures_location is not None
-    return FAILURES is not None and FAILURES.store(*rejections_object(rejections))
-
-
-def answer(undelivered: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def answer(undelivered: Sequence[str], entries: Sequence[Entry]) -> dict[str, Any]:
     """Return the function's response: the undelivered records, lowest first; in a dry run the predictions too."""
     failures = [{"itemIdentifier": number} for number in sorted(set(undelivered), key=int)]
     if SETTINGS.dry_run:
-        return {"batchItemFailures": failures, "predictions": msgspec.to_builtins(predictions)}
+        return {"batchItemFailures": failures, "predictions": [msgspec.json.decode(entry.data) for entry in entries]}
     return {"batchItemFailures": failures}

@@ -47,6 +47,10 @@ class Features(TypedDict):
     trip_distance: float
 
 
+SAMPLE_FEATURES: Features = {"PU_DO": "130_205", "trip_distance": 3.66}
+"""Those of a ride that every model can predict, or it is none for this function."""
+
+
 def prepare_features(ride: "Ride") -> Features:
     """Return the features of a ride, the same for training and serving."""
     return {"PU_DO": f"{ride.PULocationID}_{ride.DOLocationID}", "trip_distance": ride.trip_distance}
@@ -60,29 +64,33 @@ class Model:
         self._call = call
         self.version = version
 
-    def predict(self, rides: "Sequence[Ride]") -> list[float | PredictionError]:
+    def predict(
+        self, rides: "Sequence[Ride]", is_over: Callable[[], bool] = lambda: False
+    ) -> list[float | PredictionError | None]:
         """Return each ride's duration in minutes, in order; an error in the place of what the model has no answer for.
 
         The model is called once for all rides. Only where that raises is the batch halved, and halved again, until the
-        rides that the model cannot take stand alone.
+        rides that the model cannot take stand alone. Once ``is_over`` says so, no half is tried any more: None stands
+        in the place of rides that are in none.
         """
-        if not rides:
-            return []
-        return [
-            duration if isinstance(duration, PredictionError) or math.isfinite(duration) else _not_finite(duration)
-            for duration in self._predict([prepare_features(ride) for ride in rides])
-        ]
+        return self._predict([prepare_features(ride) for ride in rides], is_over) if rides else []
 
-    def _predict(self, features: list[Features]) -> Sequence[float | PredictionError]:
+    def _predict(self, features: list[Features], is_over: Callable[[], bool]) -> list[float | PredictionError | None]:
         try:
-            return _as_durations(self._call(features), len(features))
+            return [_finite(duration) for duration in _as_durations(self._call(features), len(features))]
         except MemoryError:
             raise
         except Exception as error:
             if len(features) == 1:
                 return [PredictionError(f"the model raised {type(error).__name__}: {error}")]
-            middle = len(features) // 2
-            return [*self._predict(features[:middle]), *self._predict(features[middle:])]
+        middle = len(features) // 2
+        halves = (features[:middle], features[middle:])
+        return [duration for half in halves for duration in self._predict_half(half, is_over)]
+
+    def _predict_half(
+        self, features: list[Features], is_over: Callable[[], bool]
+    ) -> Sequence[float | PredictionError | None]:
+        return [None] * len(features) if is_over() else self._predict(features, is_over)
 
 
 def _as_durations(answer: Any, wanted: int) -> list[float]:
@@ -92,8 +100,8 @@ def _as_durations(answer: Any, wanted: int) -> list[float]:
     return durations
 
 
-def _not_finite(duration: float) -> PredictionError:
-    return PredictionError(f"the model predicted {duration}")
+def _finite(duration: float) -> float | PredictionError:
+    return duration if math.isfinite(duration) else PredictionError(f"the model predicted {duration}")
 
 
 def load_model(location: str, *, sha256: str | None = None, version: str | None = None) -> Model:
@@ -120,7 +128,17 @@ def load_model(location: str, *, sha256: str | None = None, version: str | None 
         call = _load_pyfunc(artifact, ", ".join(flavors), sha256)
     else:
         raise ModelError(f"{location}: its MLmodel names no flavor that can be loaded, only {list(flavors)}")
+    _check_predicts(call, location)
     return Model(call, version or _own_version(artifact, description))
+
+
+def _check_predicts(call: Callable[[list[Features]], Any], location: str) -> None:
+    """Refuse a model that predicts nothing, which would turn every ride of the stream into a rejection."""
+    try:
+        _as_durations(call([SAMPLE_FEATURES]), 1)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelError(f"{location} cannot predict a ride with the features {SAMPLE_FEATURES}: {reason}") from error
 
 
 def _own_version(artifact: Artifact, description: Mapping[str, Any]) -> str:

@@ -31,6 +31,8 @@ class Settings:
     """``s3://bucket/prefix`` for what was rejected; None where the mapping's own policy decides."""
     dry_run: bool
     log_level: str
+    metrics_namespace: str | None
+    """None in a dry run, which counts nowhere."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -53,6 +55,7 @@ class Settings:
             failures_location=_s3_uri(variables, "FAILURES_LOCATION"),
             dry_run=dry_run,
             log_level=_log_level(variables),
+            metrics_namespace=None if dry_run else variables.get("POWERTOOLS_METRICS_NAMESPACE") or "RidePredictions",
         )
 
 

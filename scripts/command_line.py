@@ -12,6 +12,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from delivery import DeliveryError
+
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
@@ -54,7 +56,7 @@ def run(program: str, main: Callable[[], int], explained: tuple[type[Exception],
     except ClientError as error:
         said = error.response.get("Error", {})
         message = f"{error.operation_name}: {said.get('Code')}: {said.get('Message')}"
-    except (CommandError, BotoCoreError) as error:
+    except (CommandError, DeliveryError, BotoCoreError) as error:
         message = str(error)
     except explained as error:
         message = str(error)
@@ -107,9 +109,9 @@ def require_stream(client: "KinesisClient", stream: str) -> None:
         ) from error
 
 
-def progress_bar() -> Progress:
-    """Return a bar of rides on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rides"))
+def progress_bar(unit: str = "rides") -> Progress:
+    """Return a bar of rides, or of something else, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     return Progress(*columns, TimeElapsedColumn(), console=CONSOLE)
 
 

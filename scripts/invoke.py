@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from artifacts import ModelError
+from delivery import Deadline
 from rides import NotAKinesisEventError, Rejection, decode
 from scripts import command_line
 from scripts.command_line import CONSOLE, CommandError, printable
@@ -45,7 +46,7 @@ def main() -> int:
 
         response = lambda_function.lambda_handler(event, None)
         received, undecodable = decode(event)
-        _, unpredictable = lambda_function.predict(received)
+        _, unpredictable, _ = lambda_function.predict(received, Deadline())
     show_rejections([*undecodable, *unpredictable])
     print(json.dumps(response, indent=2, ensure_ascii=False))
     return 0

@@ -9,6 +9,7 @@ import boto3
 
 from delivery import Deadline, Entry, OutputStream, chunked
 from scripts import command_line, ride_source
+from scripts.aggregated_rides import aggregated
 from scripts.command_line import CommandError
 from scripts.ride_record import RideRecord
 from scripts.tlc import TripRecordError
@@ -20,6 +21,7 @@ examples:
   put-rides --rides 100 --bad 5
   put-rides --json events/ride.json
   my-backend | put-rides --json - --stream ride_events --profile staging
+  put-rides --rides 10000 --aggregate
   put-rides --data green_tripdata_2023-02.parquet
 """
 
@@ -31,10 +33,11 @@ def main() -> int:
     command_line.use_profile(options.profile)
     command_line.require_stream(boto3.client("kinesis"), options.stream)
     source = ride_source.chosen_rides(options, seed)
+    records = aggregated(source.records) if options.aggregate else source.records
     stream = OutputStream.connect(options.stream)
-    with command_line.progress_bar() as progress:
-        putting = progress.add_task("Putting", total=len(source.records))
-        for chunk in put(stream, source.records):
+    with command_line.progress_bar("records" if options.aggregate else "rides") as progress:
+        putting = progress.add_task("Putting", total=len(records))
+        for chunk in put(stream, records):
             progress.advance(putting, len(chunk))
     print(summary(options, len(source.records), source.left_out, seed))
     return 0
@@ -53,6 +56,11 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="generate the same rides, with the same ids, again (default: other rides and ids every time)",
     )
+    parser.add_argument(
+        "--aggregate",
+        action="store_true",
+        help="put aggregated records, as the Kinesis Producer Library does, of up to 100 rides each",
+    )
     command_line.add_profile(parser)
     return parser.parse_args()
 
@@ -61,19 +69,20 @@ def put(stream: OutputStream, records: Sequence[RideRecord]) -> Iterator[list[En
     """Put the records, in order, and yield them request by request as soon as Kinesis has accepted all of one.
 
     Raises:
-        CommandError: where Kinesis accepts none any more, after the tries that ``OutputStream`` makes; its reasons are
-            logged as warnings.
+        CommandError: where Kinesis accepts none any more, after the tries that ``OutputStream`` makes; with reasons.
+        DeliveryError: where it would not accept any later either.
     """
     entries = [Entry(str(place), record.partition_key, record.data) for place, record in enumerate(records)]
     accepted = 0
     for chunk in chunked(entries):
         pending = chunk
         while pending:
-            left = stream.put(pending, Deadline())
-            if len(left) == len(pending):
-                accepted += len(chunk) - len(left)
-                raise CommandError(f"Kinesis accepts no more rides: {accepted} of {len(entries)} are put")
-            pending = left
+            delivery = stream.put(pending, Deadline())
+            if len(delivery.undelivered) == len(pending):
+                accepted += len(chunk) - len(pending)
+                reasons = ", ".join(delivery.errors)
+                raise CommandError(f"Kinesis accepts no more rides ({reasons}): {accepted} of {len(entries)} are put")
+            pending = delivery.undelivered
         accepted += len(chunk)
         yield chunk
 

@@ -66,5 +66,5 @@ def test_the_lock_has_hashes_for_everything() -> None:
 def test_every_shortcut_of_the_pipfile_runs_a_script_that_exists() -> None:
     """And there is one for each tool."""
     shortcuts = tomllib.loads((ROOT / "Pipfile").read_text())["scripts"]
-    assert {"invoke", "put-rides", "read-predictions", "run", "test", "train"} <= set(shortcuts)
+    assert {"invoke", "put-rides", "read-predictions", "replay", "run", "test", "train"} <= set(shortcuts)
     assert [line for line in shortcuts.values() if not (ROOT / line).is_file()] == []

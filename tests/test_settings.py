@@ -21,7 +21,19 @@ def test_two_variables_are_enough() -> None:
         failures_location=None,
         dry_run=False,
         log_level="INFO",
+        metrics_namespace="RidePredictions",
     )
+
+
+def test_a_dry_run_counts_nowhere() -> None:
+    """Its batches are no traffic."""
+    assert Settings.from_environment({**MINIMUM, "TEST_RUN": "True"}).metrics_namespace is None
+
+
+def test_the_metrics_may_have_another_namespace() -> None:
+    """By the variable that Powertools has for it."""
+    settings = Settings.from_environment({**MINIMUM, "POWERTOOLS_METRICS_NAMESPACE": "Taxis"})
+    assert settings.metrics_namespace == "Taxis"
 
 
 def test_a_run_names_the_model_too() -> None:
