@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import boto3
@@ -19,9 +19,10 @@ from rich.file_proxy import FileProxy
 
 from artifacts import open_artifact
 from delivery import OutputStream
-from scripts import command_line, local_aws, moto_server, report, ride_source
+from scripts import chaos, command_line, local_aws, moto_server, report, ride_source
 from scripts.account import Account, find, settle
 from scripts.batch_rules import MappingSettings
+from scripts.chaos import Decide
 from scripts.command_line import CONSOLE
 from scripts.event_source_mapping import EventSourceMapping
 from scripts.invoke import SAMPLE_MODEL
@@ -46,8 +47,11 @@ MAPPING = MappingSettings(
 STALL_SECONDS = 60
 """How long a run waits for the next ride to be settled before it ends with what there is."""
 
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 10
 """The function's timeout."""
+
+CHAOS = replace(chaos.HARD, delay_seconds=4)
+"""What ``--chaos`` does; a late answer comes after the third of the time that delivery gives a request."""
 
 REFRESH_SECONDS = 0.2
 """How often the bar of what is predicted moves."""
@@ -73,16 +77,20 @@ class Stack:
     kinesis: "KinesisClient"
     s3: "S3Client"
     mapping: EventSourceMapping
+    faults: Mapping[str, int]
+    """What was done to the function's calls on purpose, and how often."""
 
 
 def main() -> int:
     """Run the stack as the command line says; return the exit code, 0 where every ride was predicted or rejected."""
     options = parse_arguments()
     source = ride_source.chosen_rides(options, options.seed)
-    with running_stack(options.shards) as stack:
+    decide = chaos.seeded(CHAOS, options.seed) if options.chaos else None
+    with running_stack(options.shards, decide) as stack:
         put_at, settled = put_and_predict(stack.mapping, source.records)
         account = take_account(stack, put_at)
         report.show(account, source.records, Console())
+        report.show_faults(stack.faults, Console())
         if source.left_out:
             print(f"{source.left_out:,} rows of {options.data} were left out: outside the contract")
         if not settled:
@@ -115,6 +123,12 @@ def parse_arguments() -> argparse.Namespace:
         help="what the generated and the bad rides depend on (default: %(default)s)",
     )
     parser.add_argument(
+        "--chaos",
+        action="store_true",
+        help="fail the function's calls on purpose, at hard rates: throttled entries, throttled and failed requests,"
+        " lost connections, late answers, failed S3 puts",
+    )
+    parser.add_argument(
         "--serve",
         action="store_true",
         help="stay up afterwards, and print commands for another terminal, until Ctrl-C",
@@ -123,24 +137,30 @@ def parse_arguments() -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def running_stack(shards: int) -> Iterator[Stack]:
-    """Give the local AWS with its streams, its buckets and a consumer; all of it ends with the block."""
+def running_stack(shards: int, decide: Decide | None) -> Iterator[Stack]:
+    """Give the local AWS with its streams, its buckets and a consumer; all of it ends with the block.
+
+    What ``decide`` says is done to the function's calls, and to nobody else's.
+    """
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
-    with moto_server.serve() as endpoint:
+    with moto_server.serve() as endpoint, chaos.serve(endpoint, decide or (lambda _: None)) as spoiled:
         local_aws.isolate(os.environ, endpoint)
         kinesis, s3 = boto3.client("kinesis"), boto3.client("s3")
         local_aws.create(kinesis, s3, shards)
         run_id = local_aws.upload(s3, open_artifact(str(SAMPLE_MODEL)))
         local_aws.configure_function(os.environ, run_id)
-        with EventSourceMapping(kinesis, s3, local_aws.INPUT_STREAM, load_function(), MAPPING) as mapping:
-            yield Stack(endpoint, kinesis, s3, mapping)
+        function = load_function(spoiled.url if decide else endpoint)
+        with EventSourceMapping(kinesis, s3, local_aws.INPUT_STREAM, function, MAPPING) as mapping:
+            yield Stack(endpoint, kinesis, s3, mapping, spoiled.faults)
 
 
-def load_function() -> Callable[[dict[str, Any]], object]:
-    """Return the Lambda function, cold-started; it logs to stderr from now on."""
+def load_function(endpoint: str) -> Callable[[dict[str, Any]], object]:
+    """Return the Lambda function, cold-started, with AWS at the endpoint; it logs to stderr from now on."""
+    elsewhere, os.environ["AWS_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"], endpoint
     # It binds its log to what stdout is during the import; lines amid the bars have to go through the console.
     with contextlib.redirect_stdout(FileProxy(CONSOLE, sys.stderr) if CONSOLE.is_terminal else sys.stderr):
         import lambda_function
+    os.environ["AWS_ENDPOINT_URL"] = elsewhere
     return lambda event: lambda_function.lambda_handler(event, LocalContext())
 
 

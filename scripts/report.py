@@ -2,7 +2,7 @@
 
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -104,6 +104,18 @@ def _milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:,.0f} ms"
 
 
+def show_faults(faults: Mapping[str, int], console: Console) -> None:
+    """Print what was done to the function's calls on purpose; nothing where nothing was."""
+    if not faults:
+        return
+    table = Table(title="Chaos", title_justify="left")
+    table.add_column("call and fault")
+    table.add_column("times", justify="right")
+    for fault, times in sorted(faults.items()):
+        table.add_row(fault, f"{times:,}")
+    console.print(table)
+
+
 def aws_commands(endpoint: str, shard_id: str) -> str:
     """Return lines for another shell that put the ride of events/ride.json and read its prediction.
 
@@ -122,6 +134,7 @@ def aws_commands(endpoint: str, shard_id: str) -> str:
         "",
         "./scripts/put-rides --rides 100 --bad 5",
         "./scripts/read-predictions",
+        f"./scripts/replay --failures {REJECTIONS} --dry-run",
     )
     return "\n".join(lines)
 

@@ -134,6 +134,15 @@ def test_serving_takes_the_commands_that_it_prints(tmp_path: Path) -> None:
         assert client.connect_ex(("127.0.0.1", port)) != 0
 
 
+def test_chaos_loses_nothing(tmp_path: Path) -> None:
+    """What was done to the function's calls is shown; what is left in doubt is delivered again."""
+    done = finish("run", "--rides", "1200", "--bad", "2", "--shards", "2", "--chaos", "--seed", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = summary(done.stdout)
+    assert (rows["put"], rows["predicted"], rows["rejected"]) == ("1,200", "1,176", "24")
+    assert "PutRecords: entries answered ProvisionedThroughputExceededException" in done.stdout
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     """Before anything is started."""
     done = finish("run", "--data", "none.parquet", cwd=tmp_path)
