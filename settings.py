@@ -32,7 +32,7 @@ class Settings:
     dry_run: bool
     log_level: str
     metrics_namespace: str | None
-    """None in a dry run, which counts nowhere."""
+    """None where nothing is counted: in a dry run, and where Powertools' own variable says so."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -43,6 +43,7 @@ class Settings:
         """
         variables = {name: value.strip() for name, value in environment.items()}
         dry_run = _flag(variables, "TEST_RUN")
+        uncounted = dry_run or _flag(variables, "POWERTOOLS_METRICS_DISABLED")
         _check_model_place(variables)
         return cls(
             predictions_stream=_required(variables, "PREDICTIONS_STREAM_NAME", unless=dry_run),
@@ -55,7 +56,7 @@ class Settings:
             failures_location=_s3_uri(variables, "FAILURES_LOCATION"),
             dry_run=dry_run,
             log_level=_log_level(variables),
-            metrics_namespace=None if dry_run else variables.get("POWERTOOLS_METRICS_NAMESPACE") or "RidePredictions",
+            metrics_namespace=None if uncounted else variables.get("POWERTOOLS_METRICS_NAMESPACE") or "RidePredictions",
         )
 
 

@@ -24,6 +24,7 @@ DONE = "batch done"
 class Tally:
     """The numbers of one invocation. They count user records, of which an aggregated record holds many."""
 
+    request_id: str | None = None
     shard: str = ""
     records: int = 0
     """Kinesis records."""
@@ -79,22 +80,21 @@ class Telemetry:
     @contextlib.contextmanager
     def invocation(self, context: Any) -> Iterator[Tally]:
         """Give the tally of an invocation, and report it when the block ends, however it ends."""
-        tally = Tally()
-        with self.logger.append_context_keys(function_request_id=getattr(context, "aws_request_id", None)):
-            try:
-                yield tally
-            except Exception as error:
-                tally.undelivered = tally.records
-                tally.errors[getattr(error, "code", type(error).__name__)] += 1
-                self.logger.error(FAILED, **_counts(tally))  # noqa: TRY400 - Lambda itself logs the traceback
-                raise
-            else:
-                log = self.logger.warning if tally.undelivered else self.logger.info
-                log(LEFT if tally.undelivered else DONE, **_counts(tally))
-            finally:
-                for rejection in tally.rejections:
-                    self.logger.debug("rejected", event_id=rejection.record.event_id, reason=rejection.reason)
-                self._emit(tally)
+        tally = Tally(request_id=getattr(context, "aws_request_id", None))
+        try:
+            yield tally
+        except Exception as error:
+            tally.undelivered = tally.records
+            tally.errors[getattr(error, "code", type(error).__name__)] += 1
+            self.logger.error(FAILED, **_counts(tally))  # noqa: TRY400 - Lambda itself logs the traceback
+            raise
+        else:
+            log = self.logger.warning if tally.undelivered else self.logger.info
+            log(LEFT if tally.undelivered else DONE, **_counts(tally))
+        finally:
+            for rejection in tally.rejections:
+                self.logger.debug("rejected", event_id=rejection.record.event_id, reason=rejection.reason)
+            self._emit(tally)
 
     def _emit(self, tally: Tally) -> None:
         if self._metrics is None:
@@ -116,6 +116,7 @@ class Telemetry:
 def _counts(tally: Tally) -> dict[str, Any]:
     """Return what a log line says of a batch."""
     return {
+        "function_request_id": tally.request_id,
         "shard": tally.shard,
         "records": tally.records,
         "rides": tally.rides,

@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -62,6 +63,7 @@ class LocalContext:
 
     def __init__(self) -> None:
         """Start the clock."""
+        self.aws_request_id = str(uuid.uuid4())
         self._end = time.monotonic() + TIMEOUT_SECONDS
 
     def get_remaining_time_in_millis(self) -> int:

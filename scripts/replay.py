@@ -184,7 +184,7 @@ def since(text: str) -> datetime:
 def survey(objects: KeptObjects, choice: Choice) -> Survey:
     """Read all that is kept, object by object, and count what is chosen; what cannot be replayed is logged."""
     found = Survey()
-    with command_line.progress_bar() as progress:
+    with command_line.progress_bar("records") as progress:
         reading = progress.add_task("Reading", total=None)
         for key in objects.find():
             try:
@@ -241,7 +241,7 @@ def replay(objects: KeptObjects, stream: OutputStream, found: Survey, choice: Ch
         CommandError: where Kinesis accepts no more. The objects before are moved; the one it came to stays as it is.
     """
     done = 0
-    with command_line.progress_bar() as progress:
+    with command_line.progress_bar("records") as progress:
         putting = progress.add_task("Putting", total=found.puttable)
         for key in found.keys:
             try:

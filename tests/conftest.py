@@ -130,8 +130,9 @@ def chaos(
 
     @contextlib.contextmanager
     def spoil(decide: Decide, service: str = "kinesis") -> Iterator[ChaosEndpoint]:
-        with serve(kinesis_endpoint if service == "kinesis" else endpoint, decide) as spoiled:
-            monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service.upper()}", spoiled.url)
+        upstream = kinesis_endpoint if service == "kinesis" else endpoint
+        with serve(upstream, decide) as spoiled, monkeypatch.context() as environment:
+            environment.setenv(f"AWS_ENDPOINT_URL_{service.upper()}", spoiled.url)
             yield spoiled
 
     return spoil

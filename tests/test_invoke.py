@@ -34,7 +34,7 @@ def test_a_dry_run_prints_the_response_and_needs_no_aws(event: str, monkeypatch:
     done = finish("invoke", f"{event}.json", cwd=ROOT / "events")
     assert done.returncode == 0
     assert json.loads(done.stdout) == json.loads((ROOT / "events" / f"{event}.response.json").read_text())
-    assert "batch done" in done.stderr
+    assert '"records":' in done.stderr
 
 
 def test_what_was_rejected_is_shown_with_its_reason() -> None:
@@ -71,7 +71,6 @@ def test_write_really_writes(kinesis: "KinesisClient", s3: "S3Client", stream: s
     [
         (["none.json"], "invoke: none.json cannot be read: No such file or directory"),
         (["broken.json"], "invoke: broken.json is not JSON: Expecting value: line 1 column 7 (char 6)"),
-        (["list.json"], "invoke: not a Kinesis event: it has no `Records`"),
         (["--write", ONE], "invoke: PREDICTIONS_STREAM_NAME is not set (only a dry run, TEST_RUN=True, does without)"),
         (["--profile", "nobody", ONE], "invoke: The config profile (nobody) could not be found"),
         (
@@ -84,5 +83,14 @@ def test_write_really_writes(kinesis: "KinesisClient", s3: "S3Client", stream: s
 def test_what_cannot_be_done_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
     """No traceback, and nothing on stdout. An option wins over the environment."""
     (tmp_path / "broken.json").write_text('{"a": ')
-    (tmp_path / "list.json").write_text("[1]")
     assert failed(finish("invoke", *arguments, cwd=tmp_path, MODEL_BUCKET="", TEST_RUN="")) == said
+
+
+def test_an_event_of_another_service_is_a_line_beside_the_functions_log(tmp_path: Path) -> None:
+    """The function itself refuses it, and says so in its own way."""
+    (tmp_path / "list.json").write_text("[1]")
+    done = finish("invoke", "list.json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    log, line = done.stderr.splitlines()
+    assert json.loads(log)["level"] == "ERROR"
+    assert line == "invoke: not a Kinesis event: it has no `Records`"

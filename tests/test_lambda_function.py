@@ -251,6 +251,43 @@ class TestUndelivered:
             data = [ride_event(number) if number != 5 else b"{" for number in range(1, 12)]
             assert failed(handler(kinesis_event(*data), None)) == ["3", "5", "10"]
 
+    @pytest.mark.kinesis("moto", reason="kinesis-local takes half a minute for 10,000 records")
+    def test_ten_thousand_of_which_every_third_is_throttled_first_end_delivered(
+        self, cold_start: ColdStart, chaos: Chaos, predictions: Callable[[], list[Any]], stream: str
+    ) -> None:
+        """In one invocation, each once."""
+        tried: set[str] = set()
+
+        def every_third_at_first(call: Call) -> Fault:
+            keys = [entry["PartitionKey"] for entry in call.entries]
+            first = {index for index, key in enumerate(keys) if int(key) % 3 == 0 and key not in tried}
+            tried.update(keys)
+            return FailedEntries(frozenset(first))
+
+        with chaos(every_third_at_first):
+            handler = cold_start(PREDICTIONS_STREAM_NAME=stream).lambda_handler
+            event = kinesis_event(*(ride_event(number) for number in range(10_000)))
+            assert failed(handler(event, Remaining(60))) == []
+        assert sorted(found["prediction"]["ride_id"] for found in predictions()) == list(range(10_000))
+
+    def test_a_stream_that_stays_throttled_leaves_time_and_a_checkpoint(
+        self, cold_start: ColdStart, chaos: Chaos, predictions: Callable[[], list[Any]], stream: str
+    ) -> None:
+        """The lowest that was not accepted, of ten thousand; all before it were."""
+
+        def throttle_from_1200(call: Call) -> Fault:
+            keys = [entry["PartitionKey"] for entry in call.entries]
+            return FailedEntries(frozenset(index for index, key in enumerate(keys) if int(key) >= 1200))
+
+        remaining = Remaining(5)
+        with chaos(throttle_from_1200):
+            handler = cold_start(PREDICTIONS_STREAM_NAME=stream).lambda_handler
+            event = kinesis_event(*(ride_event(number) for number in range(10_000)))
+            reported = failed(handler(event, remaining))
+        assert remaining.get_remaining_time_in_millis() > 0
+        assert reported == [str(number + 1) for number in range(1200, 10_000)]
+        assert [found["prediction"]["ride_id"] for found in predictions()] == list(range(1200))
+
     def test_those_of_an_aggregated_record_are_reported_by_its_number(
         self, cold_start: ColdStart, chaos: Chaos, stream: str
     ) -> None:

@@ -25,9 +25,10 @@ def test_two_variables_are_enough() -> None:
     )
 
 
-def test_a_dry_run_counts_nowhere() -> None:
-    """Its batches are no traffic."""
-    assert Settings.from_environment({**MINIMUM, "TEST_RUN": "True"}).metrics_namespace is None
+@pytest.mark.parametrize("name", ["TEST_RUN", "POWERTOOLS_METRICS_DISABLED"])
+def test_a_dry_run_counts_nowhere(name: str) -> None:
+    """Its batches are no traffic; and Powertools has a variable for it."""
+    assert Settings.from_environment({**MINIMUM, name: "true"}).metrics_namespace is None
 
 
 def test_the_metrics_may_have_another_namespace() -> None:

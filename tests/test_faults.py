@@ -1,0 +1,366 @@
+"""The README's table of faults, row by row: each is brought about here, and what the table says comes true.
+
+Rides go the whole way: onto the input stream, through the event source mapping and the function, to the output stream.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import delivery
+import model
+from scripts.aggregated_rides import aggregated
+from scripts.bad_rides import FAULTS
+from scripts.batch_rules import MappingSettings
+from scripts.chaos import (
+    Call,
+    ChaosEndpoint,
+    Delayed,
+    DroppedAfter,
+    DroppedBefore,
+    FailedEntries,
+    FailedRequest,
+)
+from scripts.event_source_mapping import Counters, EventSourceMapping
+from scripts.kept_objects import KeptObjects
+from scripts.replay import Choice, replay, survey
+from scripts.ride_record import RideRecord
+from scripts.shards import ShardReader, shard_ids
+from tests.builders import ride_event
+from tests.tools import PATIENCE, ROOT
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+    from mypy_boto3_s3 import S3Client
+
+Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
+RETRY = MappingSettings(report_batch_item_failures=True)
+GIVE_UP = MappingSettings(report_batch_item_failures=True, bisect_on_error=True, maximum_retry_attempts=0)
+
+
+class Context:
+    """The context of an invocation, which has so many seconds from now."""
+
+    def __init__(self, seconds: float) -> None:
+        """Start the clock."""
+        self._end = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds left."""
+        return int((self._end - time.monotonic()) * 1000)
+
+
+@dataclass
+class Flow:
+    """An input stream, a function, an output stream and a failures bucket."""
+
+    kinesis: "KinesisClient"
+    s3: "S3Client"
+    input: str
+    output: str
+    bucket: str
+    cold_start: Callable[..., ModuleType]
+    capsys: pytest.CaptureFixture[str]
+    said: list[dict[str, Any]] = field(default_factory=list)
+
+    def function(self, **variables: str) -> ModuleType:
+        """Cold-start the function, with these variables changed."""
+        usual = {"PREDICTIONS_STREAM_NAME": self.output, "FAILURES_LOCATION": f"s3://{self.bucket}/rejections"}
+        return self.cold_start(**{**usual, "MODEL_NAME": f"flow-{self.output}", **variables})
+
+    def put(self, *data: object) -> int:
+        """Put records, bytes or else JSON, and return how many."""
+        for number, item in enumerate(data):
+            content = item if isinstance(item, bytes) else json.dumps(item).encode()
+            self.kinesis.put_record(StreamName=self.input, PartitionKey=str(number), Data=content)
+        return len(data)
+
+    def deliver(
+        self, function: ModuleType, records: int, settings: MappingSettings = RETRY, seconds: float = 60
+    ) -> Counters:
+        """Let the mapping hand the records to the function until it is done with them; return what it did."""
+
+        def invoke(event: dict[str, Any]) -> object:
+            return function.lambda_handler(event, Context(seconds))
+
+        with EventSourceMapping(
+            self.kinesis, self.s3, self.input, invoke, settings, back_off=lambda attempts: 0.01
+        ) as mapping:
+            assert mapping.wait_for(records, PATIENCE)
+        self.said += [json.loads(line) for line in self.capsys.readouterr().out.splitlines()]
+        return mapping.counters()
+
+    def predicted(self) -> list[int]:
+        """Return the ride_ids on the output stream, in order."""
+        (shard_id,) = shard_ids(self.kinesis, self.output)
+        records = ShardReader(self.kinesis, self.output, shard_id).read()
+        return [json.loads(record["Data"])["prediction"]["ride_id"] for record in records]
+
+    def rejected(self) -> list[str]:
+        """Return the kinds of the rejections that the bucket keeps."""
+        keys = [found["Key"] for found in self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
+        bodies = [self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys if "aws/" not in key]
+        return [json.loads(line)["kind"] for body in bodies for line in body.splitlines()]
+
+    def errors(self) -> dict[str, int]:
+        """Return the errors that the log lines of all the batches count."""
+        return {
+            name: sum(line["errors"].get(name, 0) for line in self.said if "errors" in line)
+            for name in {name for line in self.said for name in line.get("errors", {})}
+        }
+
+    def metric(self, name: str) -> float:
+        """Return the sum of a metric over all the batches."""
+        values: list[float] = [value for line in self.said if "_aws" in line for value in line.get(name, ())]
+        return sum(values)
+
+
+@pytest.fixture
+def flow(
+    kinesis: "KinesisClient",
+    s3: "S3Client",
+    stream: str,
+    bucket: str,
+    cold_start: Callable[..., ModuleType],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Flow:
+    """Give the flow, whose function waits little between tries."""
+    monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
+    kinesis.create_stream(StreamName=f"{stream}-out", ShardCount=1)
+    return Flow(kinesis, s3, stream, f"{stream}-out", bucket, cold_start, capsys)
+
+
+def throttled(call: Call) -> FailedEntries:
+    """Throttle everything."""
+    return FailedEntries(frozenset(range(len(call.entries))))
+
+
+def test_every_row_of_the_readme_has_its_test() -> None:
+    """And every test here its row."""
+    readme = (ROOT / "README.md").read_text()
+    section = readme.partition("## When something fails")[2].partition("\n## ")[0]
+    rows = [re.sub(r"[^a-z]+", "_", row.lower()) for row in re.findall(r"^\| \*\*(.+?)\*\* \|", section, re.MULTILINE)]
+    tests = re.findall(r"^def test_(\w+)\(", Path(__file__).read_text(), re.MULTILINE)
+    assert rows == [name for name in tests if name != "every_row_of_the_readme_has_its_test"]
+
+
+@pytest.mark.parametrize("places", [*([place] for place in range(10)), range(10), range(1, 10)], ids=str)
+def test_a_record_is_no_ride(flow: Flow, places: Sequence[int]) -> None:
+    """Wherever it stands, every other ride is predicted exactly once and the shard moves on."""
+    data: list[Any] = [ride_event(number) for number in range(10)]
+    for place in places:
+        data[place] = list(FAULTS.values())[2 * place](data[place])
+    counters = flow.deliver(flow.function(), flow.put(*data))
+    assert counters.invocations == 1
+    assert flow.predicted() == [number for number in range(10) if number not in places]
+    assert len(flow.rejected()) == flow.metric("Rejections") == len(places)
+
+
+def test_an_aggregated_record_is_broken(flow: Flow) -> None:
+    """It is one rejection, and what is beside it is predicted."""
+    (record,) = aggregated([RideRecord("1", json.dumps(ride_event(1)).encode())])
+    flow.deliver(flow.function(), flow.put(record.data, record.data[:-1] + b"?", ride_event(2)))
+    assert flow.predicted() == [1, 2]
+    assert flow.rejected() == ["aggregate"]
+    assert flow.metric("RejectionsAggregate") == 1
+
+
+def test_the_model_raises_for_a_ride(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone is a rejection."""
+    function = flow.function()
+    call = function.MODEL._call
+
+    def picky(features: list[dict[str, Any]]) -> Any:
+        if any(ride["PU_DO"] == "1_1" for ride in features):
+            raise ZeroDivisionError
+        return call(features)
+
+    monkeypatch.setattr(function.MODEL, "_call", picky)
+    bad = ride_event(5, PULocationID=1, DOLocationID=1)
+    flow.deliver(function, flow.put(*(ride_event(number) for number in range(5)), bad, ride_event(6)))
+    assert flow.predicted() == [0, 1, 2, 3, 4, 6]
+    assert flow.rejected() == ["prediction"]
+    assert flow.metric("RejectionsPrediction") == 1
+
+
+def test_a_prediction_is_larger_than_a_stream_takes(flow: Flow) -> None:
+    """Each of them is a rejection, and none of them sinks a request."""
+    function = flow.function(MODEL_NAME="m" * 1_048_577)
+    flow.deliver(function, flow.put(ride_event(1), ride_event(2)))
+    assert flow.predicted() == []
+    assert flow.rejected() == ["prediction", "prediction"]
+
+
+def test_entries_are_throttled(flow: Flow, chaos: Chaos) -> None:
+    """Only they are put again, and each ride is predicted once."""
+
+    def every_third(call: Call) -> FailedEntries | None:
+        return FailedEntries(frozenset(range(0, len(call.entries), 3))) if call.number == 0 else None
+
+    with chaos(every_third) as spoiled:
+        counters = flow.deliver(flow.function(), flow.put(*(ride_event(number) for number in range(9))))
+    assert spoiled.entry_counts == [9, 3]
+    assert counters.redelivered == 0
+    assert sorted(flow.predicted()) == list(range(9))
+    assert flow.metric("EntriesPutAgain") == 3
+
+
+def test_the_output_stream_stays_throttled(flow: Flow, chaos: Chaos) -> None:
+    """What it does not take is reported, and delivered again until it does."""
+    with chaos(lambda call: throttled(call) if call.number < 2 * delivery.MAX_FRUITLESS_TRIES else None):
+        counters = flow.deliver(flow.function(), flow.put(*(ride_event(number) for number in range(9))))
+    assert (counters.invocations, counters.discarded) == (3, 0)
+    assert sorted(flow.predicted()) == list(range(9))
+    assert flow.rejected() == []
+    assert flow.metric("Undelivered") == 18
+    assert flow.errors() == {"ProvisionedThroughputExceededException": 9 * 2 * delivery.MAX_FRUITLESS_TRIES}
+
+
+@pytest.mark.parametrize("fault", [FailedRequest(500, "InternalFailure"), DroppedBefore()], ids=str)
+def test_a_request_fails_or_its_connection_is_lost(flow: Flow, chaos: Chaos, fault: Any) -> None:
+    """It is made again."""
+    with chaos(lambda call: fault if call.number < 2 else None):
+        counters = flow.deliver(flow.function(), flow.put(ride_event(1), ride_event(2)))
+    assert counters.redelivered == 0
+    assert flow.predicted() == [1, 2]
+    assert flow.metric("EntriesPutAgain") == 4
+
+
+def test_the_answer_to_a_request_is_lost(flow: Flow, chaos: Chaos) -> None:
+    """Its entries are on the stream twice, with the same event_id."""
+    with chaos(lambda call: DroppedAfter() if call.number == 0 else None):
+        flow.deliver(flow.function(), flow.put(ride_event(1), ride_event(2)))
+    assert flow.predicted() == [1, 2, 1, 2]
+
+
+def test_a_request_hangs(flow: Flow, chaos: Chaos) -> None:
+    """It is left behind after a third of the time, and made again."""
+    with chaos(lambda call: Delayed(60) if call.number == 0 else None):
+        counters = flow.deliver(flow.function(), flow.put(ride_event(1), ride_event(2)), seconds=4)
+    assert counters.redelivered == 0
+    assert set(flow.predicted()) == {1, 2}
+    assert flow.errors() == {"TimeoutError": 2}
+
+
+def test_the_time_runs_out(flow: Flow, chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is reported before the function's timeout, and delivered again."""
+    monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 1_000_000)
+    monkeypatch.setattr(delivery, "MAX_BACKOFF_SECONDS", 0.01)
+    began = time.monotonic()
+    with chaos(lambda call: throttled(call) if time.monotonic() - began < 3 else None):
+        counters = flow.deliver(flow.function(), flow.put(ride_event(1), ride_event(2)), seconds=2)
+    assert counters.redelivered > 0
+    assert flow.predicted() == [1, 2]
+    assert flow.errors()["OutOfTime"] > 0
+
+
+def test_the_output_stream_does_not_exist(flow: Flow) -> None:
+    """The invocation fails, as Lambda's Errors count; nothing is rejected, and what the mapping gives up is kept."""
+    settings = replace(GIVE_UP, on_failure=f"s3://{flow.bucket}")
+    counters = flow.deliver(flow.function(PREDICTIONS_STREAM_NAME="nowhere"), flow.put(ride_event(1)), settings)
+    assert counters.discarded == 1
+    assert flow.rejected() == []
+    assert flow.errors() == {"ResourceNotFoundException": 1}
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ExpiredTokenException"])
+def test_access_is_denied_or_the_credentials_have_expired(flow: Flow, chaos: Chaos, code: str) -> None:
+    """The invocation fails, and is delivered again until it succeeds."""
+    with chaos(lambda call: FailedRequest(400, code) if call.number < 3 else None):
+        counters = flow.deliver(flow.function(), flow.put(ride_event(1), ride_event(2)))
+    assert counters.invocations == 4
+    assert flow.predicted() == [1, 2]
+    assert flow.rejected() == []
+    assert flow.errors() == {code: 3}
+
+
+def test_the_failures_bucket_takes_nothing(flow: Flow, chaos: Chaos) -> None:
+    """The rejected records are reported, and kept as soon as it does."""
+    tries = 2 * delivery.MAX_FRUITLESS_TRIES
+    with chaos(lambda call: FailedRequest(503, "SlowDown") if call.number < tries else None, "s3"):
+        counters = flow.deliver(flow.function(), flow.put(ride_event(1), b"{", ride_event(3)))
+    assert counters.invocations == 3
+    assert flow.rejected() == ["json"]
+    assert flow.predicted() == [1, 3, 3, 3]
+    assert flow.errors() == {"SlowDown": 2}
+
+
+def test_there_is_no_failures_location(flow: Flow) -> None:
+    """The mapping's settings decide: here it gives the record up, and its destination keeps it."""
+    settings = replace(GIVE_UP, on_failure=f"s3://{flow.bucket}")
+    counters = flow.deliver(flow.function(FAILURES_LOCATION=""), flow.put(ride_event(1), b"{", ride_event(3)), settings)
+    assert counters.discarded == 2
+    assert sorted(set(flow.predicted())) == [1, 3]
+    assert flow.errors()["NoFailuresLocation"] > 0
+
+
+def test_the_function_dies_in_mid_batch(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, out of memory or timed out: the whole batch is delivered again, and its predictions may come twice."""
+    function = flow.function()
+    put = function.STREAM.put
+    deaths = iter([True, False])
+
+    def put_and_die(*arguments: Any) -> Any:
+        done = put(*arguments)
+        if next(deaths):
+            raise MemoryError
+        return done
+
+    monkeypatch.setattr(function.STREAM, "put", put_and_die)
+    counters = flow.deliver(function, flow.put(ride_event(1), ride_event(2)))
+    assert counters.redelivered == 2
+    assert flow.predicted() == [1, 2, 1, 2]
+
+
+def test_the_model_cannot_be_loaded(flow: Flow) -> None:
+    """The cold start ends with one line, and nothing is taken from the stream."""
+    variables = {"TEST_RUN": "True", "MODEL_LOCATION": "/nowhere", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import lambda_function"], cwd=ROOT, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("artifacts.ModelError: there is no folder /nowhere: set MODEL_LOC")
+
+
+def test_the_model_can_predict_nothing(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is found at the cold start, before it turns every ride into a rejection."""
+    from sklearn.linear_model import Ridge
+
+    from artifacts import ModelError
+
+    monkeypatch.setitem(model._DESERIALIZERS, "skops", lambda serialized: Ridge())
+    with pytest.raises(ModelError, match="cannot predict a ride.*NotFittedError"):
+        flow.function()
+
+
+def test_the_event_is_not_one_of_kinesis(flow: Flow) -> None:
+    """The invocation fails: nothing is taken for success."""
+    with pytest.raises(ValueError, match="not a Kinesis event"):
+        flow.function().lambda_handler({"Records": [{"body": "SQS"}]}, Context(60))
+
+
+def test_the_mapping_gives_a_batch_up(flow: Flow, chaos: Chaos) -> None:
+    """Its destination keeps the whole event; replayed after the outage, all that is good is predicted."""
+    settings = replace(GIVE_UP, on_failure=f"s3://{flow.bucket}")
+    with chaos(throttled):
+        counters = flow.deliver(flow.function(), flow.put(ride_event(1), b"{", ride_event(3)), settings)
+    assert (counters.discarded, flow.predicted()) == (3, [])
+    objects, everything = KeptObjects(flow.s3, f"s3://{flow.bucket}/rejections"), Choice()
+    put_again = replay(
+        objects, delivery.OutputStream(flow.kinesis, flow.input), survey(objects, everything), everything
+    )
+    assert put_again == 4
+    flow.deliver(flow.function(), 7)
+    assert sorted(set(flow.predicted())) == [1, 3]
+    assert set(flow.rejected()) == {"json"}
