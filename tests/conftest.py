@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
+import delivery
 from scripts import moto_server
 from scripts.chaos import ChaosEndpoint, Decide, serve
 from scripts.local_aws import FUNCTION_VARIABLES
 from tests import second_kinesis
+from tests.flow import Flow
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -136,3 +138,19 @@ def chaos(
             yield spoiled
 
     return spoil
+
+
+@pytest.fixture
+def flow(
+    kinesis: "KinesisClient",
+    s3: "S3Client",
+    stream: str,
+    bucket: str,
+    cold_start: Callable[..., ModuleType],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Flow:
+    """Give the flow, whose function waits little between tries."""
+    monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
+    kinesis.create_stream(StreamName=f"{stream}-out", ShardCount=1)
+    return Flow(kinesis, s3, stream, f"{stream}-out", bucket, cold_start, capsys)

@@ -10,9 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,114 +30,18 @@ from scripts.chaos import (
     FailedEntries,
     FailedRequest,
 )
-from scripts.event_source_mapping import Counters, EventSourceMapping
 from scripts.kept_objects import KeptObjects
 from scripts.replay import Choice, replay, survey
 from scripts.ride_record import RideRecord
-from scripts.shards import ShardReader, shard_ids
 from tests.builders import ride_event
-from tests.tools import PATIENCE, ROOT
+from tests.flow import Context, Flow
+from tests.tools import ROOT
 
 if TYPE_CHECKING:
-    from mypy_boto3_kinesis import KinesisClient
-    from mypy_boto3_s3 import S3Client
+    pass
 
 Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
-RETRY = MappingSettings(report_batch_item_failures=True)
 GIVE_UP = MappingSettings(report_batch_item_failures=True, bisect_on_error=True, maximum_retry_attempts=0)
-
-
-class Context:
-    """The context of an invocation, which has so many seconds from now."""
-
-    def __init__(self, seconds: float) -> None:
-        """Start the clock."""
-        self._end = time.monotonic() + seconds
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds left."""
-        return int((self._end - time.monotonic()) * 1000)
-
-
-@dataclass
-class Flow:
-    """An input stream, a function, an output stream and a failures bucket."""
-
-    kinesis: "KinesisClient"
-    s3: "S3Client"
-    input: str
-    output: str
-    bucket: str
-    cold_start: Callable[..., ModuleType]
-    capsys: pytest.CaptureFixture[str]
-    said: list[dict[str, Any]] = field(default_factory=list)
-
-    def function(self, **variables: str) -> ModuleType:
-        """Cold-start the function, with these variables changed."""
-        usual = {"PREDICTIONS_STREAM_NAME": self.output, "FAILURES_LOCATION": f"s3://{self.bucket}/rejections"}
-        return self.cold_start(**{**usual, "MODEL_NAME": f"flow-{self.output}", **variables})
-
-    def put(self, *data: object) -> int:
-        """Put records, bytes or else JSON, and return how many."""
-        for number, item in enumerate(data):
-            content = item if isinstance(item, bytes) else json.dumps(item).encode()
-            self.kinesis.put_record(StreamName=self.input, PartitionKey=str(number), Data=content)
-        return len(data)
-
-    def deliver(
-        self, function: ModuleType, records: int, settings: MappingSettings = RETRY, seconds: float = 60
-    ) -> Counters:
-        """Let the mapping hand the records to the function until it is done with them; return what it did."""
-
-        def invoke(event: dict[str, Any]) -> object:
-            return function.lambda_handler(event, Context(seconds))
-
-        with EventSourceMapping(
-            self.kinesis, self.s3, self.input, invoke, settings, back_off=lambda attempts: 0.01
-        ) as mapping:
-            assert mapping.wait_for(records, PATIENCE)
-        self.said += [json.loads(line) for line in self.capsys.readouterr().out.splitlines()]
-        return mapping.counters()
-
-    def predicted(self) -> list[int]:
-        """Return the ride_ids on the output stream, in order."""
-        (shard_id,) = shard_ids(self.kinesis, self.output)
-        records = ShardReader(self.kinesis, self.output, shard_id).read()
-        return [json.loads(record["Data"])["prediction"]["ride_id"] for record in records]
-
-    def rejected(self) -> list[str]:
-        """Return the kinds of the rejections that the bucket keeps."""
-        keys = [found["Key"] for found in self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
-        bodies = [self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys if "aws/" not in key]
-        return [json.loads(line)["kind"] for body in bodies for line in body.splitlines()]
-
-    def errors(self) -> dict[str, int]:
-        """Return the errors that the log lines of all the batches count."""
-        return {
-            name: sum(line["errors"].get(name, 0) for line in self.said if "errors" in line)
-            for name in {name for line in self.said for name in line.get("errors", {})}
-        }
-
-    def metric(self, name: str) -> float:
-        """Return the sum of a metric over all the batches."""
-        values: list[float] = [value for line in self.said if "_aws" in line for value in line.get(name, ())]
-        return sum(values)
-
-
-@pytest.fixture
-def flow(
-    kinesis: "KinesisClient",
-    s3: "S3Client",
-    stream: str,
-    bucket: str,
-    cold_start: Callable[..., ModuleType],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Flow:
-    """Give the flow, whose function waits little between tries."""
-    monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
-    kinesis.create_stream(StreamName=f"{stream}-out", ShardCount=1)
-    return Flow(kinesis, s3, stream, f"{stream}-out", bucket, cold_start, capsys)
 
 
 def throttled(call: Call) -> FailedEntries:

@@ -1,0 +1,109 @@
+"""A whole flow to test with: an input stream, the event source mapping, the function, an output stream, a bucket."""
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scripts.batch_rules import MappingSettings
+from scripts.event_source_mapping import Counters, EventSourceMapping
+from scripts.shards import ShardReader, shard_ids
+from tests.tools import PATIENCE
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+    from mypy_boto3_s3 import S3Client
+
+RETRY = MappingSettings(report_batch_item_failures=True)
+"""A mapping that delivers again for ever."""
+
+
+class Context:
+    """The context of an invocation, which has so many seconds from now."""
+
+    def __init__(self, seconds: float) -> None:
+        """Start the clock."""
+        self._end = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds left."""
+        return int((self._end - time.monotonic()) * 1000)
+
+
+@dataclass
+class Flow:
+    """An input stream, a function, an output stream and a failures bucket."""
+
+    kinesis: "KinesisClient"
+    s3: "S3Client"
+    input: str
+    output: str
+    bucket: str
+    cold_start: Callable[..., ModuleType]
+    capsys: pytest.CaptureFixture[str]
+    said: list[dict[str, Any]] = field(default_factory=list)
+
+    def function(self, **variables: str) -> ModuleType:
+        """Cold-start the function, with these variables changed."""
+        usual = {"PREDICTIONS_STREAM_NAME": self.output, "FAILURES_LOCATION": f"s3://{self.bucket}/rejections"}
+        return self.cold_start(**{**usual, "MODEL_NAME": f"flow-{self.output}", **variables})
+
+    def put(self, *data: object) -> int:
+        """Put records, bytes or else JSON, and return how many."""
+        for number, item in enumerate(data):
+            content = item if isinstance(item, bytes) else json.dumps(item).encode()
+            self.kinesis.put_record(StreamName=self.input, PartitionKey=str(number), Data=content)
+        return len(data)
+
+    def deliver(
+        self, function: ModuleType, records: int, settings: MappingSettings = RETRY, seconds: float = 60
+    ) -> Counters:
+        """Let the mapping hand the records to the function until it is done with them; return what it did."""
+
+        def invoke(event: dict[str, Any]) -> object:
+            return function.lambda_handler(event, Context(seconds))
+
+        with EventSourceMapping(
+            self.kinesis, self.s3, self.input, invoke, settings, back_off=lambda attempts: 0.01
+        ) as mapping:
+            assert mapping.wait_for(records, PATIENCE)
+        self.said += [json.loads(line) for line in self.capsys.readouterr().out.splitlines()]
+        return mapping.counters()
+
+    def predicted(self) -> list[int]:
+        """Return the ride_ids on the output stream, in order."""
+        (shard_id,) = shard_ids(self.kinesis, self.output)
+        records = ShardReader(self.kinesis, self.output, shard_id).read()
+        return [json.loads(record["Data"])["prediction"]["ride_id"] for record in records]
+
+    def rejections(self) -> list[dict[str, Any]]:
+        """Return the rejections that the bucket keeps, but for those that were replayed."""
+        found = self.s3.list_objects_v2(Bucket=self.bucket, Prefix="rejections/").get("Contents", [])
+        keys = [entry["Key"] for entry in found if "/replayed/" not in entry["Key"]]
+        bodies = [self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys]
+        return [json.loads(line) for body in bodies for line in body.splitlines()]
+
+    def rejected(self) -> list[str]:
+        """Return the kinds of these rejections."""
+        return [line["kind"] for line in self.rejections()]
+
+    def rejected_data(self) -> set[bytes]:
+        """Return the data of these rejections."""
+        return {base64.b64decode(line["data"]) for line in self.rejections()}
+
+    def errors(self) -> dict[str, int]:
+        """Return the errors that the log lines of all the batches count."""
+        return {
+            name: sum(line["errors"].get(name, 0) for line in self.said if "errors" in line)
+            for name in {name for line in self.said for name in line.get("errors", {})}
+        }
+
+    def metric(self, name: str) -> float:
+        """Return the sum of a metric over all the batches."""
+        values: list[float] = [value for line in self.said if "_aws" in line for value in line.get(name, ())]
+        return sum(values)
