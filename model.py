@@ -12,7 +12,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -250,8 +250,20 @@ def _on_one_core(pipeline: Pipeline) -> Pipeline:
     """Set every ``n_jobs`` to 1: a thread pool costs more than it brings on a function's one core."""
     if not hasattr(pipeline, "predict"):
         raise ModelError(f"the artifact holds a {type(pipeline).__name__}, which cannot predict")
-    parameters = pipeline.get_params() if hasattr(pipeline, "get_params") else {}
-    jobs = [name for name in parameters if name == "n_jobs" or name.endswith("__n_jobs")]
-    if jobs:
-        pipeline.set_params(**dict.fromkeys(jobs, 1))
+    for estimator in _estimators(pipeline):
+        if hasattr(estimator, "n_jobs"):
+            estimator.n_jobs = 1
     return pipeline
+
+
+def _estimators(value: Any) -> Iterator[Any]:
+    """Yield every estimator in a fitted one, wherever it keeps them: steps, clones that were fitted, members."""
+    if hasattr(value, "get_params") and not isinstance(value, type):
+        yield value
+        value = vars(value)
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return
+    for part in value:
+        yield from _estimators(part)

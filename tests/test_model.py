@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import skops.io
 import yaml
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import Ridge
@@ -59,6 +60,7 @@ MODELS: dict[str, Callable[[str], None]] = {
     "cloudpickle": save_sklearn("cloudpickle", Ridge()),
     "pickle": save_sklearn("pickle", Ridge()),
     "forest": save_sklearn("skops", RandomForestRegressor(3, n_jobs=-1), sparse=False),
+    "transformed": save_sklearn("skops", TransformedTargetRegressor(RandomForestRegressor(3, n_jobs=-1)), sparse=False),
     "boosted": save_sklearn("skops", HistGradientBoostingRegressor(max_iter=3), sparse=False),
     "pyfunc": lambda folder: mlflow.pyfunc.save_model(folder, python_model=Doubler()),
 }
@@ -156,6 +158,13 @@ class TestLoading:
         predict: Any = load_model(saved("forest"))._call
         jobs = {name: value for name, value in predict.__self__.get_params().items() if name.endswith("n_jobs")}
         assert jobs == {"randomforestregressor__n_jobs": 1}
+
+    def test_that_of_a_fitted_clone_too(self, saved: Callable[[str], str]) -> None:
+        """It is the one that predicts."""
+        predict: Any = load_model(saved("transformed"))._call
+        clone = predict.__self__[-1].regressor_
+        assert type(clone) is RandomForestRegressor
+        assert clone.n_jobs == 1
 
     def test_mlflow_is_not_imported_for_scikit_learn(self, saved: Callable[[str], str]) -> None:
         """Half of the cold start would go into it."""
