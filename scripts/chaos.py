@@ -126,8 +126,8 @@ Decide = Callable[[Call], Fault | None]
 class Rates:
     """How often each fault strikes, from 0 (never) to 1 (always).
 
-    A PutRecords call meets one of the faults of whole requests or none; where it meets none, each of its entries fails
-    at the rate of ``throttled_entries``. ``failed_s3_puts`` is all that strikes PutObject.
+    A PutRecords call meets one of the faults of whole requests or none; where it meets none, each of its entries is
+    throttled at the rate of ``throttled_entries``. ``failed_s3_puts`` is all that strikes PutObject.
 
     Raises:
         ValueError: where one is no such rate, where those of whole PutRecords requests make more than 1 together, or
@@ -211,10 +211,8 @@ def _request_fault(rates: Rates, draw: random.Random) -> Fault | None:
 
 
 def _entries_fault(rates: Rates, draw: random.Random, count: int) -> Fault | None:
-    codes: tuple[EntryErrorCode, ...] = ("ProvisionedThroughputExceededException", "InternalFailure")
-    code = draw.choice(codes)
     indexes = frozenset(index for index in range(count) if draw.random() < rates.throttled_entries)
-    return FailedEntries(indexes, code) if indexes else None
+    return FailedEntries(indexes) if indexes else None
 
 
 class ChaosEndpoint(ThreadingHTTPServer):
