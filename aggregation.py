@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 MAGIC = b"\xf3\x89\x9a\xc2"
 DIGEST_BYTES = 16
 
+MAX_KEY_LENGTH = 256
+"""Characters of a partition key (API reference, PutRecords)."""
+
 MAGIC_IN_BASE64 = "84maw"
 """What the base64 of every aggregated record begins with: as many characters as the magic bytes alone decide."""
 
@@ -42,12 +45,16 @@ def packed_records(data: bytes) -> list[PackedRecord]:
         raise BrokenAggregateError("the aggregated record's MD5 does not match its content")
     try:
         aggregate = _message_type().FromString(message)
-        keys = aggregate.partition_key_table
-        packed = [PackedRecord(_text(keys[record.partition_key_index]), record.data) for record in aggregate.records]
+        keys = [_text(key) for key in aggregate.partition_key_table]
+        packed = [PackedRecord(keys[record.partition_key_index], record.data) for record in aggregate.records]
     except _decode_errors() as error:
         raise BrokenAggregateError(f"the aggregated record's protobuf is broken: {error}") from error
     if not packed:
         raise BrokenAggregateError("the aggregated record holds nothing")
+    longest = max(map(len, keys))
+    if longest > MAX_KEY_LENGTH:
+        # Thousands of records may share one key, and each of their rejections would repeat it.
+        raise BrokenAggregateError(f"the aggregated record has a partition key of {longest} characters")
     return packed
 
 

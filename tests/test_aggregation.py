@@ -69,6 +69,14 @@ class TestPackedRecords:
         with pytest.raises(BrokenAggregateError, match="holds nothing"):
             packed_records(signed(b""))
 
+    def test_a_key_that_no_stream_takes_is_refused(self) -> None:
+        """Eighty thousand rejections in a megabyte could share one of half a megabyte, and each would repeat it."""
+        (longest,) = aggregated([RideRecord("ü" * 256, b"{}")])
+        assert len(packed_records(longest.data)) == 1
+        (longer,) = aggregated([RideRecord("k" * 257, b"{}")])
+        with pytest.raises(BrokenAggregateError, match="a partition key of 257 characters"):
+            packed_records(longer.data)
+
     def test_a_key_that_is_no_text_does_no_harm(self) -> None:
         """It is only shown."""
         assert packed_records(signed(b"\x0a\x02\xff\xfe\x1a\x06\x08\x00\x1a\x02hi")) == [PackedRecord("��", b"hi")]
