@@ -135,7 +135,7 @@ def test_a_profile_chooses_the_region(stream: str, tmp_path: Path, monkeypatch: 
     assert len(on(client, stream)) == 2
 
 
-@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run"])
+@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run", "soak", "fuzz"])
 def test_every_tool_explains_its_options(tool: str, tmp_path: Path) -> None:
     """From any folder, with no AWS at all."""
     done = finish(tool, "--help", cwd=tmp_path)
