@@ -75,11 +75,11 @@ def find(kinesis: "KinesisClient", s3: "S3Client") -> Findings:
     """Read back the predictions, through shard iterators, and what lies in the failures bucket."""
     rounds = itertools.takewhile(bool, follow(kinesis, OUTPUT_STREAM))
     predictions = [prediction for found in rounds for prediction in predictions_of(found)]
-    lines = (line for body in _objects(s3, f"{REJECTIONS_PREFIX}/") for line in body.splitlines())
+    lines = (line for body in stored_objects(s3, f"{REJECTIONS_PREFIX}/") for line in body.splitlines())
     rejected = [msgspec.json.decode(line, type=Rejected) for line in lines]
     given_up = {
         record["kinesis"]["partitionKey"]
-        for body in _objects(s3, "aws/lambda/")
+        for body in stored_objects(s3, "aws/lambda/")
         for record in json.loads(json.loads(body)["payload"])["Records"]
     }
     return Findings(predictions, rejected, given_up)
@@ -107,7 +107,8 @@ def settle(put_at: Mapping[str, float], findings: Findings, *, redelivered: int,
     )
 
 
-def _objects(s3: "S3Client", prefix: str) -> Iterator[bytes]:
+def stored_objects(s3: "S3Client", prefix: str) -> Iterator[bytes]:
+    """Yield the bodies of the objects in the failures bucket whose keys begin so."""
     pages: Any = s3.get_paginator("list_objects_v2").paginate(Bucket=FAILURES_BUCKET, Prefix=prefix)
     for page in pages:
         for found in page.get("Contents", []):

@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,26 @@ def seed(text: str) -> int:
     if not text.isdecimal() or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {MAX_SEED}")
     return int(text)
+
+
+def percent(text: str) -> float:
+    """Return the percentage that an option was given. Raises ArgumentTypeError."""
+    return _number(text, 100, "a percentage from 0 to 100")
+
+
+def seconds(text: str) -> float:
+    """Return the number of seconds, 0 or more, that an option was given. Raises ArgumentTypeError."""
+    return _number(text, threading.TIMEOUT_MAX, "a number of seconds")
+
+
+def _number(text: str, most: float, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
+    return number
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:

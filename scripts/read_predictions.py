@@ -108,7 +108,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=command_line.count, metavar="N", help="stop after N predictions")
     parser.add_argument(
-        "--idle", type=_seconds, metavar="SECONDS", help="stop when nothing has come for so long (default: never)"
+        "--idle",
+        type=command_line.seconds,
+        metavar="SECONDS",
+        help="stop when nothing has come for so long (default: never)",
     )
     command_line.add_profile(parser)
     return parser.parse_args()
@@ -208,16 +211,6 @@ def write(text: str) -> None:
     """Write to stdout at once: whoever reads a pipe sees each batch as it comes."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
-    return seconds
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from rides import MAX_ID_LENGTH
 from scripts.bad_rides import spoiled
-from scripts.command_line import CommandError, count
+from scripts.command_line import CommandError, count, percent
 from scripts.ride_record import RideRecord
 from scripts.synthetic_rides import synthetic_rides
 from scripts.tlc import ride_events
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser, *, json_lines: bool) -> None:
         )
     parser.add_argument(
         "--bad",
-        type=_percent,
+        type=percent,
         default=0.0,
         metavar="PERCENT",
         help="turn so many percent of the rides, rounded up, into bad ones of all kinds (default: none)",
@@ -150,13 +150,3 @@ def _record(data: bytes) -> RideRecord:
 
 def _shown(name: str) -> str:
     return "stdin" if name == STDIN else name
-
-
-def _percent(text: str) -> float:
-    try:
-        percent = float(text)
-    except ValueError:
-        percent = -1.0
-    if not 0 <= percent <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not a percentage from 0 to 100")
-    return percent
