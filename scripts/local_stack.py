@@ -9,7 +9,6 @@ import contextlib
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,6 +26,7 @@ from scripts.chaos import Decide
 from scripts.command_line import CONSOLE
 from scripts.event_source_mapping import EventSourceMapping
 from scripts.invoke import SAMPLE_MODEL
+from scripts.lambda_context import LambdaContext
 from scripts.put_rides import put
 from scripts.ride_record import RideRecord
 from scripts.tlc import TripRecordError
@@ -56,19 +56,6 @@ CHAOS = replace(chaos.HARD, delay_seconds=4)
 
 REFRESH_SECONDS = 0.2
 """How often the bar of what is predicted moves."""
-
-
-class LocalContext:
-    """The context of an invocation that begins now."""
-
-    def __init__(self) -> None:
-        """Start the clock."""
-        self.aws_request_id = str(uuid.uuid4())
-        self._end = time.monotonic() + TIMEOUT_SECONDS
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds until the function's timeout."""
-        return int((self._end - time.monotonic()) * 1000)
 
 
 @dataclass(frozen=True)
@@ -163,7 +150,7 @@ def load_function(endpoint: str) -> Callable[[dict[str, Any]], object]:
     with contextlib.redirect_stdout(FileProxy(CONSOLE, sys.stderr) if CONSOLE.is_terminal else sys.stderr):
         import lambda_function
     os.environ["AWS_ENDPOINT_URL"] = elsewhere
-    return lambda event: lambda_function.lambda_handler(event, LocalContext())
+    return lambda event: lambda_function.lambda_handler(event, LambdaContext(TIMEOUT_SECONDS))
 
 
 def put_and_predict(mapping: EventSourceMapping, records: Sequence[RideRecord]) -> tuple[dict[str, float], bool]:

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pipe
@@ -17,6 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
+
+from scripts.lambda_context import LambdaContext
 
 HANDLER = "lambda_function.lambda_handler"
 
@@ -189,17 +190,6 @@ class Sandboxes:
             self.kills += 1
 
 
-class _Context:
-    """The Lambda context of an invocation that begins now."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds until the function's timeout."""
-        return int((self._end - time.monotonic()) * 1000)
-
-
 def main() -> None:
     """Be a sandbox's process: load the function, and answer the events that come over the connection."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -220,11 +210,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _loaded(name: str, connection: Connection) -> Callable[[Any, _Context], Any] | None:
+def _loaded(name: str, connection: Connection) -> Callable[[Any, LambdaContext], Any] | None:
     """Return the function and say that it is ready; None where it cannot be loaded, after saying why."""
     module, _, attribute = name.rpartition(".")
     try:
-        handler: Callable[[Any, _Context], Any] = getattr(importlib.import_module(module), attribute)
+        handler: Callable[[Any, LambdaContext], Any] = getattr(importlib.import_module(module), attribute)
     except Exception as error:
         connection.send_bytes(_failure(error))
         return None
@@ -232,9 +222,9 @@ def _loaded(name: str, connection: Connection) -> Callable[[Any, _Context], Any]
     return handler
 
 
-def _handled(handler: Callable[[Any, _Context], Any], request: _Request) -> bytes:
+def _handled(handler: Callable[[Any, LambdaContext], Any], request: _Request) -> bytes:
     try:
-        return msgspec.json.encode(_Answer(handler(request.event, _Context(request.seconds))))
+        return msgspec.json.encode(_Answer(handler(request.event, LambdaContext(request.seconds))))
     except Exception as error:
         return _failure(error)
 

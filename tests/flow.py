@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -12,6 +11,7 @@ import pytest
 
 from scripts.batch_rules import MappingSettings
 from scripts.event_source_mapping import Counters, EventSourceMapping
+from scripts.lambda_context import LambdaContext
 from scripts.shards import ShardReader, shard_ids
 from tests.tools import PATIENCE
 
@@ -21,18 +21,6 @@ if TYPE_CHECKING:
 
 RETRY = MappingSettings(report_batch_item_failures=True)
 """A mapping that delivers again for ever."""
-
-
-class Context:
-    """The context of an invocation, which has so many seconds from now."""
-
-    def __init__(self, seconds: float) -> None:
-        """Start the clock."""
-        self._end = time.monotonic() + seconds
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds left."""
-        return int((self._end - time.monotonic()) * 1000)
 
 
 @dataclass
@@ -66,7 +54,7 @@ class Flow:
         """Let the mapping hand the records to the function until it is done with them; return what it did."""
 
         def invoke(event: dict[str, Any]) -> object:
-            return function.lambda_handler(event, Context(seconds))
+            return function.lambda_handler(event, LambdaContext(seconds))
 
         with EventSourceMapping(
             self.kinesis, self.s3, self.input, invoke, settings, back_off=lambda attempts: 0.01

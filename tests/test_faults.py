@@ -31,10 +31,11 @@ from scripts.chaos import (
     FailedRequest,
 )
 from scripts.kept_objects import KeptObjects
+from scripts.lambda_context import LambdaContext
 from scripts.replay import Choice, replay, survey
 from scripts.ride_record import RideRecord
 from tests.builders import ride_event
-from tests.flow import Context, Flow
+from tests.flow import Flow
 from tests.tools import ROOT
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def test_the_model_can_predict_nothing(flow: Flow, monkeypatch: pytest.MonkeyPat
 def test_the_event_is_not_one_of_kinesis(flow: Flow) -> None:
     """The invocation fails: nothing is taken for success."""
     with pytest.raises(ValueError, match="not a Kinesis event"):
-        flow.function().lambda_handler({"Records": [{"body": "SQS"}]}, Context(60))
+        flow.function().lambda_handler({"Records": [{"body": "SQS"}]}, LambdaContext(60))
 
 
 def test_the_mapping_gives_a_batch_up(flow: Flow, chaos: Chaos) -> None:

@@ -16,6 +16,7 @@ import delivery
 from artifacts import ModelError
 from scripts.aggregated_rides import aggregated
 from scripts.chaos import Call, ChaosEndpoint, Decide, FailedEntries, Fault
+from scripts.lambda_context import LambdaContext
 from scripts.ride_record import RideRecord
 from scripts.shards import ShardReader, shard_ids
 from settings import SettingsError
@@ -31,18 +32,6 @@ ColdStart = Callable[..., ModuleType]
 Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
 
 pytestmark = pytest.mark.kinesis("moto", "kinesis-local")
-
-
-class Remaining:
-    """The context of an invocation that has so many seconds from now."""
-
-    def __init__(self, seconds: float) -> None:
-        """Start the clock."""
-        self._end = time.monotonic() + seconds
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds left."""
-        return int((self._end - time.monotonic()) * 1000)
 
 
 @pytest.fixture
@@ -267,7 +256,7 @@ class TestUndelivered:
         with chaos(every_third_at_first):
             handler = cold_start(PREDICTIONS_STREAM_NAME=stream).lambda_handler
             event = kinesis_event(*(ride_event(number) for number in range(10_000)))
-            assert failed(handler(event, Remaining(60))) == []
+            assert failed(handler(event, LambdaContext(60))) == []
         assert sorted(found["prediction"]["ride_id"] for found in predictions()) == list(range(10_000))
 
     def test_a_stream_that_stays_throttled_leaves_time_and_a_checkpoint(
@@ -279,7 +268,7 @@ class TestUndelivered:
             keys = [entry["PartitionKey"] for entry in call.entries]
             return FailedEntries(frozenset(index for index, key in enumerate(keys) if int(key) >= 1200))
 
-        remaining = Remaining(5)
+        remaining = LambdaContext(5)
         with chaos(throttle_from_1200):
             handler = cold_start(PREDICTIONS_STREAM_NAME=stream).lambda_handler
             event = kinesis_event(*(ride_event(number) for number in range(10_000)))
@@ -304,7 +293,7 @@ class TestUndelivered:
     ) -> None:
         """A fifth of a second is less than a request needs."""
         handler = cold_start(PREDICTIONS_STREAM_NAME=stream).lambda_handler
-        assert failed(handler(kinesis_event(ride_event(1), ride_event(2)), Remaining(0.2))) == ["1", "2"]
+        assert failed(handler(kinesis_event(ride_event(1), ride_event(2)), LambdaContext(0.2))) == ["1", "2"]
         assert predictions() == []
 
     def test_a_model_that_raises_on_everything_leaves_rides_untried(
@@ -319,7 +308,7 @@ class TestUndelivered:
 
         monkeypatch.setattr(module.MODEL, "_call", slow)
         event = kinesis_event(*(ride_event(number) for number in range(1000)))
-        reported = failed(module.lambda_handler(event, Remaining(4)))
+        reported = failed(module.lambda_handler(event, LambdaContext(4)))
         ((*lines,),) = rejections(s3, bucket).values()
         numbers = [int(line["sequence_number"]) for line in lines]
         assert 0 < len(numbers) < 1000

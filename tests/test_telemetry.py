@@ -11,20 +11,11 @@ import pytest
 import delivery
 from delivery import DeliveryError
 from scripts.chaos import ChaosEndpoint, FailedEntries, FailedRequest
+from scripts.lambda_context import LambdaContext
 from tests.builders import kinesis_event, ride_event
 
 ColdStart = Callable[..., ModuleType]
 Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
-
-
-class Context:
-    """The context of an invocation with half a minute left."""
-
-    aws_request_id = "8a6b7e0c"
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds left."""
-        return 30_000
 
 
 @pytest.fixture
@@ -55,10 +46,11 @@ Told = Callable[[], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 def test_a_batch_is_one_line_of_each(function: Callable[..., ModuleType], told: Told, bucket: str) -> None:
     """With the request, the shard and every count; what went well is of the level INFO."""
     handler = function(FAILURES_LOCATION=f"s3://{bucket}").lambda_handler
-    handler(kinesis_event(ride_event(1), ride_event(2), b"{", b"\xff", b"\xfe"), Context())
+    context = LambdaContext(30)
+    handler(kinesis_event(ride_event(1), ride_event(2), b"{", b"\xff", b"\xfe"), context)
     ((log,), (metrics,)) = told()
     assert (log["level"], log["message"]) == ("INFO", "batch done")
-    assert (log["function_request_id"], log["shard"]) == ("8a6b7e0c", "shardId-000000000000")
+    assert (log["function_request_id"], log["shard"]) == (context.aws_request_id, "shardId-000000000000")
     counts = {name: log[name] for name in ("records", "rides", "predictions", "rejections", "put_again", "undelivered")}
     assert counts == {
         "records": 5,
