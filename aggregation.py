@@ -14,6 +14,9 @@ DIGEST_BYTES = 16
 MAX_KEY_LENGTH = 256
 """Characters of a partition key (API reference, PutRecords)."""
 
+MAX_PACKED = 65_536
+"""No event has room for more rides: 6 MB of base64, and 72 bytes for the smallest."""
+
 MAGIC_IN_BASE64 = "84maw"
 """What the base64 of every aggregated record begins with: as many characters as the magic bytes alone decide."""
 
@@ -51,6 +54,8 @@ def packed_records(data: bytes) -> list[PackedRecord]:
         raise BrokenAggregateError(f"the aggregated record's protobuf is broken: {error}") from error
     if not packed:
         raise BrokenAggregateError("the aggregated record holds nothing")
+    if len(packed) > MAX_PACKED:
+        raise BrokenAggregateError(f"the aggregated record holds {len(packed)} records, more than there can be rides")
     longest = max(map(len, keys))
     if longest > MAX_KEY_LENGTH:
         # Thousands of records may share one key, and each of their rejections would repeat it.

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import boto3
 from botocore.config import Config
 from botocore.exceptions import (
+    BotoCoreError,
     ClientError,
-    NoCredentialsError,
+    ConnectionError,  # noqa: A004 - the SDK's own, which is no OSError
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
     NoRegionError,
-    ParamValidationError,
-    PartialCredentialsError,
 )
 
 from settings import SettingsError
@@ -51,19 +54,42 @@ LEAST_REQUEST_SECONDS = 0.25
 
 CONNECT_SECONDS = 1.0
 
+RETRIED_STATUSES = {408, 409, 425, 429}
+"""Beside every status from 500 on."""
+
 RETRIED_CODES = {
+    "BadDigest",
+    "BandwidthLimitExceeded",
+    "IncompleteBody",
     "InternalFailure",
     "InternalServerError",
     "KMSThrottlingException",
     "LimitExceededException",
+    "PriorRequestNotComplete",
     "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
     "RequestTimeout",
+    "RequestTimeoutException",
     "ServiceUnavailable",
     "SlowDown",
+    "ThrottledException",
     "Throttling",
     "ThrottlingException",
+    "TooManyRequestsException",
+    "XAmzContentSHA256Mismatch",
 }
 """Errors of a whole request that a moment's wait may cure (API references of PutRecords and of S3, common errors)."""
+
+RETRIED_SDK_ERRORS = (
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
+)
+"""Errors of the SDK's own that a moment's wait may cure. The others mean that it is set up wrong."""
 
 OUT_OF_TIME = "OutOfTime"
 """What stands among the errors for what was not even begun."""
@@ -216,7 +242,8 @@ class OutputStream:
                     f"PutRecords of {len(entries)} entries to {self._name} failed with {name}, and would again:"
                     " look at the stream's name and region, and at the function's role",
                 ) from error
-            codes = [name] * len(entries)
+            errors[name] += len(entries)
+            return entries
         errors.update(filter(None, codes))
         return [entry for entry, code in zip(entries, codes, strict=True) if code]
 
@@ -288,16 +315,18 @@ def _single_tries() -> Config:
 
 
 def error_name(error: Exception) -> str:
-    """Return what AWS or the SDK calls an error."""
-    return error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+    """Return what AWS or the SDK calls an error; never nothing, as an odd answer might."""
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+    return code or type(error).__name__
 
 
 def is_curable(error: Exception) -> bool:
     """Return whether a moment's wait may cure an error of a whole request."""
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        return status >= 500 or error_name(error) in RETRIED_CODES
-    return not isinstance(error, NoCredentialsError | PartialCredentialsError | ParamValidationError)
+        return status >= 500 or status in RETRIED_STATUSES or error_name(error) in RETRIED_CODES
+    # What is not the SDK's own is what it stumbles over in an answer that was cut off, or that is none of AWS's.
+    return isinstance(error, RETRIED_SDK_ERRORS) or not isinstance(error, BotoCoreError)
 
 
 def _error_code(result: Any) -> str | None:

@@ -18,7 +18,7 @@ import msgspec
 from artifacts import find_run
 from delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
 from model import PredictionError, load_model
-from rides import ReceivedRide, Rejection, decode, encode_prediction, rejections_object
+from rides import ReceivedRide, Rejection, decode, encode_prediction, partition_key, rejections_object
 from settings import Settings
 from telemetry import Tally, Telemetry
 
@@ -69,7 +69,7 @@ def predict(received: Sequence[ReceivedRide], deadline: Deadline) -> tuple[list[
             rejections.append(Rejection(ride.record, "prediction", str(duration)))
             continue
         data = encode_prediction(ride, duration, SETTINGS.model_name, MODEL.version)
-        entry = Entry(number, str(ride.event.ride_id), data)
+        entry = Entry(number, partition_key(ride.event.ride_id), data)
         if len(entry) <= MAX_ENTRY_BYTES:
             entries.append(entry)
         else:

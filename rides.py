@@ -1,6 +1,7 @@
 """The event formats: a Kinesis record in; a ride, a prediction or a rejection out."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -15,6 +16,10 @@ MAX_TRIP_DISTANCE = 100.0
 
 MAX_ID_LENGTH = 256
 """Characters: a ride_id becomes a partition key, and PutRecords takes no longer one (API reference)."""
+
+
+MAX_REASON_LENGTH = 1000
+"""Characters: what a model says when it raises can be of any length."""
 
 
 class Ride(Struct, frozen=True):
@@ -127,17 +132,31 @@ def encode_prediction(received: ReceivedRide, duration: float, model: str, versi
     return _encoder.encode(Prediction(model, version, predicted, received.record.event_id))
 
 
+def partition_key(ride_id: int | str) -> str:
+    """Return the partition key of a ride's output record, which is its id.
+
+    Kinesis seems to count as UTF-16 does: an id that is too long in that way, which only rare characters make it, gives
+    the first part of itself.
+    """
+    key = str(ride_id)
+    if len(key) <= MAX_ID_LENGTH // 2 or key.isascii():
+        return key
+    return key.encode("utf-16-le")[: 2 * MAX_ID_LENGTH].decode("utf-16-le", errors="ignore")
+
+
 def rejections_object(rejections: Sequence[Rejection]) -> tuple[str, bytes]:
     """Return the S3 key and body for what one invocation rejected: JSON lines, with the data base64 as it came.
 
-    The key is the same again when the same batch is delivered again. The last sequence number stands in it beside the
-    first: a redelivery of the batch's first half alone must not overwrite what the whole batch had rejected.
+    The key is the same again when the same is rejected again. It depends on all of the event_ids: where a redelivery
+    rejects others, as of the batch's first half alone, neither must overwrite the other, whichever is written last.
     """
     ordered = sorted(rejections, key=lambda rejection: int(rejection.record.kinesis.sequence_number))
     first, last = ordered[0].record, ordered[-1].record
     stream = first.stream_arn.rpartition("/")[2] or "stream"
     shard = first.event_id.partition(":")[0]
-    key = f"{stream}/{shard}/{first.kinesis.sequence_number}-{last.kinesis.sequence_number}.jsonl"
+    event_ids = "\n".join(rejection.record.event_id for rejection in ordered)
+    digest = hashlib.sha256(_encodable(event_ids).encode()).hexdigest()[:12]
+    key = f"{stream}/{shard}/{first.kinesis.sequence_number}-{last.kinesis.sequence_number}-{digest}.jsonl"
     return key, _encoder.encode_lines([_rejection_line(rejection) for rejection in ordered])
 
 
@@ -145,7 +164,7 @@ def _rejection_line(rejection: Rejection) -> dict[str, Any]:
     kinesis = rejection.record.kinesis
     return {
         "kind": rejection.kind,
-        "reason": rejection.reason,
+        "reason": _encodable(rejection.reason[:MAX_REASON_LENGTH]),
         "event_id": rejection.record.event_id,
         "sequence_number": kinesis.sequence_number,
         "partition_key": kinesis.partition_key and _encodable(kinesis.partition_key),

@@ -24,6 +24,10 @@ CHANGED_CODES = {"ConditionalRequestConflict", "NoSuchKey", "PreconditionFailed"
 """What S3 answers where an object is not, or no longer, the one that a condition names (conditional requests)."""
 
 
+ARCHIVED_CODE = "InvalidObjectState"
+"""What S3 answers for an object that a lifecycle rule has moved to Glacier (API reference, GetObject)."""
+
+
 class ChangedError(Exception):
     """An object is not the one any more that it was when it was found or read: somebody else wrote or removed it."""
 
@@ -111,12 +115,16 @@ class KeptObjects:
         )
         for page in pages:
             for found in page.get("Contents", []):
-                yield found["Key"]
+                if not found["Key"].endswith("/"):  # S3's console makes such objects, to show folders
+                    yield found["Key"]
 
     def _unless_changed(self, key: str, call: Callable[..., Any], **arguments: object) -> Any:
         try:
             return call(Bucket=self._bucket, Key=key, **arguments)
         except ClientError as error:
-            if error.response["Error"]["Code"] in CHANGED_CODES:
+            code = error.response["Error"]["Code"]
+            if code in CHANGED_CODES:
                 raise ChangedError("it was changed or removed meanwhile") from error
+            if code == ARCHIVED_CODE:
+                raise UnreadableError("it is archived: restore it first") from error
             raise

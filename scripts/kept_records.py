@@ -127,9 +127,9 @@ def original(data: str, partition_key: str | None) -> RideRecord | Unputtable:
         decoded = base64.b64decode(data, validate=True)
     except ValueError:
         return Unputtable("the data is not base64")
-    key = hashlib.sha256(decoded).hexdigest() if partition_key is None else partition_key
-    if not 0 < len(key) <= MAX_KEY_LENGTH:
-        return Unputtable(f"the partition key has not 1 to {MAX_KEY_LENGTH} characters")
+    key = partition_key or hashlib.sha256(decoded).hexdigest()
+    if len(key) > MAX_KEY_LENGTH:
+        return Unputtable(f"the partition key has more than {MAX_KEY_LENGTH} characters")
     if len(decoded) + len(key.encode()) > MAX_ENTRY_BYTES:
         return Unputtable("data and partition key are more than 1 MiB")
     return RideRecord(key, decoded)

@@ -69,6 +69,13 @@ class TestPackedRecords:
         with pytest.raises(BrokenAggregateError, match="holds nothing"):
             packed_records(signed(b""))
 
+    def test_one_with_more_records_than_there_can_be_rides_is_refused(self) -> None:
+        """Each would be a rejection of two hundred bytes, and a megabyte has room for a hundred thousand."""
+        message = b"\x0a\x01k" + b"\x1a\x04\x08\x00\x1a\x00" * 65_537
+        with pytest.raises(BrokenAggregateError, match="65537 records"):
+            packed_records(signed(message))
+        assert len(packed_records(signed(message[:-6]))) == 65_536
+
     def test_a_key_that_no_stream_takes_is_refused(self) -> None:
         """Eighty thousand rejections in a megabyte could share one of half a megabyte, and each would repeat it."""
         (longest,) = aggregated([RideRecord("ü" * 256, b"{}")])

@@ -6,7 +6,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,6 +62,31 @@ def failing(*indexes: int) -> FailedEntries:
 def all_failing(call: Call) -> FailedEntries:
     """Throttle every entry of every request."""
     return failing(*range(len(call.entries)))
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """Run a server that gives every request this answer, and yield its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_PUT
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +172,10 @@ class TestPut:
             FailedRequest(500, "NeverHeardOf"),
             FailedRequest(503, "ServiceUnavailable"),
             FailedRequest(400, "ProvisionedThroughputExceededException"),
+            FailedRequest(400, "KMSThrottlingException"),
+            FailedRequest(400, "RequestTimeout"),
+            FailedRequest(429, "NeverHeardOf"),
+            FailedRequest(500, ""),
             DroppedBefore(),
         ],
         ids=str,
@@ -189,6 +219,18 @@ class TestPut:
         with chaos(lambda call: Answered(answer) if call.number == 0 else None):
             assert OutputStream.connect(stream).put(entries(2), Deadline()).undelivered == []
         assert on_stream(kinesis, stream) == [0, 1]
+
+    @pytest.mark.parametrize(
+        "body", [b'{"__type":null}', b'{"__type":""}', b'{"__type":"com.amazon#"}', b"", b"<html>"]
+    )
+    def test_an_error_without_a_name_is_an_error(self, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing is accepted that Kinesis does not say it holds."""
+        with answering(500, body) as url:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", url)
+            done = OutputStream.connect("any").put(entries(2), Deadline())
+        assert numbers(done.undelivered) == [0, 1]
+        assert done.errors.total() == 2 * delivery.MAX_FRUITLESS_TRIES
+        assert all(done.errors)
 
     def test_an_endpoint_that_is_gone_leaves_everything_undelivered(
         self, aws_environment: None, monkeypatch: pytest.MonkeyPatch
@@ -416,9 +458,11 @@ class TestFailuresBucket:
 
     def test_a_missing_bucket_is_not_tried_again(self, chaos: Chaos) -> None:
         """The caller reports the records instead."""
-        with chaos(lambda call: None, "s3"):
+        calls: list[Call] = []
+        with chaos(calls.append, "s3"):
             failures = FailuresBucket.connect("s3://no-such-bucket/prefix")
             assert failures.store("key", b"lines", Deadline()) == "NoSuchBucket"
+        assert len(calls) == 1
 
     @pytest.mark.parametrize("fault", [FailedRequest(503, "SlowDown"), DroppedBefore()], ids=str)
     def test_what_fails_for_the_moment_is_tried_again(
@@ -428,6 +472,14 @@ class TestFailuresBucket:
         with chaos(lambda call: fault if call.number < 2 else None, "s3"):
             assert FailuresBucket.connect(f"s3://{bucket}").store("key", b"lines", Deadline()) is None
         assert s3.get_object(Bucket=bucket, Key="key")["Body"].read() == b"lines"
+
+    @pytest.mark.parametrize(("status", "body"), [(403, b"<Error/>"), (500, b"<Error><Code/></Error>"), (403, b"no")])
+    def test_an_odd_answer_is_a_reason_too(self, status: int, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And no success: what stands between here and S3 may answer anything."""
+        monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 2)
+        with answering(status, body) as url:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+            assert FailuresBucket.connect("s3://failures").store("key", b"lines", Deadline())
 
     def test_an_outage_ends_the_tries(self, chaos: Chaos, bucket: str) -> None:
         """With the reason."""

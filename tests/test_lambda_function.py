@@ -178,7 +178,8 @@ class TestRejections:
         handler = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}").lambda_handler
         for _ in range(2):
             handler(kinesis_event(b"{", ride_event(), b"{"), None)
-        assert list(rejections(s3, bucket)) == ["ride_events/shardId-000000000000/1-3.jsonl"]
+        (key,) = rejections(s3, bucket)
+        assert key.startswith("ride_events/shardId-000000000000/1-3-")
 
     def test_without_a_bucket_they_are_reported(
         self, cold_start: ColdStart, predictions: Callable[[], list[Any]], stream: str
@@ -276,6 +277,23 @@ class TestUndelivered:
         assert remaining.get_remaining_time_in_millis() > 0
         assert reported == [str(number + 1) for number in range(1200, 10_000)]
         assert [found["prediction"]["ride_id"] for found in predictions()] == list(range(1200))
+
+    def test_a_stream_that_stays_throttled_leaves_time_to_store(
+        self,
+        cold_start: ColdStart,
+        chaos: Chaos,
+        stream: str,
+        s3: "S3Client",
+        bucket: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A quarter of what there is."""
+        monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 1_000_000)
+        monkeypatch.setattr(delivery, "MAX_BACKOFF_SECONDS", 0.01)
+        with chaos(throttled("1")):
+            handler = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}").lambda_handler
+            assert failed(handler(kinesis_event(ride_event(1), b"{"), LambdaContext(4))) == ["1"]
+        assert len(rejections(s3, bucket)) == 1
 
     def test_those_of_an_aggregated_record_are_reported_by_its_number(
         self, cold_start: ColdStart, chaos: Chaos, stream: str

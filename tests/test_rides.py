@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from rides import (
     Ride,
     decode,
     encode_prediction,
+    partition_key,
     rejections_object,
 )
 from tests.builders import encoded, kinesis_event, record, ride_event
@@ -154,6 +156,22 @@ class TestEvents:
         assert only_ride(data).event.ride_id == 256
 
 
+class TestPartitionKeys:
+    """Where a prediction goes on the output stream."""
+
+    @pytest.mark.parametrize("ride_id", [256, -1, "a", "ü" * 256, "x" * 256, int("9" * 256)])
+    def test_it_is_the_ride_id(self, ride_id: int | str) -> None:
+        """As text, whatever type the id has."""
+        assert partition_key(ride_id) == str(ride_id)
+
+    @pytest.mark.parametrize("ride_id", ["😀" * 256, "x" + "😀" * 255])
+    def test_it_is_cut_where_a_stream_would_refuse_it(self, ride_id: str) -> None:
+        """And with it every other entry of the request: rare characters count twice there, as in UTF-16."""
+        key = partition_key(ride_id)
+        assert ride_id.startswith(key)
+        assert len(key.encode("utf-16-le")) // 2 in (255, 256)
+
+
 class TestPredictions:
     """What goes to the output stream."""
 
@@ -203,11 +221,20 @@ class TestRejectionsObject:
         """Whoever lists the bucket sees where a rejection came from; numbers are compared as numbers."""
         _, rejections = decode({"Records": [record("*", 10), record("*", 9), record("*", 100)]})
         key, body = rejections_object(rejections)
-        assert key == "ride_events/shardId-000000000000/9-100.jsonl"
+        assert re.fullmatch(r"ride_events/shardId-000000000000/9-100-[0-9a-f]{12}\.jsonl", key)
         assert [msgspec.json.decode(line)["sequence_number"] for line in body.splitlines()] == ["9", "10", "100"]
 
     def test_a_part_of_a_batch_does_not_overwrite_the_whole(self) -> None:
-        """A bisected redelivery holds fewer rejections under the same first number."""
-        _, rejections = decode(kinesis_event("*", ride_event(), "*"))
-        assert rejections_object(rejections)[0] != rejections_object(rejections[:1])[0]
-        assert rejections_object(rejections)[0] == rejections_object(list(rejections))[0]
+        """Neither a bisected redelivery's, nor one that had no time for the record in the middle; nor the other way."""
+        _, rejections = decode(kinesis_event("*", ride_event(), "*", "*"))
+        first, second, third = rejections
+        keys = [rejections_object(some)[0] for some in (rejections, [first], [first, third], [first, second])]
+        assert len(set(keys)) == 4
+        assert rejections_object([third, second, first])[0] == keys[0]
+
+    @pytest.mark.parametrize("said", ["no \ud800 zone", "x" * 5_000_000])
+    def test_a_reason_can_be_anything_that_a_model_says(self, said: str) -> None:
+        """It is cleaned and cut."""
+        rejection = Rejection(only_ride(ride_event()).record, "prediction", said)
+        _, body = rejections_object([rejection])
+        assert json.loads(body)["reason"] in ("no ? zone", "x" * 1000)

@@ -1,6 +1,7 @@
 """What operators see: the log line and the metrics of each batch."""
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -75,9 +76,18 @@ def test_a_batch_is_one_line_of_each(function: Callable[..., ModuleType], told: 
         "Undelivered": 0,
         "ColdStart": 1,
     }
-    assert values["PredictTime"][0] > 0
-    assert values["ModelLoadTime"][0] > 0
-    assert values["OldestRecordAge"][0] > 1000 * 3600
+    assert 0 < values["PredictTime"][0] < 60_000
+    assert 0 < values["ModelLoadTime"][0] < 60_000
+
+
+def test_the_age_is_the_oldest_records_in_milliseconds(function: Callable[..., ModuleType], told: Told) -> None:
+    """Whatever the order."""
+    event = kinesis_event(ride_event(1), ride_event(2), ride_event(3))
+    for record, age in zip(event["Records"], (50, 200, 100), strict=True):
+        record["kinesis"]["approximateArrivalTimestamp"] = time.time() - age
+    function().lambda_handler(event, None)
+    _, (metrics,) = told()
+    assert 200_000 <= metrics["OldestRecordAge"][0] < 260_000
 
 
 def test_only_the_first_batch_of_a_sandbox_is_a_cold_start(function: Callable[..., ModuleType], told: Told) -> None:
