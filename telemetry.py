@@ -22,7 +22,7 @@ DONE = "batch done"
 
 @dataclass(slots=True)
 class Tally:
-    """The numbers of one invocation. They count user records, of which an aggregated record holds many."""
+    """The numbers of one invocation. Where nothing else is said they count user records: aggregated ones hold many."""
 
     request_id: str | None = None
     shard: str = ""
@@ -37,7 +37,7 @@ class Tally:
     put_again: int = 0
     """Entries that were put once more, each time counted."""
     undelivered: int = 0
-    """Neither predicted nor stored: Lambda delivers them again."""
+    """Neither predicted nor stored: Lambda delivers them again. All Kinesis records of an invocation that fails."""
     errors: Counter[str] = field(default_factory=Counter)
     """What AWS or the SDK called a failure, over all tries; an entry of PutRecords counts as one."""
     predict_seconds: float = 0.0

@@ -156,6 +156,7 @@ def fuzz(inputs: int, seed: int) -> Report:
 def _leave_signals() -> None:
     """Leave Ctrl-C to the process that ends this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

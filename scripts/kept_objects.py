@@ -69,8 +69,11 @@ class KeptObjects:
             UnreadableError: where it is not what the function or a mapping writes.
         """
         answer = self._unless_changed(key, self._client.get_object)
-        parse = discarded if key.removeprefix(REPLAYED).startswith(ON_FAILURE_PREFIX) else rejections
-        return KeptObject(key, answer["ETag"], parse(answer["Body"].read(), answer["LastModified"]))
+        body, written = answer["Body"].read(), answer["LastModified"]
+        if key.removeprefix(REPLAYED).startswith(ON_FAILURE_PREFIX):
+            return KeptObject(key, answer["ETag"], discarded(body, written))
+        *_, stream, _, _ = key.split("/")
+        return KeptObject(key, answer["ETag"], rejections(body, stream, written))
 
     def move(self, kept: KeptObject, records: Sequence[KeptRecord]) -> None:
         """Move records to where nothing is replayed from: write them there, then take them out of the object.

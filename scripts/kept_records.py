@@ -44,6 +44,8 @@ class KeptRecord:
 
     kind: str
     reason: str
+    stream: str
+    """The stream that it came from."""
     arrival: datetime
     """When it came to the stream; where that is not known, when its object was written."""
     original: RideRecord | Unputtable
@@ -95,15 +97,16 @@ class _Event(Struct, frozen=True):
 
 class _EventRecord(Struct, frozen=True):
     kinesis: KinesisData
+    stream_arn: str = msgspec.field(name="eventSourceARN", default="")
 
 
-def rejections(body: bytes, written: datetime) -> Content:
-    """Return the rejections in the body of an object that was written at that time.
+def rejections(body: bytes, stream: str, written: datetime) -> Content:
+    """Return the rejections of a stream's records in the body of an object that was written at that time.
 
     Raises:
         UnreadableError: where a line is no rejection.
     """
-    return Content(tuple(_rejections(body, written)))
+    return Content(tuple(_rejections(body, stream, written)))
 
 
 def discarded(body: bytes, written: datetime) -> Content:
@@ -135,18 +138,20 @@ def original(data: str, partition_key: str | None) -> RideRecord | Unputtable:
     return RideRecord(key, decoded)
 
 
-def _rejections(body: bytes, written: datetime) -> Iterator[KeptRecord]:
+def _rejections(body: bytes, stream: str, written: datetime) -> Iterator[KeptRecord]:
     for number, line in enumerate(body.split(b"\n"), 1):
         if line.strip():
             found = _decoded(line, _Rejection, f"line {number}")
             record = original(found.data, found.partition_key)
-            yield KeptRecord(found.kind, found.reason, _arrival(found.arrival, written), record, line)
+            yield KeptRecord(found.kind, found.reason, stream, _arrival(found.arrival, written), record, line)
 
 
 def _discarded(source: bytes, number: int, condition: str, written: datetime) -> KeptRecord:
-    found = _decoded(source, _EventRecord, f"record {number} of its payload").kinesis
-    arrival = _arrival(found.approximate_arrival_timestamp, written)
-    return KeptRecord(DISCARDED, condition, arrival, original(found.data, found.partition_key), source)
+    found = _decoded(source, _EventRecord, f"record {number} of its payload")
+    stream = found.stream_arn.rpartition("/")[2]
+    arrival = _arrival(found.kinesis.approximate_arrival_timestamp, written)
+    record = original(found.kinesis.data, found.kinesis.partition_key)
+    return KeptRecord(DISCARDED, condition, stream, arrival, record, source)
 
 
 def _decoded(data: bytes, form: type[_T], what: str) -> _T:

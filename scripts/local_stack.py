@@ -79,7 +79,8 @@ def main() -> int:
         put_at, settled = put_and_predict(stack.mapping, source.records)
         account = take_account(stack, put_at)
         report.show(account, source.records, Console())
-        report.show_faults(stack.faults, Console())
+        if options.chaos:
+            report.show_faults(stack.faults, Console())
         if source.left_out:
             print(f"{source.left_out:,} rows of {options.data} were left out: outside the contract")
         if not settled:

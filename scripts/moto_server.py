@@ -59,7 +59,8 @@ def main() -> None:
     application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
     server = make_server(HOST, 0, application, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_port, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone already
+        print(server.server_port, flush=True)
     sys.stdin.read()
 
 

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import boto3
 from rich.console import Console
@@ -28,6 +29,9 @@ from scripts.kept_records import KeptRecord, Unputtable, UnreadableError
 from scripts.put_rides import put
 from scripts.ride_record import RideRecord
 from settings import S3_URI
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 PROGRAM = "replay"
 
@@ -55,10 +59,16 @@ class Choice:
     reasons: tuple[str, ...] = ()
     """One of them is the record's kind, or part of its reason, in any case; none stand for every reason."""
     since: datetime | None = None
+    stream: str | None = None
+    """The stream that the record came from."""
 
     def of(self, records: Iterable[KeptRecord]) -> list[KeptRecord]:
         """Return those of the records that are chosen."""
-        return [record for record in records if self._for_its_reason(record) and self._for_its_arrival(record)]
+        return [
+            record
+            for record in records
+            if self.stream in (None, record.stream) and self._for_its_reason(record) and self._for_its_arrival(record)
+        ]
 
     def _for_its_reason(self, record: KeptRecord) -> bool:
         kind, reason = record.kind.casefold(), record.reason.casefold()
@@ -87,8 +97,8 @@ class Group:
 class Survey:
     """What there is of the chosen records, and which objects they are in."""
 
-    groups: defaultdict[tuple[str, str], Group] = field(default_factory=lambda: defaultdict(Group))
-    """By kind and reason."""
+    groups: defaultdict[tuple[str, str, str], Group] = field(default_factory=lambda: defaultdict(Group))
+    """By stream, kind and reason."""
     keys: list[str] = field(default_factory=list)
     """The objects with records that can be put."""
     puttable: int = 0
@@ -98,7 +108,7 @@ class Survey:
 
     def add(self, key: str, chosen: Sequence[KeptRecord]) -> None:
         """Count the chosen records of an object."""
-        arrivals: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
+        arrivals: defaultdict[tuple[str, str, str], list[datetime]] = defaultdict(list)
         for record in chosen:
             arrivals[group_of(record)].append(record.arrival)
         for group, times in arrivals.items():
@@ -111,7 +121,7 @@ class Survey:
 
     def add_unreadable(self, why: UnreadableError) -> None:
         """Count an object that cannot be read: for all that is known, it holds what was chosen."""
-        self.groups[CANNOT_BE_READ, str(why)].add([])
+        self.groups["", CANNOT_BE_READ, str(why)].add([])
         self.complete = False
 
 
@@ -123,9 +133,14 @@ def main() -> int:
     command_line.use_profile(options.profile)
     if not options.dry_run:
         command_line.require_stream(boto3.client("kinesis"), options.stream)
-    objects = KeptObjects(boto3.client("s3"), options.failures)
-    choice = Choice(tuple(options.reason), options.since)
+    s3 = boto3.client("s3")
+    require_bucket(s3, options.failures)
+    objects = KeptObjects(s3, options.failures)
+    choice = Choice(tuple(options.reason), options.since, options.source)
     found = survey(objects, choice)
+    if not found.groups:
+        print("nothing is kept that is chosen")
+        return 0
     show(found, Console())
     if options.dry_run:
         return 0
@@ -147,10 +162,19 @@ def parse_arguments() -> argparse.Namespace:
         help="s3://bucket/prefix of the rejections; what the mapping gave up lies in the same bucket, under aws/lambda/"
         " (default: FAILURES_LOCATION)",
     )
-    parser.add_argument("--stream", default="ride_events", metavar="NAME", help="the stream (default: %(default)s)")
+    parser.add_argument(
+        "--stream", default="ride_events", metavar="NAME", help="the stream to put them on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="NAME",
+        help="only records that came from this stream: several can share a bucket (default: from any)",
+    )
     parser.add_argument(
         "--reason",
         action="append",
+        type=_text,
         default=[],
         metavar="TEXT",
         help="only records of this kind (json, ride, prediction, ...; discarded for what the mapping gave up), or with"
@@ -178,6 +202,17 @@ def since(text: str) -> datetime:
     except (ValueError, OverflowError) as error:
         raise argparse.ArgumentTypeError(
             f"{text} is not a date, a time or a duration such as 90m, 24h or 7d"
+        ) from error
+
+
+def require_bucket(client: "S3Client", location: str) -> None:
+    """Raise CommandError where there is no such bucket, with the place that was looked at."""
+    bucket = location.removeprefix("s3://").partition("/")[0]
+    try:
+        client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    except client.exceptions.NoSuchBucket as error:
+        raise CommandError(
+            f"there is no bucket {bucket} at {client.meta.endpoint_url}: name another one with --failures"
         ) from error
 
 
@@ -216,17 +251,17 @@ def warn_of_unputtable(records: Iterable[KeptRecord], uri: str) -> None:
 def show(found: Survey, console: Console) -> None:
     """Print the table of what is chosen, the most frequent first."""
     table = Table(title="Chosen records", title_justify="left")
+    table.add_column("stream", overflow="fold")
     table.add_column("kind")
     table.add_column("reason", overflow="fold")
     table.add_column("records", justify="right")
     table.add_column("objects", justify="right")
     table.add_column("oldest arrival")
     groups = sorted(found.groups.items(), key=lambda item: (-item[1].records, item[0]))
-    for (kind, reason), group in groups[:SHOWN_GROUPS]:
+    for names, group in groups[:SHOWN_GROUPS]:
         oldest = f"{group.oldest.astimezone():%Y-%m-%d %H:%M:%S}" if group.oldest else "-"
-        table.add_row(
-            Text(printable(kind)), Text(printable(reason)), f"{group.records:,}", f"{group.objects:,}", oldest
-        )
+        cells = (Text(printable(name)) for name in names)
+        table.add_row(*cells, f"{group.records:,}", f"{group.objects:,}", oldest)
     console.print(table)
     if len(groups) > SHOWN_GROUPS:
         console.print(f"... and {len(groups) - SHOWN_GROUPS:,} more", highlight=False)
@@ -269,11 +304,17 @@ def puttable_of(records: Iterable[KeptRecord]) -> list[tuple[KeptRecord, RideRec
     return [(record, record.original) for record in records if isinstance(record.original, RideRecord)]
 
 
-def group_of(record: KeptRecord) -> tuple[str, str]:
-    """Return the kind and reason that a record is counted under."""
+def group_of(record: KeptRecord) -> tuple[str, str, str]:
+    """Return the stream, kind and reason that a record is counted under."""
     if isinstance(record.original, Unputtable):
-        return CANNOT_BE_PUT, record.original.reason
-    return record.kind, record.reason
+        return record.stream, CANNOT_BE_PUT, record.original.reason
+    return record.stream, record.kind, record.reason
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("nothing is in every reason: leave the option out for all of them")
+    return text
 
 
 def _location(text: str) -> str:

@@ -105,8 +105,9 @@ def _milliseconds(seconds: float | None) -> str:
 
 
 def show_faults(faults: Mapping[str, int], console: Console) -> None:
-    """Print what was done to the function's calls on purpose; nothing where nothing was."""
+    """Print what was done to the function's calls on purpose."""
     if not faults:
+        console.print("Chaos: no fault struck; try more rides, or another --seed", highlight=False)
         return
     table = Table(title="Chaos", title_justify="left")
     table.add_column("call and fault")

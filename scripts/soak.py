@@ -117,7 +117,7 @@ def main() -> int:
     """Run the soak as the command line says; return the exit code, 0 where the account is exact."""
     options = parse_arguments()
     if options.json not in (None, STDOUT):
-        write(options.json, "")  # before minutes have passed
+        check_writable(options.json)  # before minutes have passed
     CONSOLE.print(f"Soaking the consumer in {options.rides:,} rides, with --seed {options.seed}", highlight=False)
     # A function error is no news here: they are counted.
     logging.getLogger("scripts.event_source_mapping").setLevel(logging.ERROR)
@@ -162,7 +162,8 @@ def parse_arguments() -> argparse.Namespace:
         type=command_line.seconds,
         default=5.0,
         metavar="SECONDS",
-        help="how often the process of a sandbox is killed, on average; 0: never (default: %(default)g)",
+        help="how often the process of a sandbox is killed, on average: more than a cold start takes, or 0 for never"
+        " (default: %(default)g)",
     )
     parser.add_argument(
         "--json", metavar="FILE", help=f"write the account there, too; {STDOUT} prints it instead of the table"
@@ -306,6 +307,15 @@ def as_json(report: Report) -> str:
     return json.dumps(document, indent=2)
 
 
+def check_writable(name: str) -> None:
+    """Raise CommandError where a file cannot be written; what it holds stays as it is."""
+    try:
+        with Path(name).open("a"):
+            pass
+    except OSError as error:
+        raise CommandError(f"{name} cannot be written: {error.strerror}") from error
+
+
 def write(name: str, text: str) -> None:
     """Write a line to a file, or to stdout for ``-``.
 
@@ -352,8 +362,11 @@ def show(report: Report, console: Console) -> None:
     for sort in ("missing", "unknown", "contradictory", "wrong"):
         for event_id in getattr(account, sort)[:MOST_SHOWN]:
             console.print(f"{sort}: {event_id}", markup=False, highlight=False)
-    verdict = "exact: every ride is accounted for" if account.is_exact else "NOT exact"
-    console.print(f"The account of --seed {report.seed} is {verdict}", highlight=False)
+    if report.interrupted:
+        verdict = "was interrupted: what is missing may not have been settled yet"
+    else:
+        verdict = "is exact: every ride is accounted for" if account.is_exact else "is NOT exact"
+    console.print(f"The account of --seed {report.seed} {verdict}", highlight=False)
 
 
 def table(title: str, rows: Mapping[str, float]) -> Table:

@@ -64,7 +64,7 @@ def discarded(*data: object, arrivals: tuple[float, ...] = ()) -> bytes:
 
 def kept(kind: str, reason: str, arrival: datetime = datetime(2026, 2, 3, tzinfo=UTC)) -> KeptRecord:
     """Build a kept record as it is when it is read."""
-    return KeptRecord(kind, reason, arrival, RideRecord("key", b""), b"")
+    return KeptRecord(kind, reason, "ride_events", arrival, RideRecord("key", b""), b"")
 
 
 def keep(s3: "S3Client", bucket: str, **bodies: bytes) -> None:
@@ -433,7 +433,7 @@ class TestWhatCannotBeReplayed:
         objects = KeptObjects(s3, f"s3://{bucket}/rejections")
         found = survey(objects, Choice())
         assert not found.complete
-        assert sorted((kind, group.objects) for (kind, _), group in found.groups.items()) == [
+        assert sorted((kind, group.objects) for (_, kind, _), group in found.groups.items()) == [
             ("cannot be read", 1),
             ("json", 1),
         ]
@@ -447,7 +447,7 @@ class TestWhatCannotBeReplayed:
         s3.put_object(Bucket=bucket, Key=f"{REJECTIONS}/1-1.jsonl", Body=rejection(1), StorageClass="GLACIER")
         objects = KeptObjects(s3, f"s3://{bucket}/rejections")
         found = survey(objects, Choice())
-        assert found.groups["cannot be read", "it is archived: restore it first"].objects == 1
+        assert found.groups["", "cannot be read", "it is archived: restore it first"].objects == 1
         assert replay(objects, OutputStream(kinesis, stream), found, Choice()) == 1
 
     def test_a_folder_that_the_console_made(self, s3: "S3Client", bucket: str) -> None:
@@ -482,7 +482,7 @@ class TestWhatCannotBeReplayed:
         objects = KeptObjects(s3, f"s3://{bucket}/rejections")
         found = survey(objects, Choice())
         assert not found.complete
-        assert found.groups["cannot be put", reason].records == 1
+        assert found.groups["ride_events", "cannot be put", reason].records == 1
         assert reason in caplog.text
         assert replay(objects, OutputStream(kinesis, stream), found, Choice()) == 1
         assert held(s3, bucket)[f"{REJECTIONS}/1-2.jsonl"] == line
@@ -525,9 +525,9 @@ class TestCommand:
         assert done.returncode == 0
         rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
         assert rows == [
-            ["discarded", "RetryAttemptsExhausted", "3", "1", "1970-01-01 00:00:00"],
-            ["json", "Input data was truncated", "2", "2", "2026-02-02 02:40:00"],
-            ["ride", r"[no] \x1b[2J", "1", "1", "2026-02-02 02:40:00"],
+            ["ride_events", "discarded", "RetryAttemptsExhausted", "3", "1", "1970-01-01 00:00:00"],
+            ["ride_events", "json", "Input data was truncated", "2", "2", "2026-02-02 02:40:00"],
+            ["ride_events", "ride", r"[no] \x1b[2J", "1", "1", "2026-02-02 02:40:00"],
         ]
         assert held(s3, bucket) == before
         assert on(kinesis, stream) == []
@@ -540,6 +540,29 @@ class TestCommand:
         assert done.returncode == 0
         assert done.stdout.splitlines()[-1] == f"put 1 records on {stream}"
         assert on(kinesis, stream) == [("key-2", b"{")]
+
+    def test_it_can_leave_the_records_of_other_streams_alone(
+        self, kinesis: "KinesisClient", s3: "S3Client", stream: str, bucket: str
+    ) -> None:
+        """Several may share a bucket, whatever prefix each has: AWS fixes where mappings write."""
+        keep(s3, bucket, a=rejection(1))
+        s3.put_object(Bucket=bucket, Key=f"rejections/invoices/{SHARD}/2-2.jsonl", Body=rejection(2))
+        s3.put_object(Bucket=bucket, Key=ON_FAILURE, Body=discarded(b"[]").replace(b"ride_events", b"invoices"))
+        options = ("--failures", f"s3://{bucket}/rejections", "--from", "ride_events")
+        done = finish("replay", "--stream", stream, *options)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"put 1 records on {stream}")
+        assert on(kinesis, stream) == [("key-1", b"{")]
+
+    def test_where_nothing_is_chosen_it_says_so(self, stream: str, s3: "S3Client", bucket: str) -> None:
+        """And that is well."""
+        keep(s3, bucket, a=rejection(1))
+        done = finish("replay", "--stream", stream, "--failures", f"s3://{bucket}/rejections", "--reason", "no such")
+        assert (done.returncode, done.stdout) == (0, "nothing is kept that is chosen\n")
+
+    def test_a_bucket_that_is_not_there_is_one_line(self, stream: str, endpoint: str) -> None:
+        """With the place that was looked at."""
+        line = failed(finish("replay", "--stream", stream, "--failures", "s3://no-such-bucket"))
+        assert line == f"replay: there is no bucket no-such-bucket at {endpoint}: name another one with --failures"
 
     def test_it_fails_where_something_chosen_stays(
         self, kinesis: "KinesisClient", s3: "S3Client", stream: str, bucket: str
