@@ -1,14 +1,51 @@
-FROM public.ecr.aws/lambda/python:3.13
+FROM public.ecr.aws/lambda/python:3.13 AS base
+
+
+FROM base AS packages
 
 # "packages" is all that scikit-learn models need; "packages training" adds mlflow, for models of other flavors.
 ARG CATEGORIES="packages"
 
-RUN pip install --no-cache-dir pipenv==2026.10.3
+WORKDIR /build
+COPY Pipfile.lock ./
+COPY scripts/environment.py scripts/requirements.py ./scripts/
+# Into the task root, which is searched first: what the base image brings, a boto3 of its own, stays apart.
+# The bytecode is never compared with its source: nothing changes in an image, and an unpacked one may have other dates.
+RUN python3 -m scripts.requirements ${CATEGORIES} > requirements.txt \
+    && python3 -m pip install --no-deps --require-hashes --only-binary :all: --no-cache-dir --no-compile \
+        --root-user-action ignore --target "${LAMBDA_TASK_ROOT}" --requirement requirements.txt \
+    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \
+    && chmod -R a+rX "${LAMBDA_TASK_ROOT}"
 
-COPY Pipfile Pipfile.lock ${LAMBDA_TASK_ROOT}/
-RUN pipenv install --system --deploy --categories "${CATEGORIES}" && rm -rf ~/.cache
+
+FROM base AS model
+
+# A folder of the build context that holds an MLmodel file, to go into the image; by default there is none in it.
+ARG MODEL=""
+
+WORKDIR /opt/model
+# COPY needs something to copy: without a model, a file that does not stay.
+COPY ${MODEL:-Pipfile.lock} ./
+RUN rm -f Pipfile.lock && chmod -R a+rX .
+
+
+FROM base AS modules
 
 COPY lambda_function.py aggregation.py artifacts.py delivery.py model.py rides.py settings.py telemetry.py \
     ${LAMBDA_TASK_ROOT}/
+# Lambda runs the function as a user of its own, which must be able to read what a strict umask made here.
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \
+    && chmod -R a+rX "${LAMBDA_TASK_ROOT}"
+
+
+FROM base
+
+COPY --from=packages ${LAMBDA_TASK_ROOT}/ ${LAMBDA_TASK_ROOT}/
+COPY --from=model /opt/model/ /opt/model/
+COPY --from=modules ${LAMBDA_TASK_ROOT}/ ${LAMBDA_TASK_ROOT}/
+
+# Set to nothing it counts as not set. joblib would otherwise warn at each cold start that Lambda has no /dev/shm.
+ARG MODEL=""
+ENV MODEL_LOCATION=${MODEL:+/opt/model} JOBLIB_MULTIPROCESSING=0
 
 CMD ["lambda_function.lambda_handler"]

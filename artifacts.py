@@ -83,12 +83,12 @@ class S3Artifact:
             raise self._explained(error, name) from error
 
     def exists(self, name: str) -> bool:
-        """Return whether there is such a file, as far as this role may know."""
-        try:
-            self.read(name)
-        except NoSuchFileError:
-            return False
-        return True
+        """Return whether there is such a file.
+
+        It is looked for in a listing: who may list a prefix but not the whole bucket is told 403 of a file that is not
+        there, as of one that must not be read.
+        """
+        return name in self.names()
 
     def names(self) -> list[str]:
         """Return the names of all files."""

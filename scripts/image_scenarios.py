@@ -1,0 +1,300 @@
+"""What the image must do, scenario by scenario, against the local AWS; each is a function that says what it saw."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from model import Model
+from rides import decode
+from scripts import chaos, function_container
+from scripts.aggregated_rides import aggregated
+from scripts.bad_rides import spoiled
+from scripts.container_engine import Engine
+from scripts.environment import ROOT, locked
+from scripts.function_container import MEMORY_MB, TIMEOUT_SECONDS, FunctionContainer
+from scripts.heavy_model import GREEDY, SLOW
+from scripts.local_aws import FAILURES_BUCKET
+from scripts.moto_server import DUMMY_CREDENTIALS, REGION
+from scripts.ride_record import RideRecord
+from scripts.ride_source import generated_rides
+from scripts.shard_lanes import event_record
+from scripts.shards import ShardReader
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+    from mypy_boto3_s3 import S3Client
+
+SHARD = "shardId-000000000000"
+INPUT_ARN = f"arn:aws:kinesis:{REGION}:000000000000:stream/ride_events"
+NOWHERE = "http://127.0.0.1:1"
+COMPLETE: dict[str, Any] = {"batchItemFailures": []}
+TIMED_OUT = "Task timed out after"
+
+CONFINED = {"uid": 993, "capabilities": 0, "writable": ["/tmp"], "tmp_mb": 512}  # noqa: S108
+"""What the function must find of itself."""
+
+TAKE_STOCK = """
+import importlib.metadata, importlib.util, json, pathlib
+root = pathlib.Path("/var/task")
+packages = list(importlib.metadata.distributions(path=[str(root)]))
+owned = {str(file) for package in packages for file in package.files}
+files = {str(file.relative_to(root)): file for file in root.rglob("*") if file.is_file()}
+# pip puts the packages' own commands, of which nobody has need here, into bin.
+others = [name for name in files if name not in owned and not name.startswith("bin/") and not name.endswith(".pyc")]
+modules = [file for name, file in files.items() if name.endswith(".py")]
+compiled = lambda module: pathlib.Path(importlib.util.cache_from_source(module)).exists()
+print(json.dumps({
+    "packages": {package.name: package.version for package in packages},
+    "others": sorted(others),
+    "uncompiled": [str(module) for module in modules if not compiled(module)],
+}))
+"""
+
+LOOK_AROUND = """
+import json, os, pathlib
+status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+def is_writable(folder):
+    try:
+        pathlib.Path(folder, "written").write_text("")
+    except OSError:
+        return False
+    return True
+folders = ["/", "/dev", "/dev/shm", "/etc", "/opt", "/run", "/tmp", "/var/lang", "/var/task", "/var/tmp"]
+tmp = os.statvfs("/tmp")
+print(json.dumps({
+    "uid": os.getuid(),
+    "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
+    "writable": [folder for folder in folders if is_writable(folder)],
+    "tmp_mb": tmp.f_blocks * tmp.f_frsize // 2**20,
+}))
+"""
+
+
+class ScenarioError(Exception):
+    """The image did something else than it must; the message says what."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An image and the local AWS, with an output stream and a place for rejections of the scenario's own."""
+
+    engine: Engine
+    image: str
+    baked_image: str
+    """The same with the sample model in it."""
+    endpoint: str
+    kinesis: "KinesisClient"
+    s3: "S3Client"
+    stream: str
+    models: str
+    """The ``s3://`` URI under which the sample model and the heavy ones lie, each by its name."""
+    sample: Model
+
+    def function(
+        self,
+        *,
+        image: str | None = None,
+        memory_mb: int = MEMORY_MB,
+        timeout: int = TIMEOUT_SECONDS,
+        model: str = "sample",
+        **variables: str,
+    ) -> contextlib.AbstractContextManager[FunctionContainer]:
+        """Run the function in a container of its own, with the model out of S3 but in the image that has one."""
+        usual = {
+            **DUMMY_CREDENTIALS,
+            "AWS_REGION": REGION,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "PREDICTIONS_STREAM_NAME": self.stream,
+            "FAILURES_LOCATION": f"s3://{FAILURES_BUCKET}/{self.stream}",
+            **({} if image == self.baked_image else {"MODEL_LOCATION": f"{self.models}/{model}"}),
+        }
+        return function_container.running(
+            self.engine, image or self.image, {**usual, **variables}, memory_mb=memory_mb, timeout=timeout
+        )
+
+    def predictions(self) -> dict[str, float]:
+        """Return the minutes on the output stream, by event_id."""
+        records = ShardReader(self.kinesis, self.stream, SHARD).read()
+        found = [json.loads(record["Data"]) for record in records]
+        return {prediction["event_id"]: prediction["prediction"]["ride_duration"] for prediction in found}
+
+    def rejections(self) -> dict[str, str]:
+        """Return the kinds of what the failures bucket keeps, by event_id."""
+        listed = self.s3.list_objects_v2(Bucket=FAILURES_BUCKET, Prefix=f"{self.stream}/").get("Contents", [])
+        bodies = [self.s3.get_object(Bucket=FAILURES_BUCKET, Key=entry["Key"])["Body"].read() for entry in listed]
+        lines = [json.loads(line) for body in bodies for line in body.splitlines()]
+        return {line["event_id"]: line["kind"] for line in lines}
+
+
+def kinesis_event(records: Sequence[RideRecord]) -> dict[str, Any]:
+    """Return the event with which Lambda hands these records to a function, numbered from 1."""
+    now = datetime.now(UTC)
+    return {
+        "Records": [
+            event_record(
+                {
+                    "SequenceNumber": str(number),
+                    "PartitionKey": record.partition_key,
+                    "Data": record.data,
+                    "ApproximateArrivalTimestamp": now,
+                },
+                SHARD,
+                INPUT_ARN,
+            )
+            for number, record in enumerate(records, 1)
+        ]
+    }
+
+
+def good_rides(number: int) -> dict[str, Any]:
+    """Return an event of so many good rides."""
+    return kinesis_event(generated_rides(number, seed=0))
+
+
+def holds_the_locked_packages_and_the_modules(stage: Stage) -> str:
+    """They are all that there is in the task root, each in its locked version, and all of it is byte-compiled."""
+    held = json.loads(stage.engine.call("run", "--rm", "--entrypoint=python3", stage.image, "-c", TAKE_STOCK))
+    found = {name.lower().replace("_", "-"): version for name, version in held["packages"].items()}
+    wanted = {name: package["version"].removeprefix("==") for name, package in locked(["packages"]).items()}
+    _expect("packages", found, wanted)
+    _expect("other files", held["others"], sorted(path.name for path in ROOT.glob("*.py")))
+    _expect("files without bytecode", held["uncompiled"], [])
+    return f"{len(found)} packages, {len(held['others'])} modules"
+
+
+def is_confined(stage: Stage) -> str:
+    """The scenarios below mean something: the container is as tight as Lambda's sandbox."""
+    with stage.function() as function:
+        _expect("confinement", json.loads(function.python(LOOK_AROUND)), CONFINED)
+    return "user 993, no capabilities, writes nowhere but in /tmp, of 512 MB"
+
+
+def predicts_a_good_batch(stage: Stage) -> str:
+    """Every ride is on the output stream, with the duration that the model gives outside of the image."""
+    with stage.function() as function:
+        return _settles(stage, function, good_rides(500))
+
+
+def sets_bad_records_aside(stage: Stage) -> str:
+    """One in five is no ride: the bucket keeps those, and the others are predicted."""
+    with stage.function() as function:
+        return _settles(stage, function, kinesis_event(spoiled(generated_rides(200, seed=1), percent=20, seed=1)))
+
+
+def takes_aggregated_records_apart(stage: Stage) -> str:
+    """Each ride in them is predicted."""
+    with stage.function() as function:
+        return _settles(stage, function, kinesis_event(aggregated(generated_rides(500, seed=2))))
+
+
+def needs_no_s3_with_a_model_in_it(stage: Stage) -> str:
+    """A baked model is loaded where there is no S3 at all."""
+    with stage.function(image=stage.baked_image, AWS_ENDPOINT_URL_S3=NOWHERE) as function:
+        return _settles(stage, function, good_rides(100))
+
+
+def refuses_to_start_without_a_model(stage: Stage) -> str:
+    """The init error names the place."""
+    with stage.function(model="nothing") as function:
+        return _fails(function, "NoSuchFileError", f"there is no MLmodel in {stage.models}/nothing")
+
+
+def refuses_a_model_of_another_digest(stage: Stage) -> str:
+    """The init error names both digests."""
+    with stage.function(MODEL_SHA256="0" * 64) as function:
+        return _fails(function, "ModelError", "is not what MODEL_SHA256 names")
+
+
+def fails_without_an_output_stream(stage: Stage) -> str:
+    """The invocation fails as a whole, so that Lambda delivers it again."""
+    with stage.function(PREDICTIONS_STREAM_NAME="nonesuch") as function:
+        return _fails(function, "DeliveryError", "ResourceNotFoundException")
+
+
+def reports_in_time_what_a_hanging_stream_leaves(stage: Stage) -> str:
+    """The output stream takes the request and does not answer: the function does, before its timeout."""
+    timeout = 10
+    event = good_rides(100)
+    with (
+        chaos.serve(stage.endpoint, lambda call: chaos.Delayed(600) if call.number else None) as hanging,
+        stage.function(timeout=timeout, AWS_ENDPOINT_URL_KINESIS=hanging.url) as function,
+    ):
+        _expect("response before the stream hangs", function.invoke(good_rides(1)), COMPLETE)
+        began = time.monotonic()
+        response = function.invoke(event)
+        seconds = time.monotonic() - began
+    wanted = [{"itemIdentifier": record["kinesis"]["sequenceNumber"]} for record in event["Records"]]
+    _expect("response", response, {"batchItemFailures": wanted})
+    return f"all 100 records reported after {seconds:.1f} s of {timeout} s"
+
+
+def outlives_a_timeout(stage: Stage) -> str:
+    """The last resort: a single call of the model takes longer than the function may, and Lambda ends the sandbox."""
+    timeout = 10
+    with stage.function(model=SLOW, timeout=timeout) as function:
+        _expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
+        answer = str(function.invoke(good_rides(5_000)))
+        if not answer.startswith(TIMED_OUT):
+            raise ScenarioError(f"a batch that takes longer than {timeout} s is answered {answer[:200]}")
+        _expect("response after the timeout", function.invoke(good_rides(1)), COMPLETE)
+    return f"{answer.strip()}; the next batch starts afresh"
+
+
+def outlives_running_out_of_memory(stage: Stage) -> str:
+    """The kernel kills the function in mid-batch, and the next batch starts a fresh one."""
+    memory_mb = 512
+    with stage.function(model=GREEDY, memory_mb=memory_mb) as function:
+        _expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
+        said = _fails(function, "Runtime.ExitError", "signal: killed", good_rides(2_000))
+        _expect("response after the kill", function.invoke(good_rides(1)), COMPLETE)
+    return f"{said}, at {memory_mb} MB; the next batch starts afresh"
+
+
+SCENARIOS: Sequence[Callable[[Stage], str]] = (
+    holds_the_locked_packages_and_the_modules,
+    is_confined,
+    predicts_a_good_batch,
+    sets_bad_records_aside,
+    takes_aggregated_records_apart,
+    needs_no_s3_with_a_model_in_it,
+    refuses_to_start_without_a_model,
+    refuses_a_model_of_another_digest,
+    fails_without_an_output_stream,
+    reports_in_time_what_a_hanging_stream_leaves,
+    outlives_a_timeout,
+    outlives_running_out_of_memory,
+)
+
+
+def _settles(stage: Stage, function: FunctionContainer, event: dict[str, Any]) -> str:
+    """Invoke the function, and check that each record ended as what it is: a right prediction, or a rejection."""
+    received, undecodable = decode(event)
+    _expect("response", function.invoke(event), COMPLETE)
+    minutes = stage.sample.predict([ride.event.ride for ride in received])
+    wanted = {ride.record.event_id: duration for ride, duration in zip(received, minutes, strict=True)}
+    found = stage.predictions()
+    _expect("predicted rides", sorted(found), sorted(wanted))
+    others = [one for one, duration in wanted.items() if not math.isclose(found[one], float(duration or 0))]  # type: ignore[arg-type]
+    _expect("rides with another duration", others, [])
+    rejected = {rejection.record.event_id: rejection.kind for rejection in undecodable}
+    _expect("rejections", stage.rejections(), rejected)
+    kept = f", {len(rejected)} rejected" if rejected else ""
+    return f"{len(event['Records'])} records: {len(found)} rides predicted{kept}"
+
+
+def _fails(function: FunctionContainer, kind: str, words: str, event: dict[str, Any] | None = None) -> str:
+    """Invoke the function, and check that it fails with an error of the kind whose message has the words."""
+    answer = function.invoke(event or good_rides(10))
+    if not isinstance(answer, dict) or answer.get("errorType") != kind or words not in answer["errorMessage"]:
+        raise ScenarioError(f"an error {kind} that says “{words}” was to come, and not {str(answer)[:300]}")
+    return f"{kind}: … {words}"
+
+
+def _expect(what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise ScenarioError(f"{what}: {str(found)[:300]}, not {str(wanted)[:300]}")

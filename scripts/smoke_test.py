@@ -1,0 +1,156 @@
+"""Put one ride on a deployed consumer's stream, wait for its prediction, and check who made it.
+
+The ride is a real one to every reader of the output stream: its ride_id begins with smoke-test.
+"""
+
+import argparse
+import json
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import msgspec
+
+from scripts import command_line
+from scripts.command_line import CONSOLE, CommandError, printable
+from scripts.shards import follow
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+
+PROGRAM = "smoke-test"
+
+EXAMPLES = """\
+examples:
+  smoke-test --stack ride-predictions
+  smoke-test --stack ride-predictions-staging --profile staging --timeout 300
+  smoke-test --input ride_events --output ride_predictions --version e1efc53e9bd149078b0c12aeaa6365df
+"""
+
+RIDE = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}
+
+UNKNOWN_VERSION = "-"
+"""What a stack has as ModelVersion where only the model's own files say it."""
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """The streams of a consumer, and what it tags predictions with; None where any tag will do."""
+
+    input: str
+    output: str
+    model: str | None
+    version: str | None
+
+
+class TaggedPrediction(msgspec.Struct, frozen=True):
+    """An output record, whatever the predicted number is called."""
+
+    model: str
+    version: str
+    prediction: dict[str, Any]
+    event_id: str
+
+
+def main() -> int:
+    """Test the consumer that the command line names; return the exit code."""
+    options = parse_arguments()
+    command_line.use_profile(options.profile)
+    if options.stack:
+        consumer = consumer_of(options.stack)
+    else:
+        consumer = Consumer(options.input, options.output, options.model, options.version)
+    with CONSOLE.status(f"Waiting for a prediction on {consumer.output}"):
+        prediction, seconds = predict(boto3.client("kinesis"), consumer, options.timeout)
+    check(prediction, consumer)
+    numbers = json.dumps(prediction.prediction)
+    print(f"{numbers} by {printable(prediction.model)} {printable(prediction.version)} after {seconds:.2f} s")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--stack", metavar="NAME", help="the CloudFormation stack that says all the rest but the timeout"
+    )
+    parser.add_argument("--input", default="ride_events", metavar="STREAM", help="default: %(default)s")
+    parser.add_argument("--output", default="ride_predictions", metavar="STREAM", help="default: %(default)s")
+    parser.add_argument("--model", metavar="NAME", help="the model's name that the prediction must have")
+    parser.add_argument("--version", metavar="ID", help="the version that the prediction must have")
+    parser.add_argument(
+        "--timeout",
+        type=command_line.seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long to wait, for a new mapping and a cold start too (default: %(default)s)",
+    )
+    command_line.add_profile(parser)
+    return parser.parse_args()
+
+
+def consumer_of(stack: str) -> Consumer:
+    """Return the consumer that a stack of template.yaml made, by the stack's outputs."""
+    (found,) = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+    try:
+        version = outputs["ModelVersion"]
+        return Consumer(
+            input=outputs["InputStreamName"],
+            output=outputs["PredictionsStreamName"],
+            model=outputs["ModelName"],
+            version=None if version == UNKNOWN_VERSION else version,
+        )
+    except KeyError as error:
+        raise CommandError(f"the stack {stack} has no output {error}: is it one of template.yaml?") from error
+
+
+def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tuple[TaggedPrediction, float]:
+    """Put a ride and return its prediction, with the seconds from before the put until the prediction was read.
+
+    Raises:
+        CommandError: where none comes within so many seconds.
+    """
+    rounds = follow(client, consumer.output, "LATEST")
+    next(rounds)  # from here on nothing is missed
+    ride_id = f"smoke-test-{uuid.uuid4()}"
+    began = time.monotonic()
+    data = json.dumps({"ride": RIDE, "ride_id": ride_id}).encode()
+    put = client.put_record(StreamName=consumer.input, PartitionKey=ride_id, Data=data)
+    event_id = f"{put['ShardId']}:{put['SequenceNumber']}"
+    for found in rounds:
+        for _, record in found:
+            prediction = tagged(record["Data"])
+            if prediction and prediction.event_id == event_id:
+                return prediction, time.monotonic() - began
+        if time.monotonic() - began > timeout:
+            break
+    raise CommandError(
+        f"no prediction of {ride_id} ({event_id}) came to {consumer.output} in {timeout:g} seconds:"
+        " look at the function's log, and at the mapping's state"
+    )
+
+
+def tagged(data: bytes) -> TaggedPrediction | None:
+    """Return the prediction in a record's data; None for what is none."""
+    try:
+        return msgspec.json.decode(data, type=TaggedPrediction)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def check(prediction: TaggedPrediction, consumer: Consumer) -> None:
+    """Raise CommandError where another model made the prediction than the consumer is to have."""
+    for what, expected in (("model", consumer.model), ("version", consumer.version)):
+        found = getattr(prediction, what)
+        if expected not in (None, found):
+            raise CommandError(f"the prediction is of the {what} {printable(found)}, not {expected}")
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(PROGRAM, main))
