@@ -24,7 +24,6 @@ CONSOLE = Console(stderr=True)
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended before it was done, as in a shell."""
 
-
 MAX_SEED = 1_000_000
 """Above it, the ids of synthetic rides would be larger than every reader of JSON takes."""
 

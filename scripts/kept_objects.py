@@ -23,7 +23,6 @@ REJECTIONS_KEY = re.compile(r"[^/]+/[^/]+/[^/]+\.jsonl")
 CHANGED_CODES = {"ConditionalRequestConflict", "NoSuchKey", "PreconditionFailed"}
 """What S3 answers where an object is not, or no longer, the one that a condition names (conditional requests)."""
 
-
 ARCHIVED_CODE = "InvalidObjectState"
 """What S3 answers for an object that a lifecycle rule has moved to Glacier (API reference, GetObject)."""
 
