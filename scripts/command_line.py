@@ -5,13 +5,14 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from delivery import DeliveryError
 
@@ -133,6 +134,16 @@ def progress_bar(unit: str = "rides") -> Progress:
     """Return a bar of rides, or of something else, on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     return Progress(*columns, TimeElapsedColumn(), console=CONSOLE)
+
+
+def number_table(title: str, rows: Mapping[str, float]) -> Table:
+    """Return a table of numbers by name."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right")
+    for name, number in rows.items():
+        table.add_row(name, f"{number:,}")
+    return table
 
 
 def printable(text: str) -> str:

@@ -28,8 +28,6 @@ from typing import Any, get_args
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 import aggregation
 import rides
@@ -113,12 +111,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def show(report: Report, seconds: float, seed: int) -> int:
     """Print what became of the inputs, write the finding where there is one, and return the exit code."""
-    table = Table(title="User records", title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for kind, number in report.outcomes.most_common():
-        table.add_row(kind, f"{number:,}")
-    Console().print(table)
+    Console().print(command_line.number_table("User records", dict(report.outcomes.most_common())))
     print(f"{report.inputs:,} inputs, {report.inputs / seconds:,.0f}/s (--seed {seed})")
     if report.finding is None:
         return 0
@@ -139,9 +132,8 @@ def fuzz(inputs: int, seed: int) -> Report:
     """Try so many generated inputs on all cores, with a progress bar, up to the first finding."""
     total = Report()
     sizes = [min(CHUNK, inputs - begun) for begun in range(0, inputs, CHUNK)]
-    columns = (TextColumn("Fuzzing"), BarColumn(), MofNCompleteColumn(), TextColumn("inputs"), TimeElapsedColumn())
-    with Progress(*columns, console=command_line.CONSOLE) as progress, Pool(initializer=_leave_signals) as pool:
-        fuzzing = progress.add_task("", total=inputs)
+    with command_line.progress_bar("inputs") as progress, Pool(initializer=_leave_signals) as pool:
+        fuzzing = progress.add_task("Fuzzing", total=inputs)
         # In order, so that a seed has the same first finding however many cores there are.
         for report in pool.imap(functools.partial(_numbered_chunk, seed), enumerate(sizes)):
             progress.advance(fuzzing, report.inputs)

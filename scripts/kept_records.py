@@ -14,15 +14,13 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
+from aggregation import MAX_KEY_LENGTH
 from delivery import MAX_ENTRY_BYTES
 from rides import KinesisData
 from scripts.ride_record import RideRecord
 
 DISCARDED = "discarded"
 """The kind of a record that the mapping gave up; its reason is the mapping's condition."""
-
-MAX_KEY_LENGTH = 256
-"""Characters of a partition key (API reference, PutRecords)."""
 
 _T = TypeVar("_T")
 

@@ -29,7 +29,7 @@ examples:
 def main() -> int:
     """Put the rides that the command line asks for; return the exit code."""
     options = parse_arguments()
-    seed = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
+    seed = random.SystemRandom().randrange(command_line.MAX_SEED) if options.seed is None else options.seed
     command_line.use_profile(options.profile)
     command_line.require_stream(boto3.client("kinesis"), options.stream)
     source = ride_source.chosen_rides(options, seed)

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from delivery import MAX_ENTRY_BYTES
 from rides import MAX_ID_LENGTH
 from scripts.bad_rides import spoiled
 from scripts.command_line import CommandError, count, percent
@@ -20,9 +21,6 @@ from scripts.tlc import ride_events
 
 STDIN = "-"
 DEFAULT_RIDES = 25
-
-MAX_RECORD_BYTES = 1_048_576
-"""Data and key of one record: PutRecords refuses the whole request where one is larger (API reference)."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def json_rides(name: str) -> list[RideRecord]:
     content = _content(name)
     records = [_record(data) for data in _documents(content)]
     for record in records:
-        if len(record.data) + len(record.partition_key.encode()) > MAX_RECORD_BYTES:
+        if len(record.data) + len(record.partition_key.encode()) > MAX_ENTRY_BYTES:
             raise CommandError(
                 f"{_shown(name)}: a record of {len(record.data)} bytes is more than a stream takes, which is 1 MiB:"
                 f" {record.data[:40]!r}..."

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 
 import boto3
 from rich.console import Console
-from rich.table import Table
 
 from artifacts import open_artifact
 from delivery import MAX_ENTRIES
@@ -358,7 +357,7 @@ def show(report: Report, console: Console) -> None:
         "Faults": dict(sorted(toll.faults.items())),
     }
     for title, rows in sections.items():
-        console.print(table(title, rows))
+        console.print(command_line.number_table(title, rows))
     for sort in ("missing", "unknown", "contradictory", "wrong"):
         for event_id in getattr(account, sort)[:MOST_SHOWN]:
             console.print(f"{sort}: {event_id}", markup=False, highlight=False)
@@ -367,16 +366,6 @@ def show(report: Report, console: Console) -> None:
     else:
         verdict = "is exact: every ride is accounted for" if account.is_exact else "is NOT exact"
     console.print(f"The account of --seed {report.seed} {verdict}", highlight=False)
-
-
-def table(title: str, rows: Mapping[str, float]) -> Table:
-    """Return a table of numbers."""
-    made = Table(title=title, title_justify="left", show_header=False)
-    made.add_column(overflow="fold")
-    made.add_column(justify="right")
-    for name, number in rows.items():
-        made.add_row(name, f"{number:,}")
-    return made
 
 
 if __name__ == "__main__":

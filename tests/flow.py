@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scripts.batch_rules import MappingSettings
+from scripts.chaos import ChaosEndpoint
 from scripts.event_source_mapping import Counters, EventSourceMapping
 from scripts.lambda_context import LambdaContext
 from scripts.shards import ShardReader, shard_ids
@@ -18,6 +20,9 @@ from tests.tools import PATIENCE
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
+
+Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
+"""What the ``chaos`` fixture gives."""
 
 RETRY = MappingSettings(report_batch_item_failures=True)
 """A mapping that delivers again for ever."""

@@ -5,8 +5,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from delivery import Deadline, DeliveryError, Entry, FailuresBucket, OutputStrea
 from scripts.chaos import (
     Answered,
     Call,
-    ChaosEndpoint,
     Delayed,
     DroppedAfter,
     DroppedBefore,
@@ -27,6 +26,7 @@ from scripts.chaos import (
 )
 from scripts.shards import ShardReader, shard_ids
 from settings import SettingsError
+from tests.flow import Chaos
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 
 pytestmark = pytest.mark.kinesis("moto", "kinesis-local")
-
-Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
 
 
 def entries(count: int, size: int = 10) -> list[Entry]:

@@ -8,8 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ from scripts.bad_rides import FAULTS
 from scripts.batch_rules import MappingSettings
 from scripts.chaos import (
     Call,
-    ChaosEndpoint,
     Delayed,
     DroppedAfter,
     DroppedBefore,
@@ -35,13 +33,12 @@ from scripts.lambda_context import LambdaContext
 from scripts.replay import Choice, replay, survey
 from scripts.ride_record import RideRecord
 from tests.builders import ride_event
-from tests.flow import Flow
+from tests.flow import Chaos, Flow
 from tests.tools import ROOT
 
 if TYPE_CHECKING:
     pass
 
-Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
 GIVE_UP = MappingSettings(report_batch_item_failures=True, bisect_on_error=True, maximum_retry_attempts=0)
 
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,14 @@ import pytest
 import delivery
 from artifacts import ModelError
 from scripts.aggregated_rides import aggregated
-from scripts.chaos import Call, ChaosEndpoint, Decide, FailedEntries, Fault
+from scripts.chaos import Call, Decide, FailedEntries, Fault
 from scripts.lambda_context import LambdaContext
 from scripts.ride_record import RideRecord
 from scripts.shards import ShardReader, shard_ids
 from settings import SettingsError
 from tests.builders import kinesis_event, ride_event
 from tests.conftest import SAMPLE_MODEL
+from tests.flow import Chaos
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 ColdStart = Callable[..., ModuleType]
-Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
 
 pytestmark = pytest.mark.kinesis("moto", "kinesis-local")
 

@@ -1,8 +1,5 @@
 """An outage that outlasts the mapping's retries: replay ends what it interrupted, and what is bad stays kept."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
 import msgspec
 import pytest
 
@@ -10,13 +7,11 @@ from delivery import OutputStream
 from rides import RideEvent
 from scripts.bad_rides import spoiled
 from scripts.batch_rules import MappingSettings
-from scripts.chaos import Call, ChaosEndpoint, FailedRequest, Fault
+from scripts.chaos import Call, FailedRequest, Fault
 from scripts.kept_objects import KeptObjects
 from scripts.replay import Choice, replay, survey
 from scripts.ride_source import generated_rides
-from tests.flow import RETRY, Flow
-
-Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
+from tests.flow import RETRY, Chaos, Flow
 
 
 def is_good(data: bytes) -> bool:

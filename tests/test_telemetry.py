@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
@@ -11,12 +10,12 @@ import pytest
 
 import delivery
 from delivery import DeliveryError
-from scripts.chaos import ChaosEndpoint, FailedEntries, FailedRequest
+from scripts.chaos import FailedEntries, FailedRequest
 from scripts.lambda_context import LambdaContext
 from tests.builders import kinesis_event, ride_event
+from tests.flow import Chaos
 
 ColdStart = Callable[..., ModuleType]
-Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
 
 
 @pytest.fixture
