@@ -59,16 +59,18 @@ def lambda_handler(event: Mapping[str, Any], context: Context | None = None) -> 
 def predict(received: Sequence[ReceivedRide], deadline: Deadline) -> tuple[list[Entry], list[Rejection], list[str]]:
     """Return the predictions to put, the rejections of rides without one, and the numbers of rides left untried."""
     entries, rejections, untried = [], [], []
-    durations = MODEL.predict([ride.event.ride for ride in received], deadline.is_over)
-    for ride, duration in zip(received, durations, strict=True):
+    values = MODEL.predict([ride.event.ride for ride in received], deadline.is_over)
+    for ride, value in zip(received, values, strict=True):
         number = ride.record.kinesis.sequence_number
-        if duration is None:
+        if value is None:
             untried.append(number)
             continue
-        if isinstance(duration, PredictionError):
-            rejections.append(Rejection(ride.record, "prediction", str(duration)))
+        if isinstance(value, PredictionError):
+            rejections.append(Rejection(ride.record, "prediction", str(value)))
             continue
-        data = encode_prediction(ride, duration, SETTINGS.model_name, MODEL.version)
+        data = encode_prediction(
+            ride, value, field=SETTINGS.prediction_field, model=SETTINGS.model_name, version=MODEL.version
+        )
         entry = Entry(number, partition_key(ride.event.ride_id), data)
         if len(entry) <= MAX_ENTRY_BYTES:
             entries.append(entry)

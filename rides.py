@@ -18,6 +18,9 @@ MAX_ID_LENGTH = 256
 """Characters: a ride_id becomes a partition key, and PutRecords takes no longer one (API reference)."""
 
 
+RIDE_ID = "ride_id"
+"""What stands beside the predicted value in an output record, so that the value cannot have this name."""
+
 MAX_REASON_LENGTH = 1000
 """Characters: what a model says when it raises can be of any length."""
 
@@ -76,22 +79,6 @@ class Rejection(Struct, frozen=True):
     reason: str
 
 
-class PredictedRide(Struct, frozen=True):
-    """The ``prediction`` part of an output record; the duration is in minutes."""
-
-    ride_duration: float
-    ride_id: int | str
-
-
-class Prediction(Struct, frozen=True):
-    """The data of an output record. ``event_id`` is the same on every redelivery of the input record."""
-
-    model: str
-    version: str
-    prediction: PredictedRide
-    event_id: str
-
-
 class NotAKinesisEventError(ValueError):
     """The function was called with something else than a Kinesis event."""
 
@@ -126,10 +113,19 @@ def decode(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rejection
     return received, rejections
 
 
-def encode_prediction(received: ReceivedRide, duration: float, model: str, version: str) -> bytes:
-    """Return the data of a ride's output record, tagged with the model that made it; the duration is in minutes."""
-    predicted = PredictedRide(duration, received.event.ride_id)
-    return _encoder.encode(Prediction(model, version, predicted, received.record.event_id))
+def encode_prediction(received: ReceivedRide, value: float, *, field: str, model: str, version: str) -> bytes:
+    """Return the data of a ride's output record: the predicted value as ``field``, tagged with the model that made it.
+
+    ``event_id`` is the same on every redelivery of the input record.
+    """
+    return _encoder.encode(
+        {
+            "model": model,
+            "version": version,
+            "prediction": {field: value, RIDE_ID: received.event.ride_id},
+            "event_id": received.record.event_id,
+        }
+    )
 
 
 def partition_key(ride_id: int | str) -> str:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rides import RIDE_ID
+
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 S3_URI = "s3://[^/]+(/.*)?"
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
@@ -26,6 +28,8 @@ class Settings:
     run_id: str
     """The version that predictions are tagged with; empty where the artifact's own run id is to be taken."""
     model_name: str
+    prediction_field: str
+    """What predictions call the predicted value."""
     model_sha256: str | None
     failures_location: str | None
     """``s3://bucket/prefix`` for what was rejected; None where the mapping's own policy decides."""
@@ -52,6 +56,7 @@ class Settings:
             experiment_id=variables.get("MLFLOW_EXPERIMENT_ID") or "1",
             run_id=variables.get("RUN_ID", ""),
             model_name=variables.get("MODEL_NAME") or "ride_duration_prediction_model",
+            prediction_field=_field(variables, "PREDICTION_FIELD"),
             model_sha256=_digest(variables, "MODEL_SHA256"),
             failures_location=_s3_uri(variables, "FAILURES_LOCATION"),
             dry_run=dry_run,
@@ -88,6 +93,13 @@ def _flag(variables: Mapping[str, str], name: str) -> bool:
     if value not in (*TRUE, *FALSE):
         raise SettingsError(f"{name} is True or False, not {variables[name]}")
     return value in TRUE
+
+
+def _field(variables: Mapping[str, str], name: str) -> str:
+    value = variables.get(name) or "ride_duration"
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,127}", value) or value == RIDE_ID:
+        raise SettingsError(f"{name} is a field's name, such as tip_amount, and not {RIDE_ID}: {value} will not do")
+    return value
 
 
 def _digest(variables: Mapping[str, str], name: str) -> str | None:

@@ -89,7 +89,7 @@ def settle(put_at: Mapping[str, float], findings: Findings, *, redelivered: int,
     """Return the account of rides put at these times, by partition key; times are in seconds since the epoch."""
     predictions: dict[str, ReadPrediction] = {}
     for read in sorted(findings.predictions, key=lambda read: read.arrived):
-        predictions.setdefault(str(read.prediction.prediction.ride_id), read)
+        predictions.setdefault(str(read.prediction.ride_id), read)
     rejected = {line.partition_key: line for line in findings.rejected if line.partition_key not in predictions}
     given_up = findings.given_up - predictions.keys() - rejected.keys()
     found = predictions.keys() | rejected.keys() | given_up

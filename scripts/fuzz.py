@@ -241,7 +241,8 @@ def _check_ride(received: ReceivedRide) -> None:
         and type(ride_id) in (int, str)
         and 1 <= len(str(ride_id)) <= MAX_ID_LENGTH
     )
-    prediction = json.loads(rides.encode_prediction(received, 1.5, "model", "version"))
+    data = rides.encode_prediction(received, 1.5, field="ride_duration", model="model", version="version")
+    prediction = json.loads(data)
     if not is_in_contract or prediction["prediction"]["ride_id"] != ride_id:
         raise BrokenPromiseError(f"a ride out of the contract: {received.event}")
 

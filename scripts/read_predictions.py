@@ -13,14 +13,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import boto3
-import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rides import Prediction
 from scripts import command_line
 from scripts.command_line import CONSOLE, printable
+from scripts.prediction_record import NotAPredictionError, Prediction, read_prediction
 from scripts.shards import follow
 
 if TYPE_CHECKING:
@@ -165,8 +164,8 @@ def predictions_of(found: "Iterable[tuple[str, RecordTypeDef]]") -> list[ReadPre
     for shard_id, record in found:
         data = record["Data"]
         try:
-            prediction = msgspec.json.decode(data, type=Prediction)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            prediction = read_prediction(data)
+        except NotAPredictionError as error:
             place = f"{shard_id}:{record['SequenceNumber']}"
             _log.warning("%s is no prediction: %s: %r", place, printable(str(error)), data[:SHOWN_BYTES])
         else:
@@ -185,15 +184,15 @@ def as_table(predictions: Sequence[ReadPrediction], *, with_header: bool) -> str
     console = Console()
     table = Table(box=None, show_header=with_header, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("arrived", width=8)
-    table.add_column("minutes", width=8, justify="right")
+    table.add_column("predicted", width=9, justify="right")
     table.add_column("version", width=32, overflow="fold")
-    table.add_column("ride_id", width=max(12, console.width - 54), overflow="fold")
+    table.add_column("ride_id", width=max(12, console.width - 55), overflow="fold")
     for read in predictions:
         table.add_row(
             f"{read.arrived.astimezone():%H:%M:%S}",
-            f"{read.prediction.prediction.ride_duration:.2f}",
+            f"{read.prediction.value:.2f}",
             Text(printable(read.prediction.version)),
-            Text(printable(str(read.prediction.prediction.ride_id))),
+            Text(printable(str(read.prediction.ride_id))),
         )
     with console.capture() as capture:
         console.print(table)

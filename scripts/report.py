@@ -55,7 +55,7 @@ def _rides(account: Account, records: Sequence[RideRecord]) -> Table:
         table.add_column(column, justify="right")
     for record in records:
         event = msgspec.json.decode(record.data, type=RideEvent)
-        minutes = account.predictions[record.partition_key].prediction.prediction.ride_duration
+        minutes = account.predictions[record.partition_key].prediction.value
         table.add_row(
             Text(printable(str(event.ride_id))),
             str(event.ride.PULocationID),

@@ -4,18 +4,19 @@ The ride is a real one to every reader of the output stream: its ride_id begins 
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import boto3
-import msgspec
 
 from scripts import command_line
 from scripts.command_line import CONSOLE, CommandError, printable
+from scripts.prediction_record import NotAPredictionError, Prediction, read_prediction
 from scripts.shards import follow
 
 if TYPE_CHECKING:
@@ -46,15 +47,6 @@ class Consumer:
     version: str | None
 
 
-class TaggedPrediction(msgspec.Struct, frozen=True):
-    """An output record, whatever the predicted number is called."""
-
-    model: str
-    version: str
-    prediction: dict[str, Any]
-    event_id: str
-
-
 def main() -> int:
     """Test the consumer that the command line names; return the exit code."""
     options = parse_arguments()
@@ -66,8 +58,8 @@ def main() -> int:
     with CONSOLE.status(f"Waiting for a prediction on {consumer.output}"):
         prediction, seconds = predict(boto3.client("kinesis"), consumer, options.timeout)
     check(prediction, consumer)
-    numbers = json.dumps(prediction.prediction)
-    print(f"{numbers} by {printable(prediction.model)} {printable(prediction.version)} after {seconds:.2f} s")
+    predicted = f"{printable(prediction.field)} {prediction.value} of {prediction.ride_id}"
+    print(f"{predicted} by {printable(prediction.model)} {printable(prediction.version)} after {seconds:.2f} s")
     return 0
 
 
@@ -110,7 +102,7 @@ def consumer_of(stack: str) -> Consumer:
         raise CommandError(f"the stack {stack} has no output {error}: is it one of template.yaml?") from error
 
 
-def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tuple[TaggedPrediction, float]:
+def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tuple[Prediction, float]:
     """Put a ride and return its prediction, with the seconds from before the put until the prediction was read.
 
     Raises:
@@ -125,9 +117,10 @@ def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tupl
     event_id = f"{put['ShardId']}:{put['SequenceNumber']}"
     for found in rounds:
         for _, record in found:
-            prediction = tagged(record["Data"])
-            if prediction and prediction.event_id == event_id:
-                return prediction, time.monotonic() - began
+            with contextlib.suppress(NotAPredictionError):
+                prediction = read_prediction(record["Data"])
+                if prediction.event_id == event_id:
+                    return prediction, time.monotonic() - began
         if time.monotonic() - began > timeout:
             break
     raise CommandError(
@@ -136,15 +129,7 @@ def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tupl
     )
 
 
-def tagged(data: bytes) -> TaggedPrediction | None:
-    """Return the prediction in a record's data; None for what is none."""
-    try:
-        return msgspec.json.decode(data, type=TaggedPrediction)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def check(prediction: TaggedPrediction, consumer: Consumer) -> None:
+def check(prediction: Prediction, consumer: Consumer) -> None:
     """Raise CommandError where another model made the prediction than the consumer is to have."""
     for what, expected in (("model", consumer.model), ("version", consumer.version)):
         found = getattr(prediction, what)

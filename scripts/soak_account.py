@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rides import Prediction
 from scripts import local_aws
 from scripts.account import stored_objects
+from scripts.prediction_record import Prediction
 from scripts.read_predictions import predictions_of
 from scripts.shards import follow
 from scripts.soak_rides import Expected, Outcome
@@ -70,7 +70,7 @@ def settle(put: Mapping[str, Outcome], predictions: Iterable[Prediction], reject
     for prediction in predictions:
         number += 1
         predicted.add(prediction.event_id)
-        found = Expected(prediction.prediction.ride_id, prediction.prediction.ride_duration)
+        found = Expected(prediction.ride_id, prediction.value)
         if prediction.event_id in put and put[prediction.event_id] != found:
             wrong.add(prediction.event_id)
     rejected = set(rejections)

@@ -81,6 +81,12 @@ class TestDryRun:
         assert first["event_id"] == "shardId-000000000000:1"
         assert 10 < first["prediction"]["ride_duration"] < 40
 
+    def test_the_predicted_value_may_have_another_name(self, cold_start: ColdStart) -> None:
+        """A model of tips is served by the same code."""
+        handler = cold_start(TEST_RUN="True", PREDICTION_FIELD="tip_amount").lambda_handler
+        (found,) = handler(kinesis_event(ride_event(256)))["predictions"]
+        assert found["prediction"] == {"tip_amount": pytest.approx(15.7, abs=0.1), "ride_id": 256}
+
     def test_it_needs_no_region_and_no_credentials(
         self, cold_start: ColdStart, monkeypatch: pytest.MonkeyPatch
     ) -> None:

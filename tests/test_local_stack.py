@@ -19,13 +19,15 @@ import boto3
 import msgspec
 import pytest
 
-from rides import PredictedRide, Prediction
+from rides import decode, encode_prediction
 from scripts import local_aws
 from scripts.account import Account, Findings, Rejected, find, settle
 from scripts.batch_rules import MappingSettings
 from scripts.event_source_mapping import EventSourceMapping
 from scripts.local_stack import wait_until_settled
+from scripts.prediction_record import Prediction
 from scripts.read_predictions import ReadPrediction
+from tests.builders import kinesis_event, ride_event
 from tests.tools import PATIENCE, finish, start
 from tests.trip_records import trip, write
 
@@ -186,7 +188,7 @@ def test_a_consumer_that_dies_is_raised(s3: "S3Client", endpoint: str, stream: s
 
 def read(ride_id: int | str, event: str = "", at: float = 2) -> ReadPrediction:
     """Build a prediction as it was read from the output stream, so many seconds after the epoch."""
-    prediction = Prediction("model", "version", PredictedRide(12.5, ride_id), event or f"shardId-0:{ride_id}")
+    prediction = Prediction("model", "version", "ride_duration", 12.5, ride_id, event or f"shardId-0:{ride_id}")
     return ReadPrediction(prediction, b"", datetime.fromtimestamp(at, UTC))
 
 
@@ -257,7 +259,8 @@ def test_what_a_run_left_behind_is_found(kinesis: "KinesisClient", s3: "S3Client
     """In the output stream, among the rejections, and in the mapping's on-failure destination."""
     local_aws.create(kinesis, s3, shards=2)
     for ride_id in (1, 2):
-        data = msgspec.json.encode(read(ride_id).prediction)
+        (ride,), _ = decode(kinesis_event(ride_event(ride_id)))
+        data = encode_prediction(ride, 12.5, field="ride_duration", model="model", version="version")
         kinesis.put_record(StreamName=local_aws.OUTPUT_STREAM, PartitionKey=str(ride_id), Data=data)
     lines = msgspec.json.Encoder().encode_lines([rejection("3"), rejection("4")])
     s3.put_object(Bucket=local_aws.FAILURES_BUCKET, Key=f"{local_aws.REJECTIONS_PREFIX}/a/b/1-2.jsonl", Body=lines)
@@ -271,6 +274,6 @@ def test_what_a_run_left_behind_is_found(kinesis: "KinesisClient", s3: "S3Client
         assert mapping.wait_for(1, timeout=PATIENCE)
 
     findings = find(kinesis, s3)
-    assert {found.prediction.prediction.ride_id for found in findings.predictions} == {1, 2}
+    assert {found.prediction.ride_id for found in findings.predictions} == {1, 2}
     assert findings.rejected == [rejection("3"), rejection("4")]
     assert findings.given_up == {"5"}

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
-from rides import Prediction
+from scripts.prediction_record import read_prediction
 from scripts.read_predictions import ReadPrediction, distinct
 from scripts.shards import follow
 from tests.tools import PATIENCE, ROOT, failed, finish, start
@@ -70,7 +69,7 @@ def test_a_table_shows_what_people_look_for(kinesis: "KinesisClient", stream: st
     """Nothing that stands in an id can act on the terminal."""
     put(kinesis, stream, prediction(256, 15.7179), prediction("[bold]\x1b[2J"))
     header, first, second = finish("read-predictions", "--stream", stream, "--idle", "0").stdout.splitlines()
-    assert header.split() == ["arrived", "minutes", "version", "ride_id"]
+    assert header.split() == ["arrived", "predicted", "version", "ride_id"]
     assert first.split()[1:] == ["15.72", "e1efc53e9bd149078b0c12aeaa6365df", "256"]
     assert second.split()[-1] == r"[bold]\x1b[2J"
 
@@ -112,10 +111,7 @@ def test_repeats_do_not_count_towards_a_limit(kinesis: "KinesisClient", stream: 
 
 def test_repeats_are_left_out_across_rounds() -> None:
     """A redelivery comes after its time."""
-    reads = [
-        ReadPrediction(msgspec.json.decode(prediction(ride_id), type=Prediction), b"", datetime.now(UTC))
-        for ride_id in (1, 2, 3)
-    ]
+    reads = [ReadPrediction(read_prediction(prediction(ride_id)), b"", datetime.now(UTC)) for ride_id in (1, 2, 3)]
     rounds = [[reads[0], reads[1]], [reads[1]], [reads[2], reads[0]]]
     assert list(distinct(rounds)) == [[reads[0], reads[1]], [], [reads[2]]]
 

@@ -177,7 +177,9 @@ class TestPredictions:
 
     def test_it_is_the_contracts_json(self) -> None:
         """Names, nesting and types are those that readers rely on."""
-        data = encode_prediction(only_ride(ride_event(256)), 21.29, "a model", "a run")
+        data = encode_prediction(
+            only_ride(ride_event(256)), 21.29, field="ride_duration", model="a model", version="a run"
+        )
         assert json.loads(data) == {
             "model": "a model",
             "version": "a run",
@@ -185,10 +187,10 @@ class TestPredictions:
             "event_id": "shardId-000000000000:1",
         }
 
-    def test_a_duration_keeps_every_digit(self) -> None:
+    def test_a_value_keeps_every_digit(self) -> None:
         """A reader gets the very double that the model gave."""
-        data = encode_prediction(only_ride(ride_event()), 0.1 + 0.2, "m", "v")
-        assert json.loads(data)["prediction"]["ride_duration"] == 0.1 + 0.2
+        data = encode_prediction(only_ride(ride_event()), 0.1 + 0.2, field="fare", model="m", version="v")
+        assert json.loads(data)["prediction"]["fare"] == 0.1 + 0.2
 
 
 class TestRejectionsObject:

@@ -17,6 +17,7 @@ def test_two_variables_are_enough() -> None:
         experiment_id="1",
         run_id="",
         model_name="ride_duration_prediction_model",
+        prediction_field="ride_duration",
         model_sha256=None,
         failures_location=None,
         dry_run=False,
@@ -56,6 +57,7 @@ def test_another_experiment_may_be_named() -> None:
         ("MODEL_SHA256", "AB" * 32, "model_sha256", "ab" * 32),
         ("FAILURES_LOCATION", "s3://failures/rides/", "failures_location", "s3://failures/rides"),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
+        ("PREDICTION_FIELD", " tip_amount", "prediction_field", "tip_amount"),
     ],
 )
 def test_values_are_read_as_people_write_them(name: str, value: str, field: str, expected: str) -> None:
@@ -84,7 +86,8 @@ def test_test_run_is_read_as_people_write_it(value: str, expected: bool) -> None
 def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
     """Templates pass parameters that were left empty."""
     empty = dict.fromkeys(
-        ["MODEL_BUCKET", "RUN_ID", "MODEL_SHA256", "FAILURES_LOCATION", "LOG_LEVEL", "MODEL_NAME"], ""
+        ["MODEL_BUCKET", "RUN_ID", "MODEL_SHA256", "FAILURES_LOCATION", "LOG_LEVEL", "MODEL_NAME", "PREDICTION_FIELD"],
+        "",
     )
     assert Settings.from_environment({**MINIMUM, **empty}) == Settings.from_environment(MINIMUM)
 
@@ -103,6 +106,8 @@ def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
         pytest.param({**MINIMUM, "MODEL_SHA256": "abc"}, "MODEL_SHA256", id="short digest"),
         pytest.param({**MINIMUM, "TEST_RUN": "maybe"}, "TEST_RUN", id="neither true nor false"),
         pytest.param({**MINIMUM, "LOG_LEVEL": "LOUD"}, "LOG_LEVEL", id="unknown level"),
+        pytest.param({**MINIMUM, "PREDICTION_FIELD": "ride_id"}, "PREDICTION_FIELD", id="the id's own field"),
+        pytest.param({**MINIMUM, "PREDICTION_FIELD": "tip amount"}, "PREDICTION_FIELD", id="no field's name"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named_in_one_line(environment: dict[str, str], named: str) -> None:

@@ -21,7 +21,7 @@ def deployed(
     kinesis: "KinesisClient", s3: "S3Client", cold_start: Callable[..., ModuleType]
 ) -> Iterator[tuple[Stack, EventSourceMapping]]:
     """Deploy a consumer, and let it work."""
-    stack = deploy(ShardCount="2", RunId="abc")
+    stack = deploy(ShardCount="2", RunId="abc", PredictionField="tip_amount")
     handler = cold_start(**stack.variables("Consumer")).lambda_handler
     stream, settings = stack.outputs["InputStreamName"], stack.mappings["ConsumerRides"]
     with EventSourceMapping(kinesis, s3, stream, lambda event: handler(event, None), settings) as mapping:
@@ -32,10 +32,10 @@ def test_a_ride_is_predicted_by_the_stacks_model(deployed: tuple[Stack, EventSou
     """One line says the number, the tag and the latency."""
     done = finish("smoke-test", "--stack", deployed[0].name)
     assert done.returncode == 0, done.stderr
-    line = r'\{"ride_duration": [\d.]+, "ride_id": "smoke-test-[-0-9a-f]+"\} by (\S+) (\S+) after [\d.]+ s\n'
+    line = r"(\S+) [\d.]+ of smoke-test-[-0-9a-f]+ by (\S+) (\S+) after [\d.]+ s\n"
     found = re.fullmatch(line, done.stdout)
     assert found
-    assert found.groups() == ("ride_duration_prediction_model", "abc")
+    assert found.groups() == ("tip_amount", "ride_duration_prediction_model", "abc")
 
 
 def test_another_models_prediction_fails(deployed: tuple[Stack, EventSourceMapping]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from model import Model, load_model
-from rides import PredictedRide, Prediction
+from scripts.prediction_record import Prediction
 from scripts.ride_record import RideRecord
 from scripts.soak_account import Account, settle
 from scripts.soak_rides import Expected, Outcome, Parcel, made_parcels
@@ -23,7 +23,7 @@ PUT: dict[str, Outcome] = {"a:1": Expected(7, 12.5), "a:2:0": Expected("seven", 
 
 def predicted(event_id: str, ride_id: int | str, minutes: float) -> Prediction:
     """Build a prediction."""
-    return Prediction("model", "version", PredictedRide(minutes, ride_id), event_id)
+    return Prediction("model", "version", "ride_duration", minutes, ride_id, event_id)
 
 
 RIGHT = [predicted("a:1", 7, 12.5), predicted("a:2:0", "seven", 3.25)]

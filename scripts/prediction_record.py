@@ -1,0 +1,43 @@
+"""An output record as its readers take it, whatever the predicted value is called in it."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from rides import RIDE_ID
+
+
+class NotAPredictionError(Exception):
+    """A record's data is no prediction; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What an output record says."""
+
+    model: str
+    version: str
+    field: str
+    """What the value is: ``ride_duration``, in minutes, where the model is the one that this project trains."""
+    value: float
+    ride_id: int | str
+    event_id: str
+
+
+class _Record(msgspec.Struct):
+    model: str
+    version: str
+    prediction: dict[str, int | float | str]
+    event_id: str
+
+
+def read_prediction(data: bytes) -> Prediction:
+    """Return the prediction in a record's data. Raises NotAPredictionError."""
+    try:
+        record = msgspec.json.decode(data, type=_Record)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotAPredictionError(str(error)) from error
+    match [record.prediction.pop(RIDE_ID, None), *record.prediction.items()]:
+        case [int() | str() as ride_id, (field, int() | float() as value)]:
+            return Prediction(record.model, record.version, field, value, ride_id, record.event_id)
+    raise NotAPredictionError(f"Expected a number and `{RIDE_ID}` - at `$.prediction`")
