@@ -1,25 +1,18 @@
 """The function in a container, confined as Lambda confines it, behind Lambda's runtime interface emulator."""
 
 import contextlib
-import json
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection
 from typing import Any
 
 from scripts.command_line import CommandError
 from scripts.container_engine import Engine
-from scripts.moto_server import HOST
+from scripts.lambda_emulator import Addresses
 
 MEMORY_MB = 1769
 """One vCPU's worth (Lambda developer guide, "Configure Lambda function memory")."""
 
 TIMEOUT_SECONDS = 60
-
-PATIENCE_SECONDS = 60
-"""What an answer may take beside the function's own time: a cold start, or two."""
 
 CONFINEMENT = (
     "--read-only",
@@ -36,7 +29,6 @@ CONFINEMENT = (
 
 EMULATOR = "/usr/local/bin/aws-lambda-rie"
 HANDLER = ("/lambda-entrypoint.sh", "lambda_function.lambda_handler")
-PATH = "/2015-03-31/functions/function/invocations"
 
 PEAK_FILES = ("/sys/fs/cgroup/memory.peak", "/sys/fs/cgroup/memory/memory.max_usage_in_bytes")
 """Of version 2 and of version 1 of Linux' control groups."""
@@ -48,18 +40,12 @@ class FunctionContainer:
 
     engine: Engine
     id: str
-    port: int
+    addresses: Addresses
     timeout: float
 
     def invoke(self, event: object) -> Any:
         """Return what the emulator answers: the function's response or error as JSON says it, else plain text."""
-        with contextlib.closing(HTTPConnection(HOST, self.port, timeout=self.timeout + PATIENCE_SECONDS)) as connection:
-            connection.request("POST", PATH, json.dumps(event))
-            body = connection.getresponse().read().decode()
-        try:
-            return json.loads(body)
-        except ValueError:
-            return body
+        return self.addresses.invoke(event, self.timeout)
 
     def python(self, code: str) -> str:
         """Run code in the container, as the function's user, and return what it printed."""
@@ -83,7 +69,7 @@ def running(
     timeout: int = TIMEOUT_SECONDS,
 ) -> Iterator[FunctionContainer]:
     """Run the image's function for the length of the block; it reaches what listens on this machine's loopback."""
-    function, runtime = _free_ports()
+    addresses = Addresses.free()
     told = {**variables, "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout), "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb)}
     container = engine.call(
         "run",
@@ -96,26 +82,11 @@ def running(
         *(f"--env={name}={value}" for name, value in told.items()),
         f"--entrypoint={EMULATOR}",
         image,
-        f"--runtime-interface-emulator-address={HOST}:{function}",
-        f"--runtime-api-address={HOST}:{runtime}",
+        *addresses.options(),
         *HANDLER,
     )
     try:
-        _wait_for(function)
-        yield FunctionContainer(engine, container, function, timeout)
+        addresses.wait()
+        yield FunctionContainer(engine, container, addresses, timeout)
     finally:
         engine.call("rm", "--force", container)
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.create_server((HOST, 0)) as one, socket.create_server((HOST, 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
-
-
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
-            return
-        time.sleep(0.02)
-    raise CommandError(f"the emulator in the container does not listen on port {port}")

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from scripts import locked_wheels
+from scripts import lambda_emulator, locked_wheels
 from scripts.command_line import CommandError
 from scripts.container_engine import Engine
 from scripts.environment import locked, requirement
@@ -24,9 +24,6 @@ TAG = "localhost/lambda-python-stand-in"
 
 RUNTIME_PACKAGES = ("awslambdaric", "simplejson", "snapshot-restore-py")
 """Lambda's runtime client and what it needs, as they are locked for the tests."""
-
-EMULATOR_WHEEL = "aws-sam-cli==1.170.0 --hash=sha256:24ebaf5ecba38dc1758089968cb89ab61e124b84e92a344fc7a2771a47f4d0bf"
-"""The SAM CLI's wheel holds AWS's builds of the emulator."""
 
 COMMANDS = ("sh", "cat", "chmod", "env", "mkdir", "rm")
 """What the Dockerfile and the entry point need of a shell."""
@@ -86,7 +83,7 @@ def build(engine: Engine, requirements: Sequence[str], folder: Path) -> str:
         (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
     _add_python(root)
-    _add_runtime(root, folder)
+    _add_runtime(root)
     _add_system(root)
     locked_wheels.fetch(requirements, platform.machine(), root / "var" / "wheels")
     (folder / "Dockerfile").write_text(DOCKERFILE)
@@ -128,20 +125,15 @@ def _add_python(root: Path) -> None:
         zipfile.ZipFile(wheel).extractall(packages)
 
 
-def _add_runtime(root: Path, folder: Path) -> None:
+def _add_runtime(root: Path) -> None:
     """Add Lambda's runtime client, its emulator and the entry point."""
     packages = locked(["dev-packages"])
     requirements = [requirement(name, packages[name]) for name in RUNTIME_PACKAGES]
     locked_wheels.install(requirements, platform.machine(), root / "var/lang/lib/python3.13/site-packages")
-    locked_wheels.fetch([EMULATOR_WHEEL], platform.machine(), folder)
-    (wheel,) = folder.glob("aws_sam_cli-*.whl")
-    architecture = {"x86_64": "x86_64", "aarch64": "arm64"}[platform.machine()]
-    emulator = root / "usr/local/bin/aws-lambda-rie"
-    emulator.write_bytes(zipfile.ZipFile(wheel).read(f"samcli/local/rapid/aws-lambda-rie-{architecture}"))
+    lambda_emulator.fetch(root / "usr/local/bin/aws-lambda-rie")
     entry_point = root / "lambda-entrypoint.sh"
     entry_point.write_text(ENTRY_POINT)
-    for executable in (emulator, entry_point):
-        executable.chmod(0o755)
+    entry_point.chmod(0o755)
 
 
 def _add_system(root: Path) -> None:
