@@ -235,10 +235,10 @@ def reports_in_time_what_a_hanging_stream_leaves(stage: Stage) -> str:
 
 def outlives_a_timeout(stage: Stage) -> str:
     """The last resort: a single call of the model takes longer than the function may, and Lambda ends the sandbox."""
-    timeout = 10
+    timeout = 20
     with stage.function(model=SLOW, timeout=timeout) as function:
         _expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
-        answer = str(function.invoke(good_rides(5_000)))
+        answer = str(function.invoke(good_rides(8_000)))
         if not answer.startswith(TIMED_OUT):
             raise ScenarioError(f"a batch that takes longer than {timeout} s is answered {answer[:200]}")
         _expect("response after the timeout", function.invoke(good_rides(1)), COMPLETE)
