@@ -31,7 +31,7 @@ RUN rm -f Pipfile.lock && chmod -R a+rX .
 
 FROM base AS modules
 
-COPY lambda_function.py aggregation.py artifacts.py delivery.py model.py rides.py settings.py telemetry.py \
+COPY lambda_function.py aggregation.py artifacts.py delivery.py model.py rides.py settings.py telemetry.py wire.py \
     ${LAMBDA_TASK_ROOT}/
 # Lambda runs the function as a user of its own, which must be able to read what a strict umask made here.
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \

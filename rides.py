@@ -1,6 +1,7 @@
 """The event formats: a Kinesis record in; a ride, a prediction or a rejection out."""
 
 import base64
+import binascii
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -218,7 +219,7 @@ def _decoded_ride(record: KinesisRecord) -> ReceivedRide | Rejection:
 
 def _decode_base64(data: str) -> bytes:
     try:
-        return base64.b64decode(data, validate=True)
+        return binascii.a2b_base64(data, strict_mode=True)
     except ValueError as error:
         raise _UndecodableError("base64", f"the data is not base64: {error}") from error
 

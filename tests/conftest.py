@@ -1,6 +1,7 @@
 """What tests of several subjects share: the servers that play AWS, and clients that talk to them over HTTP."""
 
 import contextlib
+import gc
 import importlib
 import sys
 import uuid
@@ -110,8 +111,11 @@ def bucket(s3: "S3Client") -> str:
 
 
 @pytest.fixture
-def cold_start(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
-    """Give a function that imports the handler's module anew, with just these variables set and the sample model."""
+def cold_start(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
+    """Give a function that imports the handler's module anew, with just these variables set and the sample model.
+
+    What it keeps from the garbage collector for a sandbox's life is given back after the test.
+    """
 
     def start(**environment: str) -> ModuleType:
         for name in (*FUNCTION_VARIABLES, "LOG_LEVEL"):
@@ -121,7 +125,9 @@ def cold_start(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Callab
         monkeypatch.delitem(sys.modules, "lambda_function", raising=False)
         return importlib.import_module("lambda_function")
 
-    return start
+    yield start
+    gc.enable()
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -351,7 +351,7 @@ class TestTime:
         with chaos(all_failing) as server:
             done = OutputStream.connect(stream).put(entries(2), Deadline(500))
         assert numbers(done.undelivered) == [0, 1]
-        assert slept == [0, 1, 2]
+        assert slept == [1, 2]
         assert len(server.entry_counts) == 3
 
     def test_a_request_that_hangs_is_left_behind_and_tried_again(
@@ -449,7 +449,7 @@ class TestFailuresBucket:
     @pytest.mark.parametrize("prefix", ["", "/rejections", "/a/b"])
     def test_an_object_is_written_under_the_prefix(self, s3: "S3Client", bucket: str, prefix: str) -> None:
         """A bucket alone will do."""
-        failures = FailuresBucket.connect(f"s3://{bucket}{prefix}")
+        failures = FailuresBucket(f"s3://{bucket}{prefix}")
         assert failures.store("stream/shard/1-2.jsonl", b"lines", Deadline()) is None
         key = f"{prefix}/stream/shard/1-2.jsonl".lstrip("/")
         assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"lines"
@@ -458,7 +458,7 @@ class TestFailuresBucket:
         """The caller reports the records instead."""
         calls: list[Call] = []
         with chaos(calls.append, "s3"):
-            failures = FailuresBucket.connect("s3://no-such-bucket/prefix")
+            failures = FailuresBucket("s3://no-such-bucket/prefix")
             assert failures.store("key", b"lines", Deadline()) == "NoSuchBucket"
         assert len(calls) == 1
 
@@ -468,7 +468,7 @@ class TestFailuresBucket:
     ) -> None:
         """Until S3 holds it."""
         with chaos(lambda call: fault if call.number < 2 else None, "s3"):
-            assert FailuresBucket.connect(f"s3://{bucket}").store("key", b"lines", Deadline()) is None
+            assert FailuresBucket(f"s3://{bucket}").store("key", b"lines", Deadline()) is None
         assert s3.get_object(Bucket=bucket, Key="key")["Body"].read() == b"lines"
 
     @pytest.mark.parametrize(("status", "body"), [(403, b"<Error/>"), (500, b"<Error><Code/></Error>"), (403, b"no")])
@@ -477,27 +477,27 @@ class TestFailuresBucket:
         monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 2)
         with answering(status, body) as url:
             monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
-            assert FailuresBucket.connect("s3://failures").store("key", b"lines", Deadline())
+            assert FailuresBucket("s3://failures").store("key", b"lines", Deadline())
 
     def test_an_outage_ends_the_tries(self, chaos: Chaos, bucket: str) -> None:
         """With the reason."""
         with chaos(lambda call: FailedRequest(503, "SlowDown"), "s3") as server:
-            assert FailuresBucket.connect(f"s3://{bucket}").store("key", b"lines", Deadline()) == "SlowDown"
+            assert FailuresBucket(f"s3://{bucket}").store("key", b"lines", Deadline()) == "SlowDown"
         assert server.faults.total() == delivery.MAX_FRUITLESS_TRIES
 
     def test_without_time_it_is_not_begun(self, s3: "S3Client", bucket: str) -> None:
         """As with PutRecords."""
-        assert FailuresBucket.connect(f"s3://{bucket}").store("key", b"lines", Deadline(0)) == "OutOfTime"
+        assert FailuresBucket(f"s3://{bucket}").store("key", b"lines", Deadline(0)) == "OutOfTime"
         assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
 
     def test_one_that_hangs_does_not_outlive_the_deadline(self, chaos: Chaos, bucket: str) -> None:
         """Not even with all its tries."""
         deadline = Deadline(1)
         with chaos(lambda call: Delayed(60), "s3"):
-            assert FailuresBucket.connect(f"s3://{bucket}").store("key", b"lines", deadline) == "TimeoutError"
+            assert FailuresBucket(f"s3://{bucket}").store("key", b"lines", deadline) == "TimeoutError"
         assert deadline.left() > -30
 
     def test_an_endpoint_that_is_gone_is_a_reason(self, aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
         """The SDK's own exceptions are other ones than S3's."""
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        assert FailuresBucket.connect("s3://failures").store("key", b"lines", Deadline()) == "EndpointConnectionError"
+        assert FailuresBucket("s3://failures").store("key", b"lines", Deadline()) == "EndpointConnectionError"

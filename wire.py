@@ -1,0 +1,50 @@
+"""PutRecords on the wire: msgspec writes the request and reads the answer, where botocore would do both in Python.
+
+botocore walks over every entry three times: to check it, to write it and to read its result. That takes longer than a
+linear model needs for the rides; without it a batch of 1,000 costs a third less CPU. All else stays botocore's: the
+endpoint, credentials, signature, HTTP, errors. The means are the SDK's events (boto3 guide, "Extensibility guide").
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+
+PARAMETERS = "put_records_parameters"
+"""Where the request's context keeps what botocore is not to walk over."""
+
+_encoder = msgspec.json.Encoder()
+
+
+def shortcut(client: "KinesisClient") -> "KinesisClient":
+    """Let PutRecords of this client, which must not check parameters, take the short way; return the client."""
+    events = client.meta.events
+    events.register("provide-client-params.kinesis.PutRecords", _set_aside)
+    events.register("before-call.kinesis.PutRecords", _write)
+    events.register("before-parse.kinesis.PutRecords", _read)
+    return client
+
+
+def _set_aside(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    """Keep the parameters, and have botocore make a request without entries."""
+    context[PARAMETERS] = params.copy()
+    params["Records"] = []
+
+
+def _write(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    """Give the request its body; bytes are base64 in msgspec's JSON, as Kinesis wants them."""
+    params["body"] = _encoder.encode(context[PARAMETERS])
+
+
+def _read(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """Read the answer of a request that was accepted; anything odd is left to botocore, which says what is wrong."""
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        answer = msgspec.json.decode(response_dict["body"], type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    customized_response_dict.update(answer)
+    response_dict["body"] = b"{}"
