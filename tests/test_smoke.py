@@ -57,25 +57,3 @@ def test_a_ride_that_nobody_predicts_fails(kinesis: "KinesisClient", stream: str
 def test_a_stack_that_is_not_there_fails(endpoint: str) -> None:
     """With what CloudFormation says, in one line."""
     assert "nowhere" in failed(finish("smoke-test", "--stack", "nowhere"))
-
-
-def test_deploy_says_how_it_is_used() -> None:
-    """With the stages that samconfig.toml has."""
-    done = finish("deploy", "--help")
-    assert done.returncode == 0
-    assert "(default staging production; default: default)" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (("--stage", "test"), "deploy: there is no stage test in samconfig.toml, only default staging production"),
-        (("--stage", "staging", "RunId"), "deploy: RunId is not PARAMETER=VALUE"),
-    ],
-    ids=["unknown stage", "no value"],
-)
-def test_deploy_refuses_what_it_does_not_understand(arguments: tuple[str, ...], line: str) -> None:
-    """Before anything is built."""
-    done = finish("deploy", *arguments)
-    assert done.returncode == 2
-    assert done.stderr == f"{line}\n"
