@@ -35,6 +35,7 @@ examples:
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "template.yaml"
+STAGES = ROOT / "samconfig.toml"
 RELEASE = "Release"
 """The parameter that is another one for each deployment, and so is set here."""
 
@@ -51,7 +52,9 @@ def main() -> int:
     options = parse_arguments()
     command_line.use_profile(options.profile)
     given = {**dict(options.parameters), RELEASE: str(int(time.time()))}
-    stage = ["--config-env", options.stage, *(["--profile", options.profile] if options.profile else [])]
+    # Named, for else the SAM CLI looks for the file beside the template.
+    stage = ["--config-file", str(STAGES), "--config-env", options.stage]
+    stage += ["--profile", options.profile] if options.profile else []
     require_sam()
     if options.template:
         image = ["--template-file", str(options.template), "--image-repository", image_repository(options.template)]
@@ -125,7 +128,7 @@ def objection(name: str, known: Collection[str]) -> str | None:
 
 def stages() -> dict[str, str]:
     """Return the stacks' names by stage, from samconfig.toml."""
-    sections = tomllib.loads((ROOT / "samconfig.toml").read_text())
+    sections = tomllib.loads(STAGES.read_text())
     return {
         stage: section["global"]["parameters"]["stack_name"]
         for stage, section in sections.items()

@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.tools import failed, finish
+from tests.tools import ROOT, failed, finish
 
 STAND_IN = """\
 #!/bin/sh
@@ -92,8 +92,9 @@ def test_builds_and_then_deploys_with_what_was_given(programs: StandIns, endpoin
     assert done.returncode == 0, done.stderr
     assert "./scripts/smoke-test --stack ride-predictions-dev" in done.stderr
     build, deploy = programs.calls("sam")
-    assert build[:3] == ["build", "--config-env", "default"]
-    assert deploy[:3] == ["deploy", "--config-env", "default"]
+    stage = ["--config-file", str(ROOT / "samconfig.toml"), "--config-env", "default"]
+    assert build[:5] == ["build", *stage]
+    assert deploy[:5] == ["deploy", *stage]
     assert "--resolve-image-repos" in deploy
     assert parameters(build) == parameters(deploy) == ['ModelBucket="models"', 'RunId="abc"']
     assert any(argument.startswith('Release="1') for argument in deploy)
