@@ -1,6 +1,7 @@
 """The function in a container, confined as Lambda confines it, behind Lambda's runtime interface emulator."""
 
 import contextlib
+import math
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,14 +67,14 @@ class FunctionContainer:
         """Return the most bytes of memory that the container ever had."""
         return int(self._control_group(PEAK_MEMORY))
 
-    def memory_limit(self) -> int:
+    def memory_limit(self) -> float:
         """Return the bytes of memory that the container may have."""
-        return int(self._control_group(MEMORY_LIMIT))
+        return _limit(self._control_group(MEMORY_LIMIT))
 
     def cpus(self) -> float:
         """Return how many CPUs' time the container may use."""
         quota, period = self._control_group(CPU_QUOTA).split()
-        return int(quota) / int(period)
+        return _limit(quota) / int(period)
 
     def out_of_memory_kills(self) -> int:
         """Return how many of the container's processes the kernel has killed for want of memory."""
@@ -119,3 +120,8 @@ def running(
         yield FunctionContainer(engine, container, addresses, timeout)
     finally:
         engine.remove(container)
+
+
+def _limit(text: str) -> float:
+    """Return a limit of version 2, where there may be none, or of version 1."""
+    return math.inf if text == "max" else int(text)
