@@ -10,10 +10,15 @@ WORKDIR /build
 COPY Pipfile.lock ./
 COPY scripts/environment.py scripts/requirements.py ./scripts/
 # Into the task root, which is searched first: what the base image brings, a boto3 of its own, stays apart.
+# Nobody needs the packages' commands and tests here, and the base image has no "find" to look for them with.
 # The bytecode is never compared with its source: nothing changes in an image, and an unpacked one may have other dates.
 RUN python3 -m scripts.requirements ${CATEGORIES} > requirements.txt \
     && python3 -m pip install --no-deps --require-hashes --only-binary :all: --no-cache-dir --no-compile \
         --root-user-action ignore --target "${LAMBDA_TASK_ROOT}" --requirement requirements.txt \
+    && rm -rf "${LAMBDA_TASK_ROOT:?}/bin" \
+    && python3 -c 'import glob, shutil, sys; \
+        [shutil.rmtree(folder, True) for folder in glob.glob(sys.argv[1], recursive=True)]' \
+        "${LAMBDA_TASK_ROOT}/**/tests" \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \
     && chmod -R a+rX "${LAMBDA_TASK_ROOT}"
 
@@ -26,7 +31,16 @@ ARG MODEL=""
 WORKDIR /opt/model
 # COPY needs something to copy: without a model, a file that does not stay.
 COPY ${MODEL:-Pipfile.lock} ./
-RUN rm -f Pipfile.lock && chmod -R a+rX .
+# Another folder would only be missed when the function starts.
+RUN rm -f Pipfile.lock \
+    && if [ -n "${MODEL}" ]; then \
+        [ -f MLmodel ] || { echo "MODEL=${MODEL} is no folder with an MLmodel file" >&2; exit 1; }; \
+        while read -r key file; do \
+            [ "${key}" != "pickled_model:" ] || [ -f "${file}" ] \
+                || { echo "MODEL=${MODEL} lacks ${file}, which its MLmodel names" >&2; exit 1; }; \
+        done < MLmodel; \
+    fi \
+    && chmod -R a+rX .
 
 
 FROM base AS modules

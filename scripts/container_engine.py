@@ -14,8 +14,8 @@ from scripts.command_line import CONSOLE, CommandError
 PACKAGES = ("podman", "runc", "containernetworking-plugins", "iptables", "iproute2")
 INSTALL = f"apt-get install -y --no-install-recommends {' '.join(PACKAGES)}"
 
-SECONDS = 600
-"""After which a command of the engine's counts as hanging."""
+SECONDS, BUILD_SECONDS = 600, 3600
+"""After which a command of the engine's counts as hanging; a build installs packages, maybe on a busy machine."""
 
 CONFIGURATION = """\
 [containers]
@@ -47,7 +47,7 @@ class Engine:
         """The engine's name and version."""
         return self.call("--version")
 
-    def call(self, *arguments: str) -> str:
+    def call(self, *arguments: str, seconds: float = SECONDS) -> str:
         """Run a command of the engine's and return what it printed to stdout. Raises CommandError."""
         command = [*self.command, *arguments]
         try:
@@ -56,11 +56,11 @@ class Engine:
                 env={**os.environ, **self.environment},
                 capture_output=True,
                 text=True,
-                timeout=SECONDS,
+                timeout=seconds,
                 cwd=self.folder,
             )
         except subprocess.TimeoutExpired as error:
-            raise CommandError(f"{self.command[0]} {arguments[0]} took longer than {SECONDS} seconds") from error
+            raise CommandError(f"{self.command[0]} {arguments[0]} took longer than {seconds} seconds") from error
         if done.returncode:
             said = " ".join(done.stderr.splitlines()[-8:])
             raise CommandError(f"{self.command[0]} {arguments[0]} failed: {said}")
@@ -78,7 +78,12 @@ class Engine:
         """Build the folder's Dockerfile with build arguments; where a base is given, on that, as Podman alone can."""
         given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
         stand_in = [f"--from={base}", "--pull=never"] if base else []
-        self.call("build", "--quiet", f"--tag={tag}", *stand_in, *given, str(folder))
+        self.call("build", "--quiet", f"--tag={tag}", *stand_in, *given, str(folder), seconds=BUILD_SECONDS)
+
+    def remove(self, container: str) -> None:
+        """End a container and remove it, where there is one of that name. Raises CommandError."""
+        if self.can("container", "inspect", container):
+            self.call("rm", "--force", container)
 
     def size(self, image: str) -> int:
         """Return the bytes of an image's layers, unpacked."""
@@ -117,7 +122,9 @@ def _private(folder: Path) -> Engine:
     runtime = 'runtime = "runc"\n' if shutil.which("runc") else ""
     configuration.write_text(CONFIGURATION + runtime)
     command = ["podman", f"--root={folder}/root", f"--runroot={folder}/runroot", "--storage-driver=overlay"]
-    environment = {"CONTAINERS_CONF": str(configuration), "BUILDAH_ISOLATION": "chroot"}
+    scratch = folder / "tmp"
+    scratch.mkdir()
+    environment = {"CONTAINERS_CONF": str(configuration), "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(scratch)}
     return Engine(command, environment, str(folder))
 
 

@@ -2,24 +2,34 @@
 
 import contextlib
 import json
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from model import Model
-from rides import decode
+from rides import ReceivedRide, decode
 from scripts import chaos, function_container
 from scripts.aggregated_rides import aggregated
 from scripts.bad_rides import spoiled
 from scripts.container_engine import Engine
 from scripts.environment import ROOT, locked
-from scripts.function_container import MEMORY_MB, TIMEOUT_SECONDS, FunctionContainer
+from scripts.function_container import (
+    CPUS,
+    MEMORY_MB,
+    OPEN_FILES,
+    PROCESSES,
+    TIMEOUT_SECONDS,
+    TMP_MB,
+    USER,
+    FunctionContainer,
+)
 from scripts.heavy_model import GREEDY, SLOW
 from scripts.local_aws import FAILURES_BUCKET
 from scripts.moto_server import DUMMY_CREDENTIALS, REGION
+from scripts.prediction_record import Prediction, read_prediction
 from scripts.ride_record import RideRecord
 from scripts.ride_source import generated_rides
 from scripts.shard_lanes import event_record
@@ -31,33 +41,55 @@ if TYPE_CHECKING:
 
 SHARD = "shardId-000000000000"
 INPUT_ARN = f"arn:aws:kinesis:{REGION}:000000000000:stream/ride_events"
+MODEL_NAME, FIELD = "sample", "minutes"
 NOWHERE = "http://127.0.0.1:1"
 COMPLETE: dict[str, Any] = {"batchItemFailures": []}
 TIMED_OUT = "Task timed out after"
 
-CONFINED = {"uid": 993, "capabilities": 0, "writable": ["/tmp"], "tmp_mb": 512}  # noqa: S108
+CONFINED: dict[str, Any] = {
+    "uid": USER,
+    "capabilities": 0,
+    "gains_privileges": False,
+    "root": "ro",
+    "writable": ["/tmp"],  # noqa: S108
+    "tmp_mb": TMP_MB,
+    "open_files": [OPEN_FILES, OPEN_FILES],
+    "processes": [PROCESSES, PROCESSES],
+    "memory_mb": MEMORY_MB,
+    "cpus": CPUS,
+}
 """What the function must find of itself."""
 
+LIST_FILES = """
+import json, os
+paths = [os.path.join(folder, name) for folder, folders, files in os.walk("/") for name in folders + files]
+print(json.dumps([path for path in paths if path.split("/")[1] not in ("dev", "proc", "sys")]))
+"""
+
 TAKE_STOCK = """
-import importlib.metadata, importlib.util, json, pathlib
+import importlib.metadata, importlib.util, json, os, pathlib
 root = pathlib.Path("/var/task")
 packages = list(importlib.metadata.distributions(path=[str(root)]))
 owned = {str(file) for package in packages for file in package.files}
 files = {str(file.relative_to(root)): file for file in root.rglob("*") if file.is_file()}
-# pip puts the packages' own commands, of which nobody has need here, into bin.
-others = [name for name in files if name not in owned and not name.startswith("bin/") and not name.endswith(".pyc")]
-modules = [file for name, file in files.items() if name.endswith(".py")]
-compiled = lambda module: pathlib.Path(importlib.util.cache_from_source(module)).exists()
+sources = [file for name, file in files.items() if name.endswith(".py")]
+bytecode = {source: pathlib.Path(importlib.util.cache_from_source(source)) for source in sources}
+def is_compiled(source):
+    # PEP 552: flags of 1 are for a hash of the source that is never checked.
+    header = importlib.util.MAGIC_NUMBER + b"\\1\\0\\0\\0" + importlib.util.source_hash(source.read_bytes())
+    return bytecode[source].is_file() and bytecode[source].read_bytes().startswith(header)
 print(json.dumps({
     "packages": {package.name: package.version for package in packages},
-    "others": sorted(others),
-    "uncompiled": [str(module) for module in modules if not compiled(module)],
+    "others": sorted(name for name, file in files.items() if name not in owned and file not in bytecode.values()),
+    "uncompiled": [str(source) for source in sources if not is_compiled(source)],
+    "model": os.environ.get("MODEL_LOCATION", ""),
 }))
 """
 
 LOOK_AROUND = """
-import json, os, pathlib
+import json, os, pathlib, resource
 status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+mounts = [line.split() for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines()]
 def is_writable(folder):
     try:
         pathlib.Path(folder, "written").write_text("")
@@ -69,9 +101,25 @@ tmp = os.statvfs("/tmp")
 print(json.dumps({
     "uid": os.getuid(),
     "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
+    "gains_privileges": status["NoNewPrivs"].strip() == "0",
+    "root": next(options.split(",")[0] for _, _, _, _, point, options, *_ in mounts if point == "/"),
     "writable": [folder for folder in folders if is_writable(folder)],
     "tmp_mb": tmp.f_blocks * tmp.f_frsize // 2**20,
+    "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),
+    "processes": resource.getrlimit(resource.RLIMIT_NPROC),
 }))
+"""
+
+START = """
+import sys
+compiled = []
+def note(event, arguments):
+    if event == "compile" and str(arguments[1]).endswith(".py"):
+        compiled.append(str(arguments[1]))
+sys.addaudithook(note)
+import json
+import lambda_function
+print(json.dumps(compiled))
 """
 
 
@@ -87,6 +135,8 @@ class Stage:
     image: str
     baked_image: str
     """The same with the sample model in it."""
+    base: str
+    """What both stand on."""
     endpoint: str
     kinesis: "KinesisClient"
     s3: "S3Client"
@@ -109,6 +159,8 @@ class Stage:
             **DUMMY_CREDENTIALS,
             "AWS_REGION": REGION,
             "AWS_ENDPOINT_URL": self.endpoint,
+            "MODEL_NAME": MODEL_NAME,
+            "PREDICTION_FIELD": FIELD,
             "PREDICTIONS_STREAM_NAME": self.stream,
             "FAILURES_LOCATION": f"s3://{FAILURES_BUCKET}/{self.stream}",
             **({} if image == self.baked_image else {"MODEL_LOCATION": f"{self.models}/{model}"}),
@@ -117,18 +169,22 @@ class Stage:
             self.engine, image or self.image, {**usual, **variables}, memory_mb=memory_mb, timeout=timeout
         )
 
-    def predictions(self) -> dict[str, float]:
-        """Return the minutes on the output stream, by event_id."""
+    def predictions(self) -> list[Prediction]:
+        """Return what lies on the output stream."""
         records = ShardReader(self.kinesis, self.stream, SHARD).read()
-        found = [json.loads(record["Data"]) for record in records]
-        return {prediction["event_id"]: prediction["prediction"]["ride_duration"] for prediction in found}
+        return [read_prediction(record["Data"]) for record in records]
 
-    def rejections(self) -> dict[str, str]:
-        """Return the kinds of what the failures bucket keeps, by event_id."""
+    def rejections(self) -> list[tuple[str, str]]:
+        """Return the event_id and kind of each rejection that the failures bucket keeps."""
         listed = self.s3.list_objects_v2(Bucket=FAILURES_BUCKET, Prefix=f"{self.stream}/").get("Contents", [])
         bodies = [self.s3.get_object(Bucket=FAILURES_BUCKET, Key=entry["Key"])["Body"].read() for entry in listed]
         lines = [json.loads(line) for body in bodies for line in body.splitlines()]
-        return {line["event_id"]: line["kind"] for line in lines}
+        return [(line["event_id"], line["kind"]) for line in lines]
+
+    def look_into(self, image: str, code: str) -> Any:
+        """Run code in an image as it was built, and return what it printed, which is JSON."""
+        # -B: nothing is written there that was not there.
+        return json.loads(self.engine.call("run", "--rm", "--entrypoint=python3", image, "-B", "-c", code))
 
 
 def kinesis_event(records: Sequence[RideRecord]) -> dict[str, Any]:
@@ -157,21 +213,33 @@ def good_rides(number: int) -> dict[str, Any]:
 
 
 def holds_the_locked_packages_and_the_modules(stage: Stage) -> str:
-    """They are all that there is in the task root, each in its locked version, and all of it is byte-compiled."""
-    held = json.loads(stage.engine.call("run", "--rm", "--entrypoint=python3", stage.image, "-c", TAKE_STOCK))
+    """They are all that the base image has not, each in its locked version, with bytecode of its very source."""
+    held = stage.look_into(stage.image, TAKE_STOCK)
     found = {name.lower().replace("_", "-"): version for name, version in held["packages"].items()}
     wanted = {name: package["version"].removeprefix("==") for name, package in locked(["packages"]).items()}
     _expect("packages", found, wanted)
     _expect("other files", held["others"], sorted(path.name for path in ROOT.glob("*.py")))
-    _expect("files without bytecode", held["uncompiled"], [])
+    _expect("files without bytecode of their own", held["uncompiled"], [])
+    _expect("MODEL_LOCATION", held["model"], "")
+    new = set(stage.look_into(stage.image, LIST_FILES)) - set(stage.look_into(stage.base, LIST_FILES))
+    elsewhere = sorted(path for path in new if not path.startswith("/var/task/"))
+    _expect("new files outside of the task root", elsewhere, ["/opt/model"])
     return f"{len(found)} packages, {len(held['others'])} modules"
 
 
 def is_confined(stage: Stage) -> str:
     """The scenarios below mean something: the container is as tight as Lambda's sandbox."""
     with stage.function() as function:
-        _expect("confinement", json.loads(function.python(LOOK_AROUND)), CONFINED)
-    return "user 993, no capabilities, writes nowhere but in /tmp, of 512 MB"
+        limits = {"memory_mb": function.memory_limit() / 2**20, "cpus": function.cpus()}
+        _expect("confinement", json.loads(function.python(LOOK_AROUND)) | limits, CONFINED)
+    return f"user {USER}, no capabilities, {CPUS} CPU, {MEMORY_MB} MB, writes nowhere but in /tmp, of {TMP_MB} MB"
+
+
+def starts_from_bytecode_alone(stage: Stage) -> str:
+    """Nothing is compiled at a cold start, which could not be kept: neither Python's own modules nor the function's."""
+    with stage.function() as function:
+        _expect("compiled at the start", json.loads(function.python(START)), [])
+    return "no source is compiled"
 
 
 def predicts_a_good_batch(stage: Stage) -> str:
@@ -251,6 +319,7 @@ def outlives_running_out_of_memory(stage: Stage) -> str:
     with stage.function(model=GREEDY, memory_mb=memory_mb) as function:
         _expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
         said = _fails(function, "Runtime.ExitError", "signal: killed", good_rides(2_000))
+        _expect("processes that the kernel killed for want of memory", function.out_of_memory_kills(), 1)
         _expect("response after the kill", function.invoke(good_rides(1)), COMPLETE)
     return f"{said}, at {memory_mb} MB; the next batch starts afresh"
 
@@ -258,6 +327,7 @@ def outlives_running_out_of_memory(stage: Stage) -> str:
 SCENARIOS: Sequence[Callable[[Stage], str]] = (
     holds_the_locked_packages_and_the_modules,
     is_confined,
+    starts_from_bytecode_alone,
     predicts_a_good_batch,
     sets_bad_records_aside,
     takes_aggregated_records_apart,
@@ -275,16 +345,34 @@ def _settles(stage: Stage, function: FunctionContainer, event: dict[str, Any]) -
     """Invoke the function, and check that each record ended as what it is: a right prediction, or a rejection."""
     received, undecodable = decode(event)
     _expect("response", function.invoke(event), COMPLETE)
-    minutes = stage.sample.predict([ride.event.ride for ride in received])
-    wanted = {ride.record.event_id: duration for ride, duration in zip(received, minutes, strict=True)}
+    wanted = _right_predictions(stage.sample, received)
     found = stage.predictions()
-    _expect("predicted rides", sorted(found), sorted(wanted))
-    others = [one for one, duration in wanted.items() if not math.isclose(found[one], float(duration or 0))]  # type: ignore[arg-type]
-    _expect("rides with another duration", others, [])
-    rejected = {rejection.record.event_id: rejection.kind for rejection in undecodable}
-    _expect("rejections", stage.rejections(), rejected)
+    _expect_same("predictions", map(_rounded, found), map(_rounded, wanted))
+    rejected = [(rejection.record.event_id, rejection.kind) for rejection in undecodable]
+    _expect_same("rejections", stage.rejections(), rejected)
     kept = f", {len(rejected)} rejected" if rejected else ""
     return f"{len(event['Records'])} records: {len(found)} rides predicted{kept}"
+
+
+def _right_predictions(model: Model, rides: Sequence[ReceivedRide]) -> list[Prediction]:
+    """Return what readers must find of the rides."""
+    durations = model.predict([ride.event.ride for ride in rides])
+    return [
+        Prediction(
+            MODEL_NAME,
+            model.version,
+            FIELD,
+            float(duration),  # type: ignore[arg-type]
+            ride.event.ride_id,
+            ride.record.event_id,
+        )
+        for ride, duration in zip(rides, durations, strict=True)
+    ]
+
+
+def _rounded(prediction: Prediction) -> Prediction:
+    """Return a prediction without the digits in which two builds of a library may differ."""
+    return replace(prediction, value=round(prediction.value, 6))
 
 
 def _fails(function: FunctionContainer, kind: str, words: str, event: dict[str, Any] | None = None) -> str:
@@ -298,3 +386,10 @@ def _fails(function: FunctionContainer, kind: str, words: str, event: dict[str, 
 def _expect(what: str, found: object, wanted: object) -> None:
     if found != wanted:
         raise ScenarioError(f"{what}: {str(found)[:300]}, not {str(wanted)[:300]}")
+
+
+def _expect_same(what: str, found: Iterable[object], wanted: Iterable[object]) -> None:
+    """Check that both hold the same, each as often, in any order."""
+    have, need = Counter(found), Counter(wanted)
+    _expect(f"missing {what}", [*(need - have).elements()], [])
+    _expect(f"{what} too many", [*(have - need).elements()], [])

@@ -16,6 +16,8 @@ import boto3
 
 from scripts import command_line
 from scripts.command_line import CONSOLE, CommandError, printable
+from scripts.deployed_stack import find_stack
+from scripts.local_aws import INPUT_STREAM, OUTPUT_STREAM
 from scripts.prediction_record import NotAPredictionError, Prediction, read_prediction
 from scripts.shards import follow
 
@@ -51,12 +53,14 @@ def main() -> int:
     """Test the consumer that the command line names; return the exit code."""
     options = parse_arguments()
     command_line.use_profile(options.profile)
-    if options.stack:
-        consumer = consumer_of(options.stack)
-    else:
-        consumer = Consumer(options.input, options.output, options.model, options.version)
-    with CONSOLE.status(f"Waiting for a prediction on {consumer.output}"):
-        prediction, seconds = predict(boto3.client("kinesis"), consumer, options.timeout)
+    consumer = consumer_of(options.stack) if options.stack else named_consumer(options)
+    client = boto3.client("kinesis")
+    try:
+        with CONSOLE.status(f"Waiting for a prediction on {consumer.output}"):
+            prediction, seconds = predict(client, consumer, options.timeout)
+    except client.exceptions.ResourceNotFoundException as error:
+        where = f"{consumer.input} or {consumer.output} in {client.meta.region_name}"
+        raise CommandError(f"there is no stream {where}: name both with --input and --output, or --stack") from error
     check(prediction, consumer)
     predicted = f"{printable(prediction.field)} {prediction.value} of {prediction.ride_id}"
     print(f"{predicted} by {printable(prediction.model)} {printable(prediction.version)} after {seconds:.2f} s")
@@ -69,12 +73,12 @@ def parse_arguments() -> argparse.Namespace:
         prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--stack", metavar="NAME", help="the CloudFormation stack that says all the rest but the timeout"
+        "--stack", type=name, metavar="NAME", help="the CloudFormation stack that says all the rest but the timeout"
     )
-    parser.add_argument("--input", default="ride_events", metavar="STREAM", help="default: %(default)s")
-    parser.add_argument("--output", default="ride_predictions", metavar="STREAM", help="default: %(default)s")
-    parser.add_argument("--model", metavar="NAME", help="the model's name that the prediction must have")
-    parser.add_argument("--version", metavar="ID", help="the version that the prediction must have")
+    parser.add_argument("--input", type=name, metavar="STREAM", help=f"default: {INPUT_STREAM}")
+    parser.add_argument("--output", type=name, metavar="STREAM", help=f"default: {OUTPUT_STREAM}")
+    parser.add_argument("--model", type=name, metavar="NAME", help="the model's name that the prediction must have")
+    parser.add_argument("--version", type=name, metavar="ID", help="the version that the prediction must have")
     parser.add_argument(
         "--timeout",
         type=command_line.seconds,
@@ -83,13 +87,31 @@ def parse_arguments() -> argparse.Namespace:
         help="how long to wait, for a new mapping and a cold start too (default: %(default)s)",
     )
     command_line.add_profile(parser)
-    return parser.parse_args()
+    options = parser.parse_args()
+    for option in ("input", "output", "model", "version"):
+        if options.stack and getattr(options, option):
+            parser.error(f"--stack says what --{option} would: give one of them")
+    return options
+
+
+def name(text: str) -> str:
+    """Return what an option was given; an empty variable of the shell's is no name. Raises ArgumentTypeError."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: leave the option out, or say which")
+    return text
+
+
+def named_consumer(options: argparse.Namespace) -> Consumer:
+    """Return the consumer that the options name, on the README's streams where they do not say."""
+    return Consumer(options.input or INPUT_STREAM, options.output or OUTPUT_STREAM, options.model, options.version)
 
 
 def consumer_of(stack: str) -> Consumer:
-    """Return the consumer that a stack of template.yaml made, by the stack's outputs."""
-    (found,) = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+    """Return the consumer that a stack of template.yaml made, by the stack's outputs. Raises CommandError."""
+    found = find_stack(stack)
+    if found is None:
+        raise CommandError(f"there is no stack {stack} in this account and region: deploy it, or name another one")
+    outputs = found.outputs
     try:
         version = outputs["ModelVersion"]
         return Consumer(

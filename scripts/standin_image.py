@@ -67,6 +67,7 @@ ENV LAMBDA_TASK_ROOT=/var/task LAMBDA_RUNTIME_DIR=/var/runtime LANG=en_US.UTF-8 
 ENV PATH=/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin
 ENV LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib
 ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/var/wheels
+RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /var/lang/lib
 WORKDIR /var/task
 ENTRYPOINT ["/lambda-entrypoint.sh"]
 """

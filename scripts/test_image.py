@@ -58,9 +58,9 @@ def main() -> int:
     """Build the images and play every scenario; return the exit code, 0 where all of them went as they must."""
     options = parse_arguments()
     categories = ["packages", "training"] if options.with_mlflow else ["packages"]
-    check_wheels(categories)
     base = base_image()
     with container_engine.chosen(base) as engine:
+        check_wheels(categories)
         stand_in = None if engine.can("pull", "--quiet", base) else made_stand_in(base, engine, categories)
         CONSOLE.print(f"Building the Dockerfile with {engine.name}", soft_wrap=True)
         engine.build(ROOT, IMAGE, base=stand_in)
@@ -70,7 +70,7 @@ def main() -> int:
             engine.build(ROOT, WITH_MLFLOW, base=stand_in, CATEGORIES=" ".join(categories))
             images["the image with mlflow"] = WITH_MLFLOW
         sizes = image_measures.sizes(engine, stand_in or base, images)
-        with stages(engine) as new_stage:
+        with stages(engine, stand_in or base) as new_stage:
             outcomes = play(new_stage)
             measured = image_measures.performance(new_stage())
         ground = f"a stand-in for {base}, not Amazon Linux" if stand_in else base
@@ -96,7 +96,8 @@ def check_wheels(categories: Sequence[str]) -> None:
     lines = requirements(categories)
     for architecture in locked_wheels.ARCHITECTURES:
         locked_wheels.check(lines, architecture)
-        CONSOLE.print(f"Amazon Linux 2023 on {architecture}: all {len(lines)} locked packages have a wheel")
+        packages = len(locked_wheels.needed(lines, architecture))
+        CONSOLE.print(f"Amazon Linux 2023 on {architecture}: all {packages} locked packages have a wheel")
 
 
 def base_image() -> str:
@@ -115,7 +116,7 @@ def made_stand_in(base: str, engine: Engine, categories: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def stages(engine: Engine) -> Iterator[Callable[[], Stage]]:
+def stages(engine: Engine, base: str) -> Iterator[Callable[[], Stage]]:
     """Run the local AWS for the length of the block, and give a function that makes a stage in it."""
     with moto_server.serve() as endpoint:
         local_aws.isolate(os.environ, endpoint)
@@ -135,7 +136,7 @@ def stages(engine: Engine) -> Iterator[Callable[[], Stage]]:
         def new_stage() -> Stage:
             stream = f"predictions-{uuid.uuid4().hex}"
             kinesis.create_stream(StreamName=stream, ShardCount=1)
-            return Stage(engine, IMAGE, BAKED, endpoint, kinesis, s3, stream, f"s3://{MODELS_BUCKET}", loaded)
+            return Stage(engine, IMAGE, BAKED, base, endpoint, kinesis, s3, stream, f"s3://{MODELS_BUCKET}", loaded)
 
         yield new_stage
 
@@ -177,4 +178,4 @@ def show(how: str, outcomes: Sequence[Outcome], measured: Mapping[str, str]) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(PROGRAM, main))
+    sys.exit(command_line.run(PROGRAM, main, explained=(OSError,)))

@@ -1,6 +1,8 @@
 """template.yaml as SAM expands it, deployed onto moto's server."""
 
 import ast
+import copy
+import functools
 import json
 import uuid
 from dataclasses import dataclass
@@ -12,11 +14,51 @@ from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
 from scripts.batch_rules import MappingSettings
+from tests.cloudformation import Evaluation
 
 TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/ride-duration:latest"
 """What ``sam build`` and ``sam deploy`` set, once they have built and pushed it."""
+
+LEAST = {"ModelBucket": "models", "RunId": "abc"}
+"""The parameters that it does not go without."""
+
+UNUSUAL = {
+    "Release": "42",
+    "InputStreamName": "in",
+    "PredictionsStreamName": "out",
+    "ShardCount": "3",
+    "RetentionHours": "49",
+    "ModelBucket": "models",
+    "ModelPath": "some/model",
+    "ExperimentId": "17",
+    "ModelSha256": "a" * 64,
+    "ModelName": "tip",
+    "PredictionField": "tip_amount",
+    "ShadowModelPath": "its/challenger",
+    "ShadowModelSha256": "b" * 64,
+    "Architecture": "x86_64",
+    "MemorySize": "2050",
+    "Timeout": "70",
+    "ReservedConcurrency": "11",
+    "LogLevel": "ERROR",
+    "LogRetentionDays": "14",
+    "DeploymentType": "Canary10Percent30Minutes",
+    "BatchSize": "71",
+    "BatchingWindowSeconds": "5",
+    "ParallelizationFactor": "4",
+    "RetryAttempts": "6",
+    "RecordAgeSeconds": "6100",
+    "FailuresRetentionDays": "91",
+    "InputKeyArn": "arn:aws:kms:us-east-1:123456789012:key/input",
+    "OutputKeyArn": "arn:aws:kms:us-east-1:123456789012:key/output",
+    "FailuresKeyArn": "arn:aws:kms:us-east-1:123456789012:key/failures",
+    "ModelKeyArn": "arn:aws:kms:us-east-1:123456789012:key/model",
+    "AlarmTopicArn": "arn:aws:sns:us-east-1:123456789012:alarms",
+    "RejectionsPercent": "8",
+}
+"""A value for each parameter that goes with the others, none of them a default, and each unlike all others."""
 
 NOT_IN_MOTO = {
     "AWS::CloudWatch::Alarm": "moto's CloudFormation does not know it",
@@ -64,9 +106,16 @@ class Stack:
         return [statement for statement in statements if statement is not None]
 
 
+@functools.cache
+def parsed() -> dict[str, Any]:
+    """Return the template as it is written: read once, for reading takes longer than all that follows."""
+    template: dict[str, Any] = yaml_parse(TEMPLATE.read_text())
+    return template
+
+
 def expanded(**parameters: str) -> dict[str, Any]:
     """Return the template as CloudFormation gets it from the SAM transform."""
-    template = yaml_parse(TEMPLATE.read_text())
+    template = copy.deepcopy(parsed())
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["ImageUri"] = IMAGE
@@ -74,11 +123,24 @@ def expanded(**parameters: str) -> dict[str, Any]:
     return result
 
 
+def evaluated(**parameters: str) -> Evaluation:
+    """Return what CloudFormation makes of the template with these parameters, and defaults for the others."""
+    values = {"Release": "1", **parameters}
+    return Evaluation(expanded(**values), values)
+
+
+def resources_of(kind: str, **parameters: str) -> dict[str, dict[str, Any]]:
+    """Return the properties of all resources of a type that are created with these parameters, by logical name."""
+    resources = evaluated(**parameters).resources().items()
+    return {name: resource["Properties"] for name, resource in resources if resource["Type"] == kind}
+
+
 def deploy(**parameters: str) -> Stack:
     """Deploy what moto can play of the template, with streams of the stack's own, and return what there is then."""
     name = f"stack-{uuid.uuid4().hex[:12]}"
     streams = {"InputStreamName": f"{name}-in", "PredictionsStreamName": f"{name}-out"}
     values = {"Release": "1", **streams, **parameters}
+    assert evaluated(**values).broken_rules() == []
     cloudformation = boto3.client("cloudformation")
     cloudformation.create_stack(
         StackName=name,

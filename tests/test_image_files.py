@@ -1,8 +1,10 @@
 """The image's own files, and the tool that tests the image, as far as both can be tested without a container engine."""
 
 import hashlib
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -14,16 +16,25 @@ import pytest
 
 from model import load_model
 from rides import Ride
-from scripts import container_engine, locked_wheels, standin_image, test_image
+from scripts import container_engine, function_container, locked_wheels, standin_image, test_image
 from scripts.command_line import CommandError
 from scripts.container_engine import Engine
 from scripts.environment import locked
 from scripts.heavy_model import GREEDY, SLOW, heavy_model
 from scripts.image_scenarios import ScenarioError, Stage
+from scripts.invoke import SAMPLE_MODEL
 from scripts.requirements import requirements
 from tests.tools import ROOT
 
 X86, ARM = locked_wheels.ARCHITECTURES
+
+SLOW_ENGINE = """\
+case "$*" in
+  run*) touch container; exec sleep 60 ;;
+  container*) test -e container ;;
+  rm*) rm container ;;
+esac
+"""
 
 
 def copied() -> Iterator[str]:
@@ -59,6 +70,22 @@ def wheel(folder: Path, tag: str) -> str:
     return f"empty==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
+def checked_as_model(folder: Path, model: str) -> tuple[int, str]:
+    """Run in the folder what the Dockerfile runs where it has copied the MODEL; return the exit code and the error."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    (command,) = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN rm -f Pipfile.lock")]
+    environment = {**os.environ, "MODEL": model}
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.fixture
+def slow_engine(tmp_path: Path) -> Engine:
+    """Have an engine that has a container up at once, and then takes its time to say so."""
+    (tmp_path / "engine").write_text(SLOW_ENGINE)
+    return Engine(["sh", str(tmp_path / "engine")], folder=str(tmp_path))
+
+
 def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
     """And it is there; a file that .dockerignore keeps out would only be missed when an image is built."""
     everything, *rules = (ROOT / ".dockerignore").read_text().splitlines()
@@ -68,6 +95,40 @@ def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
     assert {"Pipfile.lock", "lambda_function.py", "scripts/requirements.py"} <= set(names)
     assert [name for name in names if not any(fnmatch(name, rule) for rule in let_in)] == []
     assert [name for name in names if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("place", ["mlruns/1/models/m-1/artifacts", "mlruns/1/run/artifacts/model", "models"])
+def test_a_model_is_let_into_the_build_from_where_mlflow_logs_it(place: str) -> None:
+    """Of version 3 or 2; hidden files are kept out even there, since the last rule decides."""
+    *_, last = rules = (ROOT / ".dockerignore").read_text().splitlines()
+    assert any(fnmatch(place, rule.removeprefix("!")) for rule in rules if rule.startswith("!"))
+    assert last == "**/.*"
+
+
+def test_an_image_is_built_with_a_model(tmp_path: Path) -> None:
+    """All of it stays."""
+    shutil.copytree(SAMPLE_MODEL, tmp_path, dirs_exist_ok=True)
+    assert checked_as_model(tmp_path, "models/mine") == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in SAMPLE_MODEL.iterdir())
+
+
+def test_an_image_is_built_without_a_model(tmp_path: Path) -> None:
+    """Of the file that was copied instead nothing stays."""
+    (tmp_path / "Pipfile.lock").touch()
+    assert checked_as_model(tmp_path, "") == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_image_is_built_with_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    """Such as the one around the model."""
+    shutil.copytree(SAMPLE_MODEL, tmp_path / "model")
+    assert checked_as_model(tmp_path, "models") == (1, "MODEL=models is no folder with an MLmodel file")
+
+
+def test_no_image_is_built_with_half_a_model(tmp_path: Path) -> None:
+    """What the MLmodel file names must be there."""
+    shutil.copy(SAMPLE_MODEL / "MLmodel", tmp_path)
+    assert checked_as_model(tmp_path, "models") == (1, "MODEL=models lacks model.skops, which its MLmodel names")
 
 
 def test_the_wheels_are_checked_for_the_python_of_the_base_image() -> None:
@@ -121,6 +182,46 @@ def test_a_wheel_that_was_not_locked_does_not_pass(wheelhouse: Path) -> None:
     wheel(wheelhouse, "py3-none-any")
     with pytest.raises(CommandError, match="HASH"):
         locked_wheels.check([f"empty==1.0 --hash=sha256:{'0' * 64}"], X86)
+
+
+@pytest.mark.parametrize(
+    ("marker", "machines"),
+    [
+        ("python_version >= '3.13'", {X86, ARM}),
+        ("python_version < '3.13'", set()),
+        ("python_full_version >= '3.13.0' and python_full_version < '4.0.0'", {X86, ARM}),
+        ("platform_machine == 'aarch64'", {ARM}),
+        ("sys_platform != 'linux' or os_name == 'nt'", set()),
+    ],
+)
+def test_markers_are_lambdas_own(marker: str, machines: set[str], wheelhouse: Path) -> None:
+    """What another Python or machine needs, or leaves out, says nothing of Lambda's."""
+    line = wheel(wheelhouse, "py3-none-any").replace(" --hash", f" ; {marker} --hash")
+    needed = {machine for machine in locked_wheels.ARCHITECTURES if locked_wheels.needed([line], machine)}
+    assert needed == machines
+
+
+def test_a_package_that_lambda_alone_needs_is_checked(wheelhouse: Path) -> None:
+    """On a machine where pip would leave it out."""
+    line = f"nowhere==1.0 ; python_full_version == '{locked_wheels.PYTHON}.0' --hash=sha256:{'0' * 64}"
+    with pytest.raises(CommandError, match="nowhere==1.0"):
+        locked_wheels.check([line], X86)
+
+
+def test_an_interrupted_start_leaves_no_container(slow_engine: Engine, tmp_path: Path) -> None:
+    """Ctrl-C may come while the engine starts it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    usual = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt), function_container.running(slow_engine, "image", {}):
+            pass
+    finally:
+        signal.signal(signal.SIGALRM, usual)
+    assert not (tmp_path / "container").exists()
 
 
 def test_a_machine_without_an_engine_is_told_how_to_get_one(no_engine: None) -> None:

@@ -1,20 +1,30 @@
 """The roles: each call that is made is allowed, and nothing is that no call needs."""
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 import pytest
+from botocore.exceptions import ClientError
 
+import delivery
 from artifacts import S3Artifact
+from delivery import DeliveryError
+from scripts import chaos as faults
+from scripts.chaos import Decide, FailedEntries, FailedRequest, Fault, serve
 from tests.builders import kinesis_event, ride_event
 from tests.conftest import SAMPLE_MODEL
-from tests.deployment import Stack, deploy
+from tests.deployment import LEAST, UNUSUAL, Stack, deploy, resources_of
+from tests.recorder import Recorder, Request, record
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -25,11 +35,26 @@ KEYS = {f"{name}KeyArn": f"{KEY}{name.lower()}" for name in ("Input", "Output", 
 RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 """The run that logged the sample model."""
 
+LISTING = {"list-type", "prefix", "encoding-type"}
+"""What the query of ListObjectsV2 holds; a continuation token too, where there are more than 1,000 objects."""
+
+ASKING_FOR_MORE = {"x-amz-acl", "x-amz-copy-source", "x-amz-object-lock-mode", "x-amz-tagging"}
+"""Headers of PutObject for which IAM is asked for another permission (S3 API reference)."""
+
+PLACES = ("1/models/m-0/artifacts", f"1/{RUN_ID}/artifacts/model", "some/model")
+"""Where a model lies: as MLflow 3 puts it, as MLflow 2 did, and where ModelPath says."""
+
+GROUPS = "arn:aws:logs:us-east-1:123456789012:log-group"
+
 POLLING = ("DescribeStream", "DescribeStreamSummary", "GetRecords", "GetShardIterator", "ListShards")
 """What a mapping does to its stream (Lambda developer guide, "Configure your Lambda function's execution role")."""
 
 LOGGING = ("CreateLogStream", "PutLogEvents")
 """What Lambda does to a log group that there is already (Lambda developer guide, "Sending logs to CloudWatch")."""
+
+
+Recording = Callable[..., contextlib.AbstractContextManager[Recorder]]
+"""What the ``recording`` fixture gives."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +110,52 @@ def superfluous(calls: Sequence[Call], given: Sequence[Grant]) -> list[Grant]:
     return [grant for grant in given if not denied(calls, [other for other in given if other is not grant])]
 
 
-def as_calls(operation: str, parameters: dict[str, Any], missing: bool) -> list[Call]:
+def as_calls(request: Request) -> list[Call]:
     """Return what IAM is asked for a request of the function; one that is not known here fails the test."""
-    bucket = f"arn:aws:s3:::{parameters.get('Bucket')}"
-    match operation:
-        case "PutRecords":
-            stream = f"arn:aws:kinesis:us-east-1:123456789012:stream/{parameters['StreamName']}"
-            return [Call("kinesis:PutRecords", stream)]
-        case "ListObjectsV2":
-            return [Call("s3:ListBucket", bucket, parameters["Prefix"])]
-        case "GetObject" if missing:
+    bucket, _, key = request.path.partition("/")
+    arn = f"arn:aws:s3:::{bucket}"
+    match request.service, request.method, set(request.query), request.headers.get("X-Amz-Target"):
+        case "kinesis", "POST", _, "Kinesis_20131202.PutRecords":
+            stream = json.loads(request.body)["StreamName"]
+            return [Call("kinesis:PutRecords", f"arn:aws:kinesis:us-east-1:123456789012:stream/{stream}")]
+        case "s3", "GET", query, _ if query == LISTING and not key:
+            return [Call("s3:ListBucket", arn, request.query["prefix"])]
+        case "s3", "GET", query, _ if not query and key:
             # Whoever may not list the bucket, and not just a prefix of it, is told 403 instead of 404 (S3 API
             # reference, GetObject, "Permissions").
-            return [Call("s3:GetObject", f"{bucket}/{parameters['Key']}"), Call("s3:ListBucket", bucket)]
-        case "GetObject" | "PutObject":
-            return [Call(f"s3:{operation}", f"{bucket}/{parameters['Key']}")]
-    raise AssertionError(f"{operation} is a new call: the roles in template.yaml need a permission for it")
+            missing = [Call("s3:ListBucket", arn)] if request.status == HTTPStatus.NOT_FOUND else []
+            return [Call("s3:GetObject", f"{arn}/{key}"), *missing]
+        case "s3", "PUT", query, _ if not query and key and not ASKING_FOR_MORE & set(map(str.lower, request.headers)):
+            return [Call("s3:PutObject", f"{arn}/{key}")]
+    raise AssertionError(f"{request} is a new call: the roles in template.yaml need a permission for it")
+
+
+def never(call: faults.Call) -> Fault | None:
+    """Let everything through."""
+    return None
+
+
+def at_first(call: faults.Call) -> Fault | None:
+    """Throttle an entry at first, and fail an object at first."""
+    if call.operation == "PutRecords":
+        return FailedEntries(frozenset({0})) if len(call.entries) > 1 else None
+    return FailedRequest(503, "SlowDown") if call.number % 2 else None
+
+
+def always(call: faults.Call) -> Fault:
+    """Throttle every entry, and fail every object."""
+    if call.operation == "PutRecords":
+        return FailedEntries(frozenset(range(len(call.entries))))
+    return FailedRequest(503, "SlowDown")
+
+
+def refuse(call: faults.Call) -> Fault:
+    """Refuse everything, as AWS does where a permission is missing."""
+    return FailedRequest(403 if call.operation == "PutObject" else 400, "AccessDeniedException")
+
+
+FAULTS: dict[Decide, int] = {never: 0, at_first: 0, always: 3, refuse: 3}
+"""How many of three records are left for redelivery, by what happens to requests."""
 
 
 @dataclass(frozen=True)
@@ -111,59 +166,85 @@ class Consumer:
     role: str
     logs: str
     mapping: str
-    keeps_what_is_given_up: bool
+    predictions: str
+    writes_to: tuple[str, ...]
+    """The folders of the failures bucket."""
 
 
-LIVE = Consumer("Consumer", "ConsumerRole", "ConsumerLogs", "ConsumerRides", keeps_what_is_given_up=True)
-SHADOW = Consumer("ShadowConsumer", "ShadowRole", "ShadowLogs", "ShadowConsumerRides", keeps_what_is_given_up=False)
+LIVE = Consumer(
+    "Consumer", "ConsumerRole", "ConsumerLogs", "ConsumerRides", "PredictionsStream", ("rejections", "aws/lambda")
+)
+SHADOW = Consumer(
+    "ShadowConsumer",
+    "ShadowRole",
+    "ShadowLogs",
+    "ShadowConsumerRides",
+    "ShadowPredictionsStream",
+    ("shadow/rejections",),
+)
+
+
+@dataclass
+class Trouble:
+    """What happens to requests until it is replaced."""
+
+    decide: Decide = never
 
 
 @pytest.fixture
-def recorded(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any], bool]]:
-    """Give the list to which every client made from now on adds its requests: operation, parameters, 404 or not."""
-    requests: list[tuple[str, dict[str, Any], bool]] = []
-    session = boto3.Session()
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
+def recording(endpoint: str, aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Recording:
+    """Give a function that puts a recorder between new clients, whoever makes them, and the local AWS with faults."""
 
-    def begin(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-        context["asked"] = dict(params)
+    @contextlib.contextmanager
+    def recorded(decide: Decide = never) -> Iterator[Recorder]:
+        with serve(endpoint, decide) as faulty, record(faulty.url) as recorder, monkeypatch.context() as environment:
+            environment.setenv("AWS_ENDPOINT_URL", recorder.url)
+            yield recorder
 
-    def end(model: Any, context: dict[str, Any], parsed: dict[str, Any], **_: Any) -> None:
-        missing = parsed.get("Error", {}).get("Code") == "NoSuchKey"
-        requests.append((model.name, context["asked"], missing))
-
-    session.events.register("provide-client-params", begin)
-    session.events.register("after-call", end)
-    return requests
+    return recorded
 
 
 @pytest.fixture
 def work(
     s3: "S3Client",
     bucket: str,
-    recorded: list[tuple[str, dict[str, Any], bool]],
+    recording: Recording,
     cold_start: Callable[..., ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[dict[str, str], str], list[Call]]:
     """Give a function that lays the model into a place, lets the consumer do all that it can, and returns its calls."""
+    monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 2)
+    event = kinesis_event(ride_event(1), ride_event(2), b"no ride")
 
     def let_work(variables: dict[str, str], place: str) -> list[Call]:
         for path in Path(SAMPLE_MODEL).iterdir():
             s3.put_object(Bucket=bucket, Key=f"{place}/{path.name}", Body=path.read_bytes())
-        recorded.clear()
-        function = cold_start(**{"MODEL_LOCATION": "", **variables})
-        answer = function.lambda_handler(kinesis_event(ride_event(), b"no ride"))
-        assert answer == {"batchItemFailures": []}
-        if location := variables.get("MODEL_LOCATION"):
-            # What model.py reads of a model of another flavor than scikit-learn: the whole folder.
-            S3Artifact(location).names()
-        return [call for request in recorded for call in as_calls(*request)]
+        trouble = Trouble()
+        with recording(lambda call: trouble.decide(call)) as recorder:
+            function = cold_start(**{"MODEL_LOCATION": "", **variables})
+            for trouble.decide, left in FAULTS.items():
+                assert delivered_again(function, event) == left
+            trouble.decide = never
+            if location := variables.get("MODEL_LOCATION"):
+                # What model.py reads of a model of another flavor than scikit-learn: the whole folder.
+                S3Artifact(location).names()
+        return [call for request in recorder.requests for call in as_calls(request)]
 
     return let_work
 
 
+def delivered_again(function: ModuleType, event: dict[str, Any]) -> int:
+    """Let the function work, and return how many records Lambda would deliver again: where it raises, all of them."""
+    try:
+        return len(function.lambda_handler(event)["batchItemFailures"])
+    except DeliveryError:
+        return len(event["Records"])
+
+
 def calls_of_lambda(stack: Stack, consumer: Consumer) -> list[Call]:
     """Return the calls that Lambda makes with the function's role: polling, logging, and keeping what is given up."""
-    group = f"arn:aws:logs:us-east-1:123456789012:log-group:{stack.resources[consumer.logs]}:log-stream:2026/11/21/a"
+    group = f"{GROUPS}:{stack.resources[consumer.logs]}:log-stream:2026/11/21/a"
     failures = f"arn:aws:s3:::{stack.resources['FailuresBucket']}"
     # Lambda developer guide, "Retain discarded batch records for a Kinesis Data Streams event source".
     given_up = f"{failures}/aws/lambda/{stack.resources[consumer.mapping]}/shardId-000000000000/2026/11/21/a"
@@ -171,7 +252,7 @@ def calls_of_lambda(stack: Stack, consumer: Consumer) -> list[Call]:
     return [
         *(Call(f"kinesis:{action}", stack.outputs["InputStreamArn"]) for action in POLLING),
         *(Call(f"logs:{action}", group) for action in LOGGING),
-        *(keeping if consumer.keeps_what_is_given_up else []),
+        *(keeping if "aws/lambda" in consumer.writes_to else []),
     ]
 
 
@@ -186,13 +267,41 @@ def calls_of_keys(calls: Iterable[Call]) -> list[Call]:
     return [needed[call.action] for call in calls if call.action in needed]
 
 
-def check(stack: Stack, consumer: Consumer, calls: list[Call]) -> None:
-    """Assert that the consumer's role allows what is called, and would not without any part of it."""
+def near_misses(stack: Stack, consumer: Consumer, models: str) -> list[Call]:
+    """Return calls that a wider role would allow: what is needed, but on a neighbour of what it is needed on."""
+    other = SHADOW if consumer is LIVE else LIVE
+    rides, predictions, others = (
+        f"arn:aws:kinesis:us-east-1:123456789012:stream/{stack.resources[stream]}"
+        for stream in ("InputStream", consumer.predictions, other.predictions)
+    )
+    failures, models = f"arn:aws:s3:::{stack.resources['FailuresBucket']}", f"arn:aws:s3:::{models}"
+    groups = (f"{GROUPS}:{stack.resources[other.logs]}", f"{GROUPS}:elsewhere")
+    unrelated = ("2/models/m-0/artifacts/MLmodel", f"1/{RUN_ID}/artifacts/rides.csv", "unrelated/model/MLmodel")
+    return [
+        *(Call("kinesis:GetRecords", stream) for stream in (predictions, others, f"{rides}-2")),
+        *(Call("kinesis:PutRecords", stream) for stream in (rides, others, f"{predictions}-2")),
+        *(Call("kinesis:DeleteStream", stream) for stream in (rides, predictions)),
+        *(Call("s3:PutObject", f"{failures}/{place}/key") for place in (*other.writes_to, "elsewhere", "replayed")),
+        *(Call("s3:PutObject", f"{bucket}/{consumer.writes_to[0]}/key") for bucket in (models, f"{failures}-2")),
+        *(Call(f"s3:{action}", f"{failures}/{consumer.writes_to[0]}/key") for action in ("GetObject", "DeleteObject")),
+        *(Call("s3:GetObject", f"{models}/{key}") for key in unrelated),
+        *(Call("s3:GetObject", f"{models}-2/{place}/MLmodel") for place in PLACES),
+        *(Call("s3:ListBucket", models, prefix) for prefix in (None, "", "2/models/", "unrelated/")),
+        *(Call("s3:ListBucket", f"{models}-2", f"{place}/") for place in PLACES),
+        *(Call("logs:PutLogEvents", f"{group}:log-stream:2026/11/21/a") for group in groups),
+        *(Call(f"kms:{action}", f"{KEY}another") for action in ("Decrypt", "GenerateDataKey")),
+    ]
+
+
+def check(stack: Stack, consumer: Consumer, models: str, calls: list[Call]) -> None:
+    """Assert that the consumer's role allows what is called, would not without any part of it, and no neighbour."""
     made = [*calls, *calls_of_lambda(stack, consumer)]
     needed = [*made, *calls_of_keys(made)]
     given = grants(stack.policy(consumer.role))
     assert denied(needed, given) == []
     assert superfluous(needed, given) == []
+    beside = near_misses(stack, consumer, models)
+    assert denied(beside, given) == beside
 
 
 @pytest.mark.parametrize("consumer", [LIVE, SHADOW], ids=lambda consumer: consumer.function)
@@ -202,8 +311,8 @@ def test_a_role_is_just_enough_to_find_a_model_by_its_run(
     """In MLflow 3's layout and in MLflow 2's, with everything encrypted."""
     stack = deploy(ModelBucket=bucket, RunId=RUN_ID, ShadowRunId=RUN_ID, **KEYS)
     variables = stack.variables(consumer.function)
-    calls = work(variables, "1/models/m-0/artifacts") + work(variables, f"1/{RUN_ID}/artifacts/model")
-    check(stack, consumer, calls)
+    calls = [call for place in PLACES[:2] for call in work(variables, place)]
+    check(stack, consumer, bucket, calls)
 
 
 @pytest.mark.parametrize("consumer", [LIVE, SHADOW], ids=lambda consumer: consumer.function)
@@ -211,8 +320,9 @@ def test_a_role_is_just_enough_to_read_a_model_in_its_place(
     bucket: str, work: Callable[[dict[str, str], str], list[Call]], consumer: Consumer
 ) -> None:
     """Of whatever flavor, with everything encrypted."""
-    stack = deploy(ModelBucket=bucket, ModelPath="some/model", ShadowModelPath="some/model", **KEYS)
-    check(stack, consumer, work(stack.variables(consumer.function), "some/model"))
+    place = PLACES[2]
+    stack = deploy(ModelBucket=bucket, ModelPath=place, ShadowModelPath=place, **KEYS)
+    check(stack, consumer, bucket, work(stack.variables(consumer.function), place))
 
 
 @pytest.mark.parametrize(
@@ -232,14 +342,44 @@ def test_the_last_version_can_still_load_its_model(
 
 def test_without_keys_a_role_has_no_permission_for_any(endpoint: str) -> None:
     """Nor for a bucket of models, where the model is in the image."""
-    stack = deploy(ModelPath="/opt/model")
+    stack = deploy(ImageModel="scripts/sample_model/model")
     services = {grant.action.partition(":")[0] for grant in grants(stack.policy("ConsumerRole"))}
     assert services == {"kinesis", "s3", "logs"}
     assert {grant.action for grant in grants(stack.policy("ConsumerRole"))} >= {"s3:PutObject"}
     assert "s3:GetObject" not in {grant.action for grant in grants(stack.policy("ConsumerRole"))}
 
 
-def test_a_call_that_the_roles_do_not_know_fails() -> None:
-    """So nobody adds one to the code without looking at the roles."""
-    with pytest.raises(AssertionError, match="DeleteObject is a new call"):
-        as_calls("DeleteObject", {"Bucket": "bucket", "Key": "key"}, False)
+@pytest.mark.parametrize("parameters", [LEAST, UNUSUAL, {"ImageModel": "folder"}], ids=" ".join)
+def test_only_lambda_takes_a_role_and_none_is_for_everything(parameters: dict[str, str]) -> None:
+    """Nor has one more than its own statements; CodeDeploy's is SAM's."""
+    roles = resources_of("AWS::IAM::Role", **parameters)
+    del roles["CodeDeployServiceRole"]
+    trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    for role in roles.values():
+        assert set(role) == {"AssumeRolePolicyDocument", "Policies"}
+        assert role["AssumeRolePolicyDocument"] == {"Version": "2012-10-17", "Statement": [trust]}
+        given = grants(statement for policy in role["Policies"] for statement in policy["PolicyDocument"]["Statement"])
+        assert given
+        assert [grant for grant in given if grant.resource == "*" or grant.prefix == "*" or "*" in grant.action] == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: boto3.Session().client("s3").list_buckets(),
+        lambda: boto3.Session(botocore_session=botocore.session.get_session()).client("sqs").list_queues(),
+        lambda: boto3.client("s3").put_object(Bucket="bucket", Key="key", Tagging="a=b"),
+        lambda: boto3.client("s3").get_object_tagging(Bucket="bucket", Key="key"),
+        lambda: boto3.client("s3").head_object(Bucket="bucket", Key="key"),
+        lambda: boto3.client("kinesis").put_record(StreamName="stream", PartitionKey="key", Data=b""),
+        lambda: boto3.client("sts").get_caller_identity(),
+    ],
+    ids=["a session", "a botocore session", "a tag", "tags", "a header", "one record", "another service"],
+)
+def test_a_call_that_the_roles_do_not_know_fails(recording: Recording, call: Callable[[], object]) -> None:
+    """Whoever makes it: so nobody adds one to the code without looking at the roles."""
+    with recording() as recorder, contextlib.suppress(ClientError):
+        call()
+    (request,) = recorder.requests
+    with pytest.raises(AssertionError, match="is a new call"):
+        as_calls(request)

@@ -1,13 +1,15 @@
-"""The smoke test of what was deployed, against a stack on moto and the mapping played here; and the deploy command."""
+"""The smoke test of what was deployed, against a stack on moto and the mapping played here."""
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 
 from scripts.event_source_mapping import EventSourceMapping
+from tests.conftest import SAMPLE_MODEL
 from tests.deployment import Stack, deploy
 from tests.tools import failed, finish
 
@@ -18,11 +20,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def deployed(
-    kinesis: "KinesisClient", s3: "S3Client", cold_start: Callable[..., ModuleType]
+    kinesis: "KinesisClient", s3: "S3Client", bucket: str, cold_start: Callable[..., ModuleType]
 ) -> Iterator[tuple[Stack, EventSourceMapping]]:
-    """Deploy a consumer, and let it work."""
-    stack = deploy(ShardCount="2", RunId="abc", PredictionField="tip_amount")
-    handler = cold_start(**stack.variables("Consumer")).lambda_handler
+    """Deploy a consumer with a model in a bucket, and let it work."""
+    for path in Path(SAMPLE_MODEL).iterdir():
+        s3.upload_file(str(path), bucket, f"1/abc/artifacts/model/{path.name}")
+    stack = deploy(ShardCount="2", ModelBucket=bucket, RunId="abc", PredictionField="tip_amount")
+    handler = cold_start(**{"MODEL_LOCATION": "", **stack.variables("Consumer")}).lambda_handler
     stream, settings = stack.outputs["InputStreamName"], stack.mappings["ConsumerRides"]
     with EventSourceMapping(kinesis, s3, stream, lambda event: handler(event, None), settings) as mapping:
         yield stack, mapping
@@ -55,27 +59,31 @@ def test_a_ride_that_nobody_predicts_fails(kinesis: "KinesisClient", stream: str
 
 
 def test_a_stack_that_is_not_there_fails(endpoint: str) -> None:
-    """With what CloudFormation says, in one line."""
-    assert "nowhere" in failed(finish("smoke-test", "--stack", "nowhere"))
+    """With what to do, in one line."""
+    assert "there is no stack nowhere in this account" in failed(finish("smoke-test", "--stack", "nowhere"))
 
 
-def test_deploy_says_how_it_is_used() -> None:
-    """With the stages that samconfig.toml has."""
-    done = finish("deploy", "--help")
-    assert done.returncode == 0
-    assert "(default staging production; default: default)" in done.stdout
+def test_a_stream_that_is_not_there_fails(stream: str) -> None:
+    """Whether it is the one to put to or the one to read."""
+    for arguments in (("--input", "nowhere", "--output", stream), ("--input", stream, "--output", "nowhere")):
+        line = failed(finish("smoke-test", *arguments))
+        assert "there is no stream" in line
+        assert "nowhere" in line
+        assert line.endswith("name both with --input and --output, or --stack")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line"),
+    ("arguments", "complaint"),
     [
-        (("--stage", "test"), "deploy: there is no stage test in samconfig.toml, only default staging production"),
-        (("--stage", "staging", "RunId"), "deploy: RunId is not PARAMETER=VALUE"),
+        (("--stack", "a", "--input", "b"), "--stack says what --input would: give one of them"),
+        (("--version", "v", "--stack", "a"), "--stack says what --version would: give one of them"),
+        (("--version", ""), "argument --version: it is empty: leave the option out, or say which"),
+        (("--stack", ""), "argument --stack: it is empty: leave the option out, or say which"),
     ],
-    ids=["unknown stage", "no value"],
+    ids=["stack and stream", "version and stack", "empty version", "empty stack"],
 )
-def test_deploy_refuses_what_it_does_not_understand(arguments: tuple[str, ...], line: str) -> None:
-    """Before anything is built."""
-    done = finish("deploy", *arguments)
+def test_what_contradicts_itself_or_says_nothing_is_refused(arguments: tuple[str, ...], complaint: str) -> None:
+    """Before a ride is put."""
+    done = finish("smoke-test", *arguments)
     assert done.returncode == 2
-    assert done.stderr == f"{line}\n"
+    assert done.stderr.endswith(f"smoke-test: error: {complaint}\n")

@@ -1,0 +1,197 @@
+"""The deploy command, with stand-ins for the SAM CLI and Docker that write down how they were called."""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.tools import ROOT, failed, finish
+
+STAND_IN = """\
+#!/bin/sh
+for argument in "$@"; do printf '%s\\0' "$argument"; done >> {calls}
+printf '%s\\n' "PYTHONPATH=$PYTHONPATH" >> {calls}
+[ "$1" != "{failing}" ]
+"""
+
+PACKAGED = """\
+Parameters: {Release: {Type: String}, RunId: {Type: String}}
+Resources:
+  Consumer:
+    Type: AWS::Serverless::Function
+    Properties:
+      ImageUri: 123456789012.dkr.ecr.eu-west-1.amazonaws.com/rides:consumer-0123-latest
+      Role: !GetAtt ConsumerRole.Arn
+"""
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """A folder of programs that stand in for the real ones."""
+
+    folder: Path
+
+    @property
+    def path(self) -> str:
+        """The PATH on which they are found."""
+        return os.pathsep.join([str(self.folder), "/usr/bin", "/bin"])
+
+    def make(self, name: str, failing: str = "nothing") -> None:
+        """Make one, which fails when its first argument is that one."""
+        program = self.folder / name
+        program.write_text(STAND_IN.format(calls=shlex.quote(str(self.folder / f"{name}.calls")), failing=failing))
+        program.chmod(0o755)
+
+    def calls(self, name: str) -> list[list[str]]:
+        """Return the arguments of each call; the last one is its PYTHONPATH."""
+        calls = self.folder / f"{name}.calls"
+        return [line.split("\0") for line in calls.read_text().splitlines()] if calls.exists() else []
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> StandIns:
+    """Give stand-ins for both programs."""
+    programs = StandIns(tmp_path)
+    programs.make("sam")
+    programs.make("docker")
+    return programs
+
+
+@pytest.fixture
+def staging(endpoint: str, aws_environment: None) -> Iterator[None]:
+    """Deploy a stack with the name that the stage staging has, for x86_64 and with a model in the image."""
+    values = {"Architecture": "x86_64", "ImageModel": "models/a b"}
+    template: dict[str, Any] = {
+        "Parameters": {name: {"Type": "String"} for name in values},
+        "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
+    }
+    cloudformation = boto3.client("cloudformation")
+    cloudformation.create_stack(
+        StackName="ride-predictions-staging",
+        TemplateBody=json.dumps(template),
+        Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()],
+    )
+    yield
+    cloudformation.delete_stack(StackName="ride-predictions-staging")
+
+
+def parameters(call: list[str]) -> list[str]:
+    """Return what a call overrides, but for Release."""
+    return [one for one in call[call.index("--parameter-overrides") + 1 : -1] if not one.startswith("Release=")]
+
+
+def test_builds_and_then_deploys_with_what_was_given(programs: StandIns, endpoint: str) -> None:
+    """With another Release each time; the project's modules stay out of the SAM CLI's sight."""
+    done = finish("deploy", "ModelBucket=models", "RunId=abc", PATH=programs.path)
+    assert done.returncode == 0, done.stderr
+    assert "./scripts/smoke-test --stack ride-predictions-dev" in done.stderr
+    build, deploy = programs.calls("sam")
+    stage = ["--config-file", str(ROOT / "samconfig.toml"), "--config-env", "default"]
+    assert build[:5] == ["build", *stage]
+    assert deploy[:5] == ["deploy", *stage]
+    assert "--resolve-image-repos" in deploy
+    assert parameters(build) == parameters(deploy) == ['ModelBucket="models"', 'RunId="abc"']
+    assert any(argument.startswith('Release="1') for argument in deploy)
+    assert build[-1] == deploy[-1] == "PYTHONPATH="
+
+
+def test_the_image_is_built_for_the_stack_as_it_will_be(programs: StandIns, staging: None) -> None:
+    """The stack's values, which "sam deploy" keeps, are the build's too, but where others are given."""
+    done = finish("deploy", "--stage", "staging", "ImageModel=", "RunId=abc", PATH=programs.path)
+    assert done.returncode == 0, done.stderr
+    build, deploy = programs.calls("sam")
+    assert parameters(build) == ['Architecture="x86_64"', 'ImageModel=""', 'RunId="abc"']
+    assert parameters(deploy) == ['ImageModel=""', 'RunId="abc"']
+
+
+def test_values_with_spaces_and_without_anything_are_quoted(programs: StandIns, endpoint: str) -> None:
+    """The SAM CLI's own parser refuses the one and cuts the other short."""
+    assert finish("deploy", "ModelPath=a b", "ShadowRunId=", PATH=programs.path).returncode == 0
+    assert parameters(programs.calls("sam")[1]) == ['ModelPath="a b"', 'ShadowRunId=""']
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("RunId=x", "--stage", "staging"),
+        ("--stage=staging", "RunId=x"),
+        ("RunId=x", "--stage=staging", "LogLevel=INFO"),
+    ],
+    ids=["parameters first", "options first", "between"],
+)
+def test_options_and_parameters_come_in_any_order(
+    programs: StandIns, endpoint: str, arguments: tuple[str, ...]
+) -> None:
+    """The stage is understood wherever it stands."""
+    assert finish("deploy", *arguments, PATH=programs.path).returncode == 0
+    deploy = programs.calls("sam")[1]
+    assert deploy[deploy.index("--config-env") + 1] == "staging"
+    assert 'RunId="x"' in deploy
+
+
+def test_a_packaged_template_is_deployed_without_a_build(programs: StandIns, tmp_path: Path) -> None:
+    """With the very image that it names; no Docker is asked for."""
+    programs.make("docker", failing="version")
+    (tmp_path / "packaged.yaml").write_text(PACKAGED)
+    done = finish("deploy", "--template", "packaged.yaml", "RunId=x", cwd=tmp_path, PATH=programs.path)
+    assert done.returncode == 0, done.stderr
+    (deploy,) = programs.calls("sam")
+    assert deploy[deploy.index("--template-file") + 1] == str(tmp_path / "packaged.yaml")
+    assert deploy[deploy.index("--image-repository") + 1] == "123456789012.dkr.ecr.eu-west-1.amazonaws.com/rides"
+    assert "--resolve-image-repos" not in deploy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("RunID=x",), "the template has no parameter RunID: did you mean RunId?"),
+        (("ShadowRun=x",), "the template has no parameter ShadowRun: did you mean ShadowRunId?"),
+        (("Release=7",), "Release is set by deploy itself"),
+        (("RunId",), "RunId is not PARAMETER=VALUE"),
+        (("--stage", "test"), "invalid choice: 'test' (choose from"),
+        (("--stage", "test"), "production"),
+        (("--template", "nowhere.yaml"), "there is no file nowhere.yaml"),
+    ],
+    ids=["case", "misspelt", "its own", "no value", "unknown stage", "known stages", "no template"],
+)
+def test_what_it_does_not_understand_is_refused(programs: StandIns, arguments: tuple[str, ...], complaint: str) -> None:
+    """With 2, and before anything is built."""
+    done = finish("deploy", *arguments, PATH=programs.path)
+    assert done.returncode == 2
+    assert complaint in done.stderr.splitlines()[-1]
+    assert programs.calls("sam") == []
+
+
+def test_help_is_given_wherever_it_is_asked_for(programs: StandIns) -> None:
+    """With the stages that samconfig.toml has."""
+    done = finish("deploy", "RunId=x", "--help", PATH=programs.path)
+    assert done.returncode == 0
+    assert "default, staging, production" in " ".join(done.stdout.split())
+
+
+def test_a_missing_sam_cli_is_said_at_once(programs: StandIns) -> None:
+    """With where to get it."""
+    (programs.folder / "sam").unlink()
+    assert "deploy: the SAM CLI is not installed: pipx install" in failed(finish("deploy", PATH=programs.path))
+
+
+def test_a_missing_docker_daemon_is_said_at_once(programs: StandIns) -> None:
+    """Before the SAM CLI begins."""
+    programs.make("docker", failing="version")
+    assert "deploy: no Docker daemon answers" in failed(finish("deploy", PATH=programs.path))
+    assert programs.calls("sam") == []
+
+
+@pytest.mark.parametrize("command", ["build", "deploy"])
+def test_a_failure_of_the_sam_cli_is_one_of_deploy(programs: StandIns, endpoint: str, command: str) -> None:
+    """What failed to build is not deployed."""
+    programs.make("sam", failing=command)
+    line = failed(finish("deploy", PATH=programs.path))
+    assert line == f"deploy: sam {command} failed: what it said stands above"
+    assert programs.calls("sam")[-1][0] == command
