@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
@@ -24,6 +25,9 @@ CONSOLE = Console(stderr=True)
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended before it was done, as in a shell."""
+
+STDOUT = "-"
+"""What an option takes in a file's place."""
 
 MAX_SEED = 1_000_000
 """Above it, the ids of synthetic rides would be larger than every reader of JSON takes."""
@@ -128,6 +132,30 @@ def require_stream(client: "KinesisClient", stream: str) -> None:
         raise CommandError(
             f"there is no stream {stream} in {place}: create it, or name another one with --stream"
         ) from error
+
+
+def check_writable(name: str) -> None:
+    """Raise CommandError where a file cannot be written; what it holds stays as it is."""
+    try:
+        with Path(name).open("a"):
+            pass
+    except OSError as error:
+        raise CommandError(f"{name} cannot be written: {error.strerror}") from error
+
+
+def write(name: str, text: str) -> None:
+    """Write a line to a file, or to stdout for ``STDOUT``.
+
+    Raises:
+        CommandError: where the file cannot be written.
+    """
+    if name == STDOUT:
+        print(text)
+        return
+    try:
+        Path(name).write_text(f"{text}\n")
+    except OSError as error:
+        raise CommandError(f"{name} cannot be written: {error.strerror}") from error
 
 
 def progress_bar(unit: str = "rides") -> Progress:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
@@ -33,7 +32,7 @@ from model import load_model
 from scripts import command_line, local_aws, moto_server
 from scripts.batch_rules import MappingSettings
 from scripts.chaos import HARD, ChaosEndpoint, seeded, serve
-from scripts.command_line import CONSOLE, INTERRUPTED, CommandError
+from scripts.command_line import CONSOLE, INTERRUPTED, STDOUT, CommandError
 from scripts.event_source_mapping import EventSourceMapping
 from scripts.invoke import SAMPLE_MODEL
 from scripts.local_stack import REFRESH_SECONDS, STALL_SECONDS, wait_until_settled
@@ -53,8 +52,6 @@ examples:
   soak --kill-every 10 --json account.json
   soak --rides 5000 --json - | jq .account
 """
-
-STDOUT = "-"
 
 FUNCTION_SECONDS = 6.0
 """The function's timeout: short, since every request that hangs takes its share of it."""
@@ -116,7 +113,7 @@ def main() -> int:
     """Run the soak as the command line says; return the exit code, 0 where the account is exact."""
     options = parse_arguments()
     if options.json not in (None, STDOUT):
-        check_writable(options.json)  # before minutes have passed
+        command_line.check_writable(options.json)  # before minutes have passed
     CONSOLE.print(f"Soaking the consumer in {options.rides:,} rides, with --seed {options.seed}", highlight=False)
     # A function error is no news here: they are counted.
     logging.getLogger("scripts.event_source_mapping").setLevel(logging.ERROR)
@@ -125,7 +122,7 @@ def main() -> int:
     if options.json != STDOUT:
         show(report, Console())
     if options.json:
-        write(options.json, as_json(report))
+        command_line.write(options.json, as_json(report))
     if report.interrupted:
         return INTERRUPTED
     return 0 if report.account.is_exact else 1
@@ -304,30 +301,6 @@ def as_json(report: Report) -> str:
     """Return the report for programs."""
     document = {"exact": report.account.is_exact, **asdict(report)}
     return json.dumps(document, indent=2)
-
-
-def check_writable(name: str) -> None:
-    """Raise CommandError where a file cannot be written; what it holds stays as it is."""
-    try:
-        with Path(name).open("a"):
-            pass
-    except OSError as error:
-        raise CommandError(f"{name} cannot be written: {error.strerror}") from error
-
-
-def write(name: str, text: str) -> None:
-    """Write a line to a file, or to stdout for ``-``.
-
-    Raises:
-        CommandError: where the file cannot be written.
-    """
-    if name == STDOUT:
-        print(text)
-        return
-    try:
-        Path(name).write_text(f"{text}\n")
-    except OSError as error:
-        raise CommandError(f"{name} cannot be written: {error.strerror}") from error
 
 
 def show(report: Report, console: Console) -> None:
