@@ -67,7 +67,7 @@ def run(folder: Path, *titles: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the document until all is made; the last tests do the rest, in its order. Give the folder that ``run`` takes."""
+    """Run the document until all is made, and give the folder that ``run`` takes; the last tests do the rest."""
     folder = stand_in(tmp_path_factory.mktemp("programs"))
     with pytest.MonkeyPatch.context() as environment:
         for name, value in {**DUMMY_CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}.items():
