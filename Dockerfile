@@ -10,7 +10,7 @@ WORKDIR /build
 COPY Pipfile.lock ./
 COPY scripts/environment.py scripts/requirements.py ./scripts/
 # Into the task root, which is searched first: what the base image brings, a boto3 of its own, stays apart.
-# Nobody needs the packages' commands and tests here, and the base image has no "find" to look for them with.
+# Nobody needs the packages' commands and tests here. Python looks for them, since a small base image need not have "find".
 # The bytecode is never compared with its source: nothing changes in an image, and an unpacked one may have other dates.
 RUN python3 -m scripts.requirements ${CATEGORIES} > requirements.txt \
     && python3 -m pip install --no-deps --require-hashes --only-binary :all: --no-cache-dir --no-compile \

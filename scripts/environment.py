@@ -93,6 +93,8 @@ def holds() -> dict[str, str]:
 
 def create() -> None:
     """Create the virtual environment anew."""
+    if ENVIRONMENT.is_symlink():
+        sys.exit(f"{ENVIRONMENT} is a link, and what it leads to would be emptied: remove it, then run this again.")
     try:
         import ensurepip  # noqa: F401  Debian and Ubuntu leave it out of python3
     except ImportError:

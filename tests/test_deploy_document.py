@@ -67,12 +67,12 @@ def run(folder: Path, *titles: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the document up to where it takes everything down again, which the last test does; give ``run``'s folder."""
+    """Run the document until all is made, and give the folder that ``run`` takes; the last tests do the rest."""
     folder = stand_in(tmp_path_factory.mktemp("programs"))
     with pytest.MonkeyPatch.context() as environment:
         for name, value in {**DUMMY_CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}.items():
             environment.setenv(name, value)
-        done = run(folder, *(title for title, _ in BLOCKS[:-1]))
+        done = run(folder, *(title for title, _ in BLOCKS[:-2]))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -86,8 +86,8 @@ def template() -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def test_the_function_is_the_templates(made: Path) -> None:
-    """Of its size, with its role, and with settings that come to the same."""
+def check_function() -> None:
+    """Assert that the function has the size and the role of the template's, and settings that come to the same."""
     function: Any = boto3.client("lambda").get_function_configuration(FunctionName="ride-duration")
     expected = template()["Consumer"]
     sizes = ("PackageType", "Architectures", "MemorySize", "Timeout", "Role")
@@ -97,6 +97,11 @@ def test_the_function_is_the_templates(made: Path) -> None:
         for of in (function, expected)
     )
     assert by_hand == by_template
+
+
+def test_the_function_is_the_templates(made: Path) -> None:
+    """But for the namespace of its metrics, which only alarms and dashboard need."""
+    check_function()
 
 
 def test_the_mapping_is_the_templates(made: Path) -> None:
@@ -144,10 +149,17 @@ def test_what_keeps_data_is_the_templates(made: Path, kinesis: "KinesisClient", 
     assert group["retentionInDays"] == expected["ConsumerLogs"]["RetentionInDays"]
 
 
+def test_the_function_is_the_templates_with_another_model_too(made: Path) -> None:
+    """Its variables are all written again then."""
+    done = run(made, "Names", "Another model, another image")
+    assert done.returncode == 0, done.stderr
+    check_function()
+
+
 def test_what_is_taken_down_is_gone(made: Path, kinesis: "KinesisClient") -> None:
     """Every command has run to its end, from the first stream to the last one deleted."""
     titles = [title for title, _ in BLOCKS]
-    assert (titles[0], titles[-1], len(titles)) == ("Names", "Take it down", 9)
+    assert (titles[0], titles[-2:], len(titles)) == ("Names", ["Another model, another image", "Take it down"], 9)
     gone = run(made, "Names", "Take it down")
     assert gone.returncode == 0, gone.stderr
     assert not {"ride_events", "ride_predictions"} & set(kinesis.list_streams()["StreamNames"])

@@ -74,6 +74,21 @@ def test_a_python_without_venv_is_one_line_that_says_what_to_install(tmp_path: P
     assert f"apt install python{version}-venv" in done.stderr
 
 
+def test_an_environment_of_somebody_elses_is_not_emptied(tmp_path: Path) -> None:
+    """A link to one looks like an own one that was made for another folder."""
+    project, other = clone(tmp_path), tmp_path / "other"
+    other.mkdir()
+    (other / "kept").touch()
+    (project / ".venv").symlink_to(other)
+    done = run(project, "stack", "--", "true", PATH=os.environ["PATH"])
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"{project / '.venv'} is a link, and what it leads to would be emptied: remove it, then run this again.\n"
+    )
+    assert (other / "kept").exists()
+
+
 def test_a_command_runs_in_the_environment_wherever_it_is_called_from(tmp_path: Path) -> None:
     """The working folder stays, so that relative file names mean what they meant."""
     command = [str(ROOT / "scripts" / "environment"), "dev-packages", "--", "python", "-c"]

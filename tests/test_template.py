@@ -66,6 +66,7 @@ def test_defaults_are_for_a_ride_a_millisecond_on_one_shard() -> None:
         ("InputStreamArn", "arn:aws:kinesis:us-east-1:123456789012:stream/*"),
         ("InputStreamName", "rides*"),
         ("PredictionsStreamName", "a/b"),
+        ("ImageModel", "/opt/model"),
         ("ModelBucket", "*"),
         ("ModelBucket", "models/folder"),
         ("ModelPath", "*/model"),
