@@ -1,10 +1,11 @@
 """Where MLflow models lie: a folder, or a prefix of a bucket in the layout of MLflow 2 or 3."""
 
+import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import yaml
 
@@ -33,6 +34,9 @@ class Artifact(Protocol):
     def read(self, name: str) -> bytes:
         """Return a file's content. Raises ModelError."""
 
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading, without a copy of it in memory where it lies on a disk. Raises ModelError."""
+
     def names(self) -> list[str]:
         """Return the names of all files, relative to the location, sorted. Raises ModelError."""
 
@@ -51,8 +55,13 @@ class FolderArtifact:
 
     def read(self, name: str) -> bytes:
         """Return a file's content."""
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading."""
         try:
-            return (self._folder / name).read_bytes()
+            return (self._folder / name).open("rb")
         except FileNotFoundError as error:
             raise _no_such_file(self.location, name) from error
         except (OSError, ValueError) as error:
@@ -81,6 +90,10 @@ class S3Artifact:
             return self._client.get_object(Bucket=self._bucket, Key=self._key(name))["Body"].read()
         except (ClientError, BotoCoreError) as error:
             raise self._explained(error, name) from error
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading, which is fetched as a whole."""
+        return io.BytesIO(self.read(name))
 
     def exists(self, name: str) -> bool:
         """Return whether there is such a file.

@@ -7,6 +7,7 @@ trusts the types that the artifact itself names.
 import atexit
 import hashlib
 import importlib.metadata
+import io
 import math
 import os
 import pickle
@@ -14,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 import numpy as np
 
@@ -150,38 +151,47 @@ def _own_version(artifact: Artifact, description: Mapping[str, Any]) -> str:
 
 def _load_sklearn(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None) -> Pipeline:
     _check_version(artifact, str(flavor.get("sklearn_version")))
-    name = str(flavor.get("pickled_model"))
-    serialized = artifact.read(name)
-    digest = hashlib.sha256(serialized).hexdigest()
-    _check_digest(f"{artifact.location}/{name}", digest, sha256)
-    serialization = str(flavor.get("serialization_format"))
+    name, serialization = str(flavor.get("pickled_model")), str(flavor.get("serialization_format"))
+    what = f"{artifact.location}/{name}"
     if serialization not in _DESERIALIZERS:
         raise ModelError(f"{artifact.location}: the serialization format {serialization} is not known here")
-    if serialization != "skops" and sha256 is None:
-        raise _unpinned(f"{artifact.location}/{name}, a {serialization},", digest)
-    try:
-        pipeline = _DESERIALIZERS[serialization](serialized)
-    except Exception as error:
-        raise _not_loadable(f"{artifact.location}/{name}", error) from error
+    with artifact.open(name) as file:
+        serialized = (
+            file if serialization == "skops" and sha256 is None else _verified(file, what, serialization, sha256)
+        )
+        try:
+            pipeline = _DESERIALIZERS[serialization](serialized)
+        except Exception as error:
+            raise _not_loadable(what, error) from error
     return _on_one_core(pipeline)
 
 
-def _load_skops(serialized: bytes) -> Pipeline:
+def _verified(file: BinaryIO, what: str, serialization: str, sha256: str | None) -> BinaryIO:
+    """Return the file's content once it is what the digest names: the very bytes, in case that the file changes."""
+    serialized = file.read()
+    digest = hashlib.sha256(serialized).hexdigest()
+    if sha256 is None:
+        raise _unpinned(f"{what}, a {serialization},", digest)
+    _check_digest(what, digest, sha256)
+    return io.BytesIO(serialized)
+
+
+def _load_skops(serialized: BinaryIO) -> Pipeline:
     # Here and not above: importing skops takes as long as loading a small pickle does.
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        return skops.io.loads(serialized, trusted=TRUSTED_TYPES)
+        return skops.io.load(serialized, trusted=TRUSTED_TYPES)
     except UntrustedTypesFoundException as error:
         raise TypeError(f"{error} If you do trust them, add them to TRUSTED_TYPES in model.py.") from error
 
 
-_DESERIALIZERS: dict[str, Callable[[bytes], Pipeline]] = {
+_DESERIALIZERS: dict[str, Callable[[BinaryIO], Pipeline]] = {
     "skops": _load_skops,
     # What cloudpickle writes, pickle reads. Neither is reached without a pinned digest.
-    "cloudpickle": pickle.loads,
-    "pickle": pickle.loads,
+    "cloudpickle": pickle.load,
+    "pickle": pickle.load,
 }
 
 
