@@ -155,10 +155,9 @@ def _load_sklearn(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | N
     what = f"{artifact.location}/{name}"
     if serialization not in _DESERIALIZERS:
         raise ModelError(f"{artifact.location}: the serialization format {serialization} is not known here")
+    needs_digest = serialization != "skops" or sha256 is not None
     with artifact.open(name) as file:
-        serialized = (
-            file if serialization == "skops" and sha256 is None else _verified(file, what, serialization, sha256)
-        )
+        serialized = _verified(file, what, serialization, sha256) if needs_digest else file
         try:
             pipeline = _DESERIALIZERS[serialization](serialized)
         except Exception as error:
