@@ -1,8 +1,8 @@
 """PutRecords on the wire: msgspec writes the request and reads the answer, where botocore would do both in Python.
 
-botocore walks over every entry in Python. Without that a batch of 1,000 rides costs a third less CPU (a linear model, with
-and without in one run). All else stays botocore's: the endpoint, credentials, signature, HTTP, errors. The means are the
-SDK's events (boto3 guide, "Extensibility guide").
+botocore walks over every entry in Python. Without that a batch of 1,000 rides costs a third less CPU (a linear model,
+with and without in one run). All else stays botocore's: endpoint, credentials, signature, HTTP, errors. The means are
+the SDK's events (boto3 guide, "Extensibility guide").
 """
 
 from typing import TYPE_CHECKING, Any

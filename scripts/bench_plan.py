@@ -39,7 +39,7 @@ FULL = Plan(
     cold_models=(RIDGE, FOREST),
     rounds=7,
     turn_seconds=0.5,
-    budget=60.0,
+    budget=100.0,
 )
 QUICK = Plan(
     trips=5_000,
