@@ -270,6 +270,10 @@ class FailuresBucket:
 
         Return None once S3 holds it; where it does not, what S3 or the SDK calls the reason.
         """
+        try:
+            client = self._client
+        except (BotoCoreError, ValueError) as error:
+            return error_name(error)  # of the SDK's settings, which no wait cures
         reason = OUT_OF_TIME
         for tries in range(MAX_FRUITLESS_TRIES):
             wait = backoff(tries)
@@ -277,9 +281,7 @@ class FailuresBucket:
                 break
             time.sleep(wait)
             try:
-                in_time(
-                    lambda: self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body), deadline
-                )
+                in_time(lambda: client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body), deadline)
             except MemoryError:
                 raise
             except Exception as error:

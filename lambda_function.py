@@ -11,7 +11,8 @@ Every record ends as a prediction that Kinesis accepted, as a rejection that S3 
 
 import gc
 
-gc.disable()  # Until all is loaded. What a cold start makes stays, and looking through it takes a tenth of the time.
+# Until all is loaded: what a cold start makes stays, and looking through it takes a tenth of the time.
+gc.disable()
 
 import os
 from collections.abc import Mapping, Sequence

@@ -18,6 +18,12 @@ PARAMETERS = "put_records_parameters"
 _encoder = msgspec.json.Encoder()
 
 
+class _Answer(msgspec.Struct):
+    """What is read of an answer: a result for each entry, of which nothing is taken for granted."""
+
+    Records: list[Any]
+
+
 def shortcut(client: "KinesisClient") -> "KinesisClient":
     """Let PutRecords of this client, which must not check parameters, take the short way; return the client."""
     events = client.meta.events
@@ -43,8 +49,8 @@ def _read(response_dict: dict[str, Any], customized_response_dict: dict[str, Any
     if response_dict["status_code"] != 200:
         return
     try:
-        answer = msgspec.json.decode(response_dict["body"], type=dict[str, Any])
+        answer = msgspec.json.decode(response_dict["body"], type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
-    customized_response_dict.update(answer)
+    customized_response_dict["Records"] = answer.Records
     response_dict["body"] = b"{}"

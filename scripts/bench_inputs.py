@@ -12,6 +12,7 @@ import msgspec
 
 from rides import Ride
 from scripts.bench_endpoint import SHARD
+from scripts.command_line import CommandError
 from scripts.ride_record import RideRecord
 from scripts.ride_source import generated_rides, tlc_rides
 from scripts.shard_lanes import event_record
@@ -61,9 +62,11 @@ def synthetic_trips(number: int, seed: int) -> Trips:
 
 
 def write_events(records: Sequence[RideRecord], sizes: Iterable[int], folder: Path) -> None:
-    """Write an event of each size into the folder, as ``<rides>.json``."""
+    """Write an event of each size into the folder, as ``<rides>.json``. Raises CommandError for too few records."""
     event_records = list(_event_records(records))
     for rides in sizes:
+        if rides > len(event_records):
+            raise CommandError(f"a batch of {rides:,} rides is wanted, and there are {len(event_records):,}: add files")
         event = {"Records": list(islice(event_records, rides))}
         (folder / f"{rides}.json").write_text(json.dumps(event))
 

@@ -40,7 +40,7 @@ def logged_models(trips: Trips, folder: Path, trees: int, growth_trees: Collecti
 
 
 def _pipelines(trips: Trips, trees: int, growth_trees: Collection[int]) -> dict[str, Any]:
-    largest = train.MODELS["forest"]().set_params(n_estimators=max(trees, *growth_trees))
+    largest = train.MODELS["forest"]().set_params(n_estimators=max([trees, *growth_trees]))
     vectorizer, forest = _fitted(trips, largest).named_steps.values()
     forests = {FOREST: trees, **{forest_of(number): number for number in growth_trees}}
     parts = {name: make_pipeline(vectorizer, _first_trees(forest, number)) for name, number in forests.items()}

@@ -8,7 +8,8 @@ from scripts import bench_cost, bench_steps
 from scripts.bench_consumers import COMMON, FLOOR, OURS
 from scripts.bench_cost import Price
 from scripts.cold_starts import (
-    COMMON_MLFLOW,
+    COMMON_CLOUDPICKLE,
+    COMMON_SKOPS,
     FLOOR_CLOUDPICKLE,
     FLOOR_SKOPS,
     OURS_CLOUDPICKLE,
@@ -56,7 +57,7 @@ class ColdRow:
 
 @dataclass(frozen=True)
 class ColdRatios:
-    """How ours compares with common practice with the full mlflow, and with the floor of the same serialization."""
+    """How ours compares with common practice with the full mlflow, and with the floor, both of its serialization."""
 
     model: str
     serialization: str
@@ -152,9 +153,11 @@ def cold_ratios(starts: Mapping[tuple[str, Start], ColdStart]) -> list[ColdRatio
     """Return how ours compares, for each model and serialization."""
     rows = []
     for model in dict.fromkeys(model for model, _ in starts):
-        common = starts[model, COMMON_MLFLOW]
-        for ours, floor in ((OURS_SKOPS, FLOOR_SKOPS), (OURS_CLOUDPICKLE, FLOOR_CLOUDPICKLE)):
-            found = starts[model, ours]
+        for ours, common_start, floor in (
+            (OURS_SKOPS, COMMON_SKOPS, FLOOR_SKOPS),
+            (OURS_CLOUDPICKLE, COMMON_CLOUDPICKLE, FLOOR_CLOUDPICKLE),
+        ):
+            found, common = starts[model, ours], starts[model, common_start]
             rows.append(
                 ColdRatios(
                     model,

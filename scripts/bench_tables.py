@@ -85,7 +85,8 @@ def _cold(report: Report) -> Table:
 
 def _cold_ratios(report: Report) -> Table:
     columns = ("time, ours/common", "time, ours/floor", "memory, ours/common")
-    table = _numbers("Cold start, compared (common practice with mlflow)", ("model", "serialization"), columns)
+    title = "Cold start, compared with the same serialization (common practice: mlflow)"
+    table = _numbers(title, ("model", "serialization"), columns)
     for row in report.cold_ratios:
         ratios = (row.seconds_ours_to_common, row.seconds_ours_to_floor, row.memory_ours_to_common)
         table.add_row(row.model, row.serialization, *(f"{ratio:.2f}" for ratio in ratios))
@@ -98,7 +99,7 @@ def _growth_by_batch(report: Report) -> Table:
     columns = [f"{model}, µs a ride" for model in models]
     table = _numbers("Ours, by the size of the batch", (), ("rides a batch", *columns))
     for rides in dict.fromkeys(row.rides for row in report.growth_by_batch):
-        table.add_row(f"{rides:,}", *(found[model, rides] for model in models))
+        table.add_row(f"{rides:,}", *(found.get((model, rides), NOT_MEASURED) for model in models))
     return table
 
 
@@ -117,7 +118,7 @@ def _cost(report: Report) -> Table:
         ("model",),
         ("rides a batch", *CONSUMERS),
         f"{price.memory_mb:,} MB at ${price.per_gb_second} a GB-second, ${price.per_million_requests:.2f} a million"
-        f" requests ({price.date}); by the times of this machine",
+        f" requests ({price.date}); by the times of this machine, with a Kinesis that answers at once",
     )
     for model, rides in dict.fromkeys((row.model, row.rides) for row in report.cost):
         costs = (found.get((model, rides, consumer)) for consumer in CONSUMERS)

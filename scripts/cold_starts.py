@@ -29,13 +29,18 @@ class Start:
     packages: str
 
 
-COMMON_MLFLOW = Start("common practice, mlflow", COMMON, SKOPS, MLFLOW)
-COMMON_SKINNY = Start("common practice, mlflow-skinny", COMMON, SKOPS, SKINNY)
+COMMON_SKOPS = Start("common practice, mlflow, skops", COMMON, SKOPS, MLFLOW)
+COMMON_CLOUDPICKLE = Start("common practice, mlflow, cloudpickle", COMMON, CLOUDPICKLE, MLFLOW)
+COMMON_SKINNY = Start("common practice, mlflow-skinny, skops", COMMON, SKOPS, SKINNY)
 OURS_SKOPS = Start("ours, skops", OURS, SKOPS, PACKAGES)
 OURS_CLOUDPICKLE = Start("ours, cloudpickle", OURS, CLOUDPICKLE, PACKAGES)
 FLOOR_SKOPS = Start("floor, skops", FLOOR, SKOPS, PACKAGES)
 FLOOR_CLOUDPICKLE = Start("floor, cloudpickle", FLOOR, CLOUDPICKLE, PACKAGES)
-STARTS = (COMMON_MLFLOW, COMMON_SKINNY, OURS_SKOPS, OURS_CLOUDPICKLE, FLOOR_SKOPS, FLOOR_CLOUDPICKLE)
+STARTS = (
+    *(COMMON_SKOPS, COMMON_CLOUDPICKLE, COMMON_SKINNY),
+    *(OURS_SKOPS, OURS_CLOUDPICKLE),
+    *(FLOOR_SKOPS, FLOOR_CLOUDPICKLE),
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ def start(process: Process, event: Path) -> ColdStart:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs],
+            # Ctrl-C in a terminal goes to the whole group: the parent ends its children itself.
+            start_new_session=True,
         )
         try:
             os.close(theirs)

@@ -1,67 +1,86 @@
-"""What keeps the function fast, in counts that no noise moves: imports, model calls and requests."""
+"""What keeps the function fast, in counts that no noise moves: imports, model calls, requests, and calls of the SDK."""
 
+import gc
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from delivery import MAX_ENTRIES
+from delivery import OutputStream
 from scripts.environment import locked
+from scripts.local_aws import FUNCTION_VARIABLES
 from tests.builders import kinesis_event, ride_event
 from tests.conftest import SAMPLE_MODEL
-from tests.flow import Chaos
+from tests.recorder import record
 from tests.tools import ROOT
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-NEEDED = {
+IMPORTED = {
     *("aws-lambda-powertools", "boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3"),
     *("joblib", "narwhals", "numpy", "scikit-learn", "scipy", "skops", "threadpoolctl"),
     *("cloudpickle", "msgspec", "pyyaml", "typing-extensions"),
 }
-"""What a cold start and a good batch import of the image's packages. One that joins them has to be worth its time."""
+"""The packages that a cold start and a good batch may import. One that joins them has to be worth its time."""
 
 NAME_IMPORTS = """
 import sys
+
+class NotInTheImage:
+    def find_spec(self, name, path=None, target=None):
+        if name in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, NotInTheImage())
 import lambda_function
-lambda_function.lambda_handler({event!r})
+assert lambda_function.lambda_handler({event!r}) == {{"batchItemFailures": []}}
 print(*{{name.partition(".")[0] for name in sys.modules}})
 """
 
 
 def test_a_good_batch_imports_no_package_that_it_does_not_use(stream: str) -> None:
-    """The image has others, for aggregated records and for tables."""
+    """The image has others, for aggregated records and for tables; and only the image's are there to be imported."""
+    in_image = locked(["packages"]).keys()
+    packages = {
+        module: {name.lower().replace("_", "-") for name in names}
+        for module, names in importlib.metadata.packages_distributions().items()
+    }
+    absent = {module for module, names in packages.items() if not names & in_image}
+    others = {name: value for name, value in os.environ.items() if name not in FUNCTION_VARIABLES}
     variables = {"MODEL_LOCATION": SAMPLE_MODEL, "PREDICTIONS_STREAM_NAME": stream, "FAILURES_LOCATION": "s3://a/b"}
-    code = NAME_IMPORTS.format(event=kinesis_event(ride_event()))
+    code = NAME_IMPORTS.format(event=kinesis_event(ride_event()), absent=absent)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=ROOT, env={**others, **variables}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    packages = importlib.metadata.packages_distributions()
-    imported = {package for name in done.stdout.splitlines()[-1].split() for package in packages.get(name, [])}
-    assert {package.lower().replace("_", "-") for package in imported} & locked(["packages"]).keys() <= NEEDED
+    imported = set().union(*(packages.get(module, set()) for module in done.stdout.splitlines()[-1].split()))
+    assert imported & in_image <= IMPORTED
 
 
-@pytest.mark.parametrize("rides", [1, MAX_ENTRIES, MAX_ENTRIES + 1, 3 * MAX_ENTRIES])
+@pytest.mark.parametrize(
+    ("rides", "entries"), [(1, [1]), (500, [500]), (501, [500, 1]), (1_500, [500, 500, 500])], ids=str
+)
 def test_a_batch_is_one_call_of_the_model_and_a_request_for_each_500_rides(
     rides: int,
+    entries: Sequence[int],
     cold_start: Callable[..., ModuleType],
-    chaos: Chaos,
+    endpoint: str,
     stream: str,
     bucket: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And nothing else: no ride has a request of its own, and S3 none at all."""
-    nothing_listens = "http://127.0.0.1:1"
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", nothing_listens)
+    """And nothing else of AWS, from the cold start on: no ride has a request of its own."""
     calls = []
-    with chaos(lambda call: None) as watched:
+    with record(endpoint) as recorder:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", recorder.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", recorder.url)
         function = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}")
         predict = function.MODEL._call
 
@@ -73,14 +92,45 @@ def test_a_batch_is_one_call_of_the_model_and_a_request_for_each_500_rides(
         answer = function.lambda_handler(kinesis_event(*(ride_event(number) for number in range(rides))))
     assert answer == {"batchItemFailures": []}
     assert calls == [rides]
-    full, rest = divmod(rides, MAX_ENTRIES)
-    assert watched.entry_counts == [MAX_ENTRIES] * full + [rest] * bool(rest)
+    assert {request.headers["X-Amz-Target"] for request in recorder.requests} == {"Kinesis_20131202.PutRecords"}
+    assert [len(json.loads(request.body)["Records"]) for request in recorder.requests] == entries
+
+
+def test_the_sdk_does_not_walk_over_the_entries(stream: str) -> None:
+    """It calls as many functions for 400 of them as for one."""
+    put_records: Any = OutputStream.connect(stream)._client.put_records
+
+    def calls(entries: int) -> int:
+        number = 0
+
+        def count(frame: FrameType, event: str, argument: object) -> None:
+            nonlocal number
+            number += event == "call" and "botocore" in frame.f_code.co_filename
+
+        records = [{"Data": b"data", "PartitionKey": str(place)} for place in range(entries)]
+        sys.setprofile(count)
+        try:
+            answer = put_records(StreamName=stream, Records=records)
+        finally:
+            sys.setprofile(None)
+        assert len(answer["Records"]) == entries
+        return number
+
+    calls(1)  # opens the connection
+    assert abs(calls(400) - calls(1)) < 100
+
+
+def test_the_garbage_collector_looks_at_nothing_of_the_cold_start(cold_start: Callable[..., ModuleType]) -> None:
+    """But it does its work again: what a batch leaves behind goes."""
+    cold_start(TEST_RUN="True")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 100_000
 
 
 def test_s3_is_not_even_connected_to_before_there_is_a_rejection(
     cold_start: Callable[..., ModuleType], stream: str, bucket: str, s3: "S3Client"
 ) -> None:
-    """Making its client takes longer than all the rest of the function's own."""
+    """A cold start would make a client that most sandboxes never use."""
     function = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}")
     assert function.lambda_handler(kinesis_event(ride_event())) == {"batchItemFailures": []}
     assert "_client" not in vars(function.FAILURES)
