@@ -8,13 +8,13 @@ import contextlib
 import functools
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 
-from scripts.moto_server import HOST
+from scripts import server_process
+from scripts.sample_events import SHARD
+from scripts.server_process import HOST
 
-SHARD = "shardId-000000000000"
 SEQUENCE_NUMBER = "49630081666084879290581185630324770398608704880802529282"
 """As long as those of Kinesis are; always the same one, since nobody looks at it here."""
 
@@ -31,20 +31,8 @@ def serve() -> Iterator[str]:
     Raises:
         RuntimeError: where it ends before it listens; what it said stands on stderr.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.bench_endpoint"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # Ctrl-C in a terminal goes to the whole group: the endpoint must outlive whoever still writes to it.
-        start_new_session=True,
-    )
-    # Leaving closes the pipes and waits; that its stdin ends is what ends it.
-    with process:
-        port = process.stdout.readline().strip() if process.stdout else ""
-        if not port:
-            raise RuntimeError(f"the endpoint did not start (exit code {process.wait()})")
-        yield f"http://{HOST}:{port}"
+    with server_process.serve("the endpoint", [sys.executable, "-m", "scripts.bench_endpoint"]) as url:
+        yield url
 
 
 class Connection(asyncio.Protocol):

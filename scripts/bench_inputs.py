@@ -2,20 +2,17 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from rides import Ride
-from scripts.bench_endpoint import SHARD
 from scripts.command_line import CommandError
 from scripts.ride_record import RideRecord
 from scripts.ride_source import generated_rides, tlc_rides
-from scripts.shard_lanes import event_record
+from scripts.sample_events import kinesis_event
 from scripts.synthetic_rides import synthetic_rides
 from scripts.tlc import MAX_DURATION, MIN_DURATION, Trips, training_trips
 
@@ -23,7 +20,6 @@ SEED = 0
 LARGEST_BATCH = 10_000
 """Rides: the most that an event source mapping hands over (AWS Lambda API, BatchSize)."""
 
-INPUT_ARN = "arn:aws:kinesis:us-east-1:000000000000:stream/ride_events"
 FIRST_SEQUENCE_NUMBER = 49630081666084879290581185630324770398608704880802529282
 
 MINUTES_AT_THE_CURB, MINUTES_A_MILE, SPREAD = 5.0, 3.5, 0.3
@@ -63,24 +59,8 @@ def synthetic_trips(number: int, seed: int) -> Trips:
 
 def write_events(records: Sequence[RideRecord], sizes: Iterable[int], folder: Path) -> None:
     """Write an event of each size into the folder, as ``<rides>.json``. Raises CommandError for too few records."""
-    event_records = list(_event_records(records))
+    event_records = kinesis_event(records, FIRST_SEQUENCE_NUMBER)["Records"]
     for rides in sizes:
         if rides > len(event_records):
             raise CommandError(f"a batch of {rides:,} rides is wanted, and there are {len(event_records):,}: add files")
-        event = {"Records": list(islice(event_records, rides))}
-        (folder / f"{rides}.json").write_text(json.dumps(event))
-
-
-def _event_records(records: Sequence[RideRecord]) -> Iterator[object]:
-    now = datetime.now(UTC)
-    for number, record in enumerate(records, FIRST_SEQUENCE_NUMBER):
-        yield event_record(
-            {
-                "SequenceNumber": str(number),
-                "PartitionKey": record.partition_key,
-                "Data": record.data,
-                "ApproximateArrivalTimestamp": now,
-            },
-            SHARD,
-            INPUT_ARN,
-        )
+        (folder / f"{rides}.json").write_text(json.dumps({"Records": event_records[:rides]}))

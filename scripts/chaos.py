@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from scripts.moto_server import HOST
+from scripts.server_process import HOST
 
 Operation = Literal["PutRecords", "PutObject"]
 """The operations that are ever failed. Everything else passes through unchanged."""

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from model import Model
@@ -30,17 +29,14 @@ from scripts.heavy_model import GREEDY, SLOW
 from scripts.local_aws import FAILURES_BUCKET
 from scripts.moto_server import DUMMY_CREDENTIALS, REGION
 from scripts.prediction_record import Prediction, read_prediction
-from scripts.ride_record import RideRecord
 from scripts.ride_source import generated_rides
-from scripts.shard_lanes import event_record
+from scripts.sample_events import SHARD, kinesis_event
 from scripts.shards import ShardReader
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
-SHARD = "shardId-000000000000"
-INPUT_ARN = f"arn:aws:kinesis:{REGION}:000000000000:stream/ride_events"
 MODEL_NAME, FIELD = "sample", "minutes"
 NOWHERE = "http://127.0.0.1:1"
 COMPLETE: dict[str, Any] = {"batchItemFailures": []}
@@ -185,26 +181,6 @@ class Stage:
         """Run code in an image as it was built, and return what it printed, which is JSON."""
         # -B: nothing is written there that was not there.
         return json.loads(self.engine.call("run", "--rm", "--entrypoint=python3", image, "-B", "-c", code))
-
-
-def kinesis_event(records: Sequence[RideRecord]) -> dict[str, Any]:
-    """Return the event with which Lambda hands these records to a function, numbered from 1."""
-    now = datetime.now(UTC)
-    return {
-        "Records": [
-            event_record(
-                {
-                    "SequenceNumber": str(number),
-                    "PartitionKey": record.partition_key,
-                    "Data": record.data,
-                    "ApproximateArrivalTimestamp": now,
-                },
-                SHARD,
-                INPUT_ARN,
-            )
-            for number, record in enumerate(records, 1)
-        ]
-    }
 
 
 def good_rides(number: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from scripts import locked_wheels
 from scripts.command_line import CommandError
-from scripts.moto_server import HOST
+from scripts.server_process import HOST
 
 VERSION = "1.170.0"
 WHEEL = f"aws-sam-cli=={VERSION} --hash=sha256:24ebaf5ecba38dc1758089968cb89ab61e124b84e92a344fc7a2771a47f4d0bf"

@@ -5,7 +5,8 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from artifacts import Artifact, describe
-from scripts.moto_server import DUMMY_CREDENTIALS, HOST, REGION, environment_without_account
+from scripts.moto_server import DUMMY_CREDENTIALS, REGION, environment_without_account
+from scripts.server_process import HOST
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient

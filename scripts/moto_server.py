@@ -3,17 +3,17 @@
 import contextlib
 import logging
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from scripts import server_process
+from scripts.server_process import HOST
+
 REGION = "us-east-1"
 DUMMY_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": REGION}
 """What the SDK needs to sign requests; moto looks at none of it."""
-
-HOST = "127.0.0.1"
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application."""
@@ -26,21 +26,9 @@ def serve() -> Iterator[str]:
     Raises:
         RuntimeError: where the server ends before it listens; what it said stands on stderr.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.moto_server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment_without_account(os.environ),
-        # Ctrl-C in a terminal goes to the whole group: the server must outlive whoever still reads from it.
-        start_new_session=True,
-    )
-    # Leaving closes the pipes and waits; that its stdin ends is what ends the server.
-    with process:
-        port = process.stdout.readline().strip() if process.stdout else ""
-        if not port:
-            raise RuntimeError(f"moto's server did not start (exit code {process.wait()})")
-        yield f"http://{HOST}:{port}"
+    command = [sys.executable, "-m", "scripts.moto_server"]
+    with server_process.serve("moto's server", command, environment=environment_without_account(os.environ)) as url:
+        yield url
 
 
 def environment_without_account(environment: Mapping[str, str]) -> dict[str, str]:

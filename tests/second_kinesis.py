@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts import server_process
+
 HOME = Path(__file__).parent / "kinesis_local"
 
 
@@ -50,18 +52,5 @@ def serve() -> Iterator[str]:
     Raises:
         RuntimeError: where it ends before it listens; what it said stands on stderr.
     """
-    process = subprocess.Popen(
-        ["node", "serve.js"],
-        cwd=HOME,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # Ctrl-C goes to the whole group: the server must outlive the tests that still talk to it.
-        start_new_session=True,
-    )
-    # Leaving closes the pipes and waits; that its stdin ends is what ends the server.
-    with process:
-        port = process.stdout.readline().strip() if process.stdout else ""
-        if not port:
-            raise RuntimeError(f"kinesis-local did not start (exit code {process.wait()})")
-        yield f"http://127.0.0.1:{port}"
+    with server_process.serve("kinesis-local", ["node", "serve.js"], folder=HOME) as url:
+        yield url

@@ -1,0 +1,41 @@
+"""A server in a process of its own, which says on stdout which loopback port it listens on, and ends with its stdin."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+HOST = "127.0.0.1"
+
+
+@contextlib.contextmanager
+def serve(
+    name: str, command: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Run the server for the length of the block and yield its URL.
+
+    Args:
+        name: what messages call it.
+        command: what runs it.
+        folder: where it is run; here, where that is not said.
+        environment: its whole environment; this process's, where that is not said.
+
+    Raises:
+        RuntimeError: where it ends before it listens; what it said stands on stderr.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Ctrl-C in a terminal goes to the whole group: the server must outlive whoever still talks to it.
+        start_new_session=True,
+    )
+    # Leaving closes the pipes and waits; that its stdin ends is what ends the server.
+    with process:
+        port = process.stdout.readline().strip() if process.stdout else ""
+        if not port:
+            raise RuntimeError(f"{name} did not start (exit code {process.wait()})")
+        yield f"http://{HOST}:{port}"
