@@ -45,8 +45,8 @@ RUN rm -f Pipfile.lock \
 
 FROM base AS modules
 
-COPY lambda_function.py aggregation.py artifacts.py delivery.py model.py rides.py settings.py telemetry.py wire.py \
-    ${LAMBDA_TASK_ROOT}/
+COPY lambda_function.py artifacts.py model.py rides.py settings.py ${LAMBDA_TASK_ROOT}/
+COPY streaming/*.py ${LAMBDA_TASK_ROOT}/streaming/
 # Lambda runs the function as a user of its own, which must be able to read what a strict umask made here.
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \
     && chmod -R a+rX "${LAMBDA_TASK_ROOT}"

@@ -21,11 +21,11 @@ from typing import Any
 import msgspec
 
 from artifacts import find_run
-from delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
 from model import PredictionError, load_model
 from rides import ReceivedRide, Rejection, decode, encode_prediction, partition_key, rejections_object
 from settings import Settings
-from telemetry import Tally, Telemetry
+from streaming.delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
+from streaming.telemetry import Tally, Telemetry
 
 SETTINGS = Settings.from_environment(os.environ)
 TELEMETRY = Telemetry(SETTINGS.model_name, level=SETTINGS.log_level, namespace=SETTINGS.metrics_namespace)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from aggregation import MAGIC_IN_BASE64, BrokenAggregateError, is_aggregated, packed_records
+from streaming.aggregation import MAGIC_IN_BASE64, BrokenAggregateError, is_aggregated, packed_records
 
 MAX_TRIP_DISTANCE = 100.0
 """Miles. Training leaves longer trips out and serving refuses them: a stuck meter says 120,000."""

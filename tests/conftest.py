@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-import delivery
-from scripts import moto_server
-from scripts.chaos import ChaosEndpoint, Decide, serve
-from scripts.local_aws import FUNCTION_VARIABLES
-from tests import second_kinesis
+from scripts.localaws import moto
+from scripts.localaws.chaos import ChaosEndpoint, Decide, serve
+from scripts.localaws.setup import FUNCTION_VARIABLES
+from streaming import delivery
 from tests.flow import Flow
+from tests.localaws import second_kinesis
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -46,7 +46,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
     """Run one moto server for the whole test session and give its URL."""
-    with moto_server.serve() as url:
+    with moto.serve() as url:
         yield url
 
 
@@ -74,7 +74,7 @@ def aws_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Keep every test away from real AWS: dummy credentials, and the endpoints of the servers that the test uses."""
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_KINESIS"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in moto_server.DUMMY_CREDENTIALS.items():
+    for name, value in moto.DUMMY_CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     url = request.getfixturevalue("endpoint") if "endpoint" in request.fixturenames else "http://127.0.0.1:1"
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scripts.batch_rules import MappingSettings
-from scripts.chaos import ChaosEndpoint
-from scripts.event_source_mapping import Counters, EventSourceMapping
-from scripts.lambda_context import LambdaContext
-from scripts.shards import ShardReader, shard_ids
+from scripts.aws.shards import ShardReader, shard_ids
+from scripts.localaws.chaos import ChaosEndpoint
+from scripts.localaws.context import LambdaContext
+from scripts.localaws.mapping import Counters, EventSourceMapping
+from scripts.localaws.rules import MappingSettings
 from tests.tools import PATIENCE
 
 if TYPE_CHECKING:

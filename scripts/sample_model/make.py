@@ -1,4 +1,4 @@
-"""Make the sample model again: train it with scripts/train.py, and put what MLflow logged into ``model/`` beside this.
+"""Make the sample model again: train it, and put what MLflow logged into ``model/`` beside this.
 
 It is logged to a bucket of moto's server: an artifact names the place that it was logged to, and this one must not name
 a folder of whoever made it. The figures that are printed belong into its card, ``README.md`` beside this.
@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 
 from artifacts import S3Artifact
-from scripts import moto_server
+from scripts.localaws import moto
 
 MODEL = Path(__file__).parent / "model"
 BUCKET = "models"
@@ -26,15 +26,23 @@ def main() -> None:
     """Train on the first file and validate on the second; exit with the training's own code where it fails."""
     options = parse_arguments()
     forget_own_settings()
-    with moto_server.serve() as endpoint, tempfile.TemporaryDirectory() as folder:
+    with moto.serve() as endpoint, tempfile.TemporaryDirectory() as folder:
         os.environ.update(
-            moto_server.DUMMY_CREDENTIALS,
+            moto.DUMMY_CREDENTIALS,
             AWS_ENDPOINT_URL=endpoint,
             MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db",
             MLFLOW_DEFAULT_ARTIFACT_ROOT=f"s3://{BUCKET}",
         )
         boto3.client("s3").create_bucket(Bucket=BUCKET)
-        training = [sys.executable, "-m", "scripts.train", options.january, "--validate", options.february, *OPTIONS]
+        training = [
+            sys.executable,
+            "-m",
+            "scripts.commands.train",
+            options.january,
+            "--validate",
+            options.february,
+            *OPTIONS,
+        ]
         code = subprocess.run(training, check=False, stdout=subprocess.DEVNULL).returncode
         if code != 0:
             sys.exit(code)

@@ -1,0 +1,1 @@
+"""Talking to AWS, real or local: shards, predictions, kept records, stacks."""

@@ -1,0 +1,1 @@
+"""What the consumer costs, beside common practice and beside a floor."""

@@ -1,0 +1,1 @@
+"""The commands, one module for each launcher in ``scripts/``: options, ``main`` and what is printed."""

@@ -1,0 +1,237 @@
+"""Sandboxes as Lambda keeps them: processes that run the function, one event at a time, and that may be killed."""
+
+import importlib
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from scripts.localaws.context import LambdaContext
+
+HANDLER = "lambda_function.lambda_handler"
+
+INIT_SECONDS = 60.0
+"""What a cold start may take. Lambda gives it ten seconds, but not beside so much else on a few cores."""
+
+EXITED, TIMED_OUT = "Runtime.ExitError", "Sandbox.Timedout"
+"""What Lambda calls a function error that is none of the function's own exceptions."""
+
+
+class FunctionError(Exception):
+    """An invocation ended without a response: the function raised, or its process ended."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        """Take the error's type, as Lambda names it in its response, and its message."""
+        self.kind = kind
+        super().__init__(f"{kind}: {message}")
+
+
+class TimedOutError(FunctionError):
+    """The function had not answered when its time was over, and was killed."""
+
+
+class _Request(msgspec.Struct):
+    event: Any
+    seconds: float
+
+
+class _Answer(msgspec.Struct):
+    """A response, or the type and message of an error; a process's first answer only says that it is ready."""
+
+    response: Any = None
+    error: tuple[str, str] | None = None
+
+
+class Sandbox:
+    """A process that the function runs in. It is started by the first invocation, and by the first after its end."""
+
+    def __init__(self, environment: Mapping[str, str], timeout: float, handler: str = HANDLER) -> None:
+        """Start nothing yet.
+
+        Args:
+            environment: the process's whole environment. Its working folder is the project's, whose modules it finds.
+            timeout: the function's timeout in seconds, which a cold start does not count against.
+            handler: the function, as ``module.name``.
+        """
+        self.cold_starts = 0
+        self._environment = environment
+        self._timeout = timeout
+        self._handler = handler
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.poll() is None
+
+    def invoke(self, event: object) -> Any:
+        """Invoke the function and return its response, which has come through JSON as the event has.
+
+        Raises:
+            FunctionError: where the function raised, could not be loaded, or its process ended.
+            TimedOutError: where its time was over.
+        """
+        if not self.is_running:
+            self._start()
+            self._answer(INIT_SECONDS)
+        try:
+            self._connection.send_bytes(msgspec.json.encode(_Request(event, self._timeout)))
+        except OSError as error:
+            raise self._exited() from error
+        return self._answer(self._timeout)
+
+    def kill(self) -> bool:
+        """Kill the process with SIGKILL, from any thread, and say whether there was one."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        self._process.kill()
+        return True
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process:
+            self.kill()
+            # Closes its stdin too.
+            with self._process:
+                self._connection.close()
+
+    def _start(self) -> None:
+        self.close()
+        self.cold_starts += 1
+        self._connection, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "scripts.localaws.sandbox", str(theirs.fileno()), self._handler],
+                cwd=Path(__file__).parents[2],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # Ctrl-C in a terminal goes to the whole group: batches in flight are still to be answered.
+                start_new_session=True,
+            )
+
+    def _answer(self, seconds: float) -> Any:
+        try:
+            if not self._connection.poll(seconds):
+                self.close()
+                raise TimedOutError(TIMED_OUT, f"no answer after {seconds:g} seconds")
+            answer = msgspec.json.decode(self._connection.recv_bytes(), type=_Answer)
+        except (EOFError, OSError) as error:
+            raise self._exited() from error
+        if answer.error:
+            raise FunctionError(*answer.error)
+        return answer.response
+
+    def _exited(self) -> FunctionError:
+        code = self._process.wait() if self._process else None
+        return FunctionError(EXITED, f"the process ended with exit code {code}")
+
+
+class Sandboxes:
+    """As many sandboxes as there may be invocations at once, for the length of a ``with`` block."""
+
+    def __init__(self, sandboxes: Sequence[Sandbox]) -> None:
+        """Take the sandboxes, which end with the block."""
+        self.errors: Counter[str] = Counter()
+        """How often an invocation ended in a function error, by the error's type."""
+        self.kills = 0
+        """How often ``kill_one`` killed a process."""
+        self._sandboxes = sandboxes
+        self._free: SimpleQueue[Sandbox] = SimpleQueue()
+        self._counting = threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Offer all of them."""
+        for sandbox in self._sandboxes:
+            self._free.put(sandbox)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End their processes."""
+        for sandbox in self._sandboxes:
+            sandbox.close()
+
+    @property
+    def cold_starts(self) -> int:
+        """How often a process was started."""
+        return sum(sandbox.cold_starts for sandbox in self._sandboxes)
+
+    def invoke(self, event: object) -> Any:
+        """Invoke the function in a sandbox that is free, or as soon as one is: see ``Sandbox.invoke``."""
+        sandbox = self._free.get()
+        try:
+            return sandbox.invoke(event)
+        except FunctionError as error:
+            with self._counting:
+                self.errors[error.kind] += 1
+            raise
+        finally:
+            self._free.put(sandbox)
+
+    def kill_one(self, draw: random.Random) -> None:
+        """Kill the process of one sandbox, drawn from those that have any."""
+        running = [sandbox for sandbox in self._sandboxes if sandbox.is_running]
+        if running and draw.choice(running).kill():
+            self.kills += 1
+
+
+def main() -> None:
+    """Be a sandbox's process: load the function, and answer the events that come over the connection."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _, descriptor, name = sys.argv
+    with Connection(int(descriptor)) as connection:
+        handler = _loaded(name, connection)
+        while handler:
+            try:
+                request = msgspec.json.decode(connection.recv_bytes(), type=_Request)
+            except EOFError:
+                return
+            connection.send_bytes(_handled(handler, request))
+
+
+def _end_with_parent() -> None:
+    """End the process when its stdin ends, as it does with the parent, also in the middle of an invocation."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
+def _loaded(name: str, connection: Connection) -> Callable[[Any, LambdaContext], Any] | None:
+    """Return the function and say that it is ready; None where it cannot be loaded, after saying why."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        handler: Callable[[Any, LambdaContext], Any] = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        connection.send_bytes(_failure(error))
+        return None
+    connection.send_bytes(msgspec.json.encode(_Answer()))
+    return handler
+
+
+def _handled(handler: Callable[[Any, LambdaContext], Any], request: _Request) -> bytes:
+    try:
+        return msgspec.json.encode(_Answer(handler(request.event, LambdaContext(request.seconds))))
+    except Exception as error:
+        return _failure(error)
+
+
+def _failure(error: Exception) -> bytes:
+    return msgspec.json.encode(_Answer(error=(type(error).__name__, str(error))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A model's life: training it and logging it with MLflow."""

@@ -1,0 +1,96 @@
+"""Running the handler on an event file, from the command line."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scripts.aws.shards import ShardReader
+from scripts.localaws.setup import FUNCTION_VARIABLES
+from tests.tools import ROOT, failed, finish
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+    from mypy_boto3_s3 import S3Client
+
+ONE = str(ROOT / "events" / "kinesis-one.json")
+POISON = str(ROOT / "events" / "kinesis-poison.json")
+
+
+@pytest.fixture(autouse=True)
+def no_settings(aws_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Take the function's variables out of the environment, and the AWS configuration of whoever runs the tests."""
+    for name in FUNCTION_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize("event", ["kinesis-one", "kinesis-poison"])
+def test_a_dry_run_prints_the_response_and_needs_no_aws(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is on stdout, not even the function's log; it works with nothing configured at all."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    done = finish("invoke", f"{event}.json", cwd=ROOT / "events")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == json.loads((ROOT / "events" / f"{event}.response.json").read_text())
+    assert '"records":' in done.stderr
+
+
+def test_what_was_rejected_is_shown_with_its_reason() -> None:
+    """On stderr, so that stdout stays the response."""
+    said = finish("invoke", POISON).stderr
+    assert "5 rejected" in said
+    assert "missing required field" in " ".join(said.split())
+    assert "$.ride.trip_distance" in said
+
+
+def test_the_environment_configures_the_function() -> None:
+    """The version is the run that the environment names."""
+    done = finish("invoke", ONE, RUN_ID="e1efc53e9bd149078b0c12aeaa6365df", MODEL_NAME="mine")
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    assert prediction["version"] == "e1efc53e9bd149078b0c12aeaa6365df"
+    assert prediction["model"] == "mine"
+
+
+def test_write_really_writes(kinesis: "KinesisClient", s3: "S3Client", stream: str, bucket: str) -> None:
+    """The predictions to the stream and the rejections to the bucket; the response has no predictions then."""
+    failures = f"s3://{bucket}"
+    done = finish(
+        *("invoke", "--write", POISON), TEST_RUN="True", PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=failures
+    )
+    assert json.loads(done.stdout) == {"batchItemFailures": []}
+    written = ShardReader(kinesis, stream, "shardId-000000000000").read()
+    assert [json.loads(record["Data"])["prediction"]["ride_id"] for record in written] == [1, 3, 6, 9]
+    (rejections,) = s3.list_objects_v2(Bucket=bucket)["Contents"]
+    assert len(s3.get_object(Bucket=bucket, Key=rejections["Key"])["Body"].read().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none.json"], "invoke: none.json cannot be read: No such file or directory"),
+        (["broken.json"], "invoke: broken.json is not JSON: Expecting value: line 1 column 7 (char 6)"),
+        (["--write", ONE], "invoke: PREDICTIONS_STREAM_NAME is not set (only a dry run, TEST_RUN=True, does without)"),
+        (["--profile", "nobody", ONE], "invoke: The config profile (nobody) could not be found"),
+        (
+            ["--model", "none", ONE],
+            "invoke: there is no folder none: set MODEL_LOCATION to the one that holds the MLmodel file",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+    """No traceback, and nothing on stdout. An option wins over the environment."""
+    (tmp_path / "broken.json").write_text('{"a": ')
+    assert failed(finish("invoke", *arguments, cwd=tmp_path, MODEL_BUCKET="", TEST_RUN="")) == said
+
+
+def test_an_event_of_another_service_is_a_line_beside_the_functions_log(tmp_path: Path) -> None:
+    """The function itself refuses it, and says so in its own way."""
+    (tmp_path / "list.json").write_text("[1]")
+    done = finish("invoke", "list.json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    log, line = done.stderr.splitlines()
+    assert json.loads(log)["level"] == "ERROR"
+    assert line == "invoke: not a Kinesis event: it has no `Records`"

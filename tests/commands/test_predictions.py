@@ -1,0 +1,39 @@
+"""What a reader of the output stream takes out of a record."""
+
+import json
+from typing import Any
+
+import pytest
+
+from scripts.aws.predictions import NotAPredictionError, Prediction, read_prediction
+
+
+def data(prediction: Any) -> bytes:
+    """Build the data of an output record."""
+    return json.dumps({"model": "m", "version": "v", "prediction": prediction, "event_id": "e"}).encode()
+
+
+@pytest.mark.parametrize("ride_id", [256, "a"])
+def test_the_value_may_have_any_name(ride_id: int | str) -> None:
+    """And stand on either side of the id."""
+    expected = Prediction("m", "v", "tip_amount", 1.5, ride_id, "e")
+    assert read_prediction(data({"tip_amount": 1.5, "ride_id": ride_id})) == expected
+    assert read_prediction(data({"ride_id": ride_id, "tip_amount": 1.5})) == expected
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"ride_duration": 1.5}, id="no ride_id"),
+        pytest.param({"ride_id": 1}, id="no value"),
+        pytest.param({"ride_duration": "1.5", "ride_id": 1}, id="text"),
+        pytest.param({"ride_duration": 1.5, "ride_id": 1.5}, id="half an id"),
+        pytest.param({"ride_duration": 1.5, "tip_amount": 2.5, "ride_id": 1}, id="two values"),
+        pytest.param({"ride_duration": True, "ride_id": 1}, id="no number"),
+    ],
+)
+def test_anything_else_is_no_prediction(prediction: dict[str, Any]) -> None:
+    """The message says where."""
+    with pytest.raises(NotAPredictionError, match=r"at `\$\.prediction"):
+        read_prediction(data(prediction))

@@ -1,0 +1,1 @@
+"""Tests of what every entry point shares: the ride contract, the model and the settings."""

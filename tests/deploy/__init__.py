@@ -1,0 +1,1 @@
+"""Tests of the template, the image's files and the deployment documents."""

@@ -1,0 +1,165 @@
+"""docs/deploy-with-the-aws-cli.md, run literally by the real AWS CLI against moto's server: it makes what SAM makes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+from scripts.localaws.moto import DUMMY_CREDENTIALS
+from settings import Settings
+from tests.deploy.deployment import evaluated
+from tests.deploy.test_policies import grants
+from tests.tools import PATIENCE, ROOT
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+    from mypy_boto3_s3 import S3Client
+
+DOCUMENT = (ROOT / "docs" / "deploy-with-the-aws-cli.md").read_text()
+BLOCKS = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```bash\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+
+
+RUN_ID = "e1efc53e9bd149078b0c12aeaa6365df"
+ACCOUNT = "123456789012"
+FAILURES, LOGS = f"ride-failures-{ACCOUNT}", "/aws/lambda/ride-duration"
+
+NAMES = {
+    "<InputStream.Arn>": f"arn:aws:kinesis:us-east-1:{ACCOUNT}:stream/ride_events",
+    "<PredictionsStream.Arn>": f"arn:aws:kinesis:us-east-1:{ACCOUNT}:stream/ride_predictions",
+    "<PredictionsStream>": "ride_predictions",
+    "<FailuresBucket.Arn>": f"arn:aws:s3:::{FAILURES}",
+    "<FailuresBucket>": FAILURES,
+    "<ConsumerLogs>": LOGS,
+    "<ConsumerRole.Arn>": f"arn:aws:iam::{ACCOUNT}:role/ride-duration",
+}
+"""What the document calls the template's resources."""
+
+
+def stand_in(folder: Path) -> Path:
+    """Make a ``docker`` that only takes a password, since where these tests run there is none; return its folder."""
+    docker = folder / "docker"
+    docker.write_text('#!/bin/sh\n[ "$1" != login ] || cat >/dev/null\n')
+    docker.chmod(0o755)
+    return folder
+
+
+def run(folder: Path, *titles: str) -> subprocess.CompletedProcess[str]:
+    """Run the blocks under these headings in one shell, which ends with the first command that fails."""
+    blocks = dict(BLOCKS)
+    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        ["bash", "-euo", "pipefail"],
+        input="\n".join(blocks[title] for title in titles),
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the document until all is made, and give the folder that ``run`` takes; the last tests do the rest."""
+    folder = stand_in(tmp_path_factory.mktemp("programs"))
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {**DUMMY_CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}.items():
+            environment.setenv(name, value)
+        done = run(folder, *(title for title, _ in BLOCKS[:-2]))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def template() -> dict[str, Any]:
+    """Return the properties of the template's resources, with its defaults, the document's model and its names."""
+    resources = evaluated(ModelBucket="my-models", RunId=RUN_ID).resources()
+    text = json.dumps({name: resource.get("Properties", {}) for name, resource in resources.items()})
+    for name, written in NAMES.items():
+        text = text.replace(name, written)
+    return dict(json.loads(text))
+
+
+def check_function() -> None:
+    """Assert that the function has the size and the role of the template's, and settings that come to the same."""
+    function: Any = boto3.client("lambda").get_function_configuration(FunctionName="ride-duration")
+    expected = template()["Consumer"]
+    sizes = ("PackageType", "Architectures", "MemorySize", "Timeout", "Role")
+    assert {name: function[name] for name in sizes} == {name: expected[name] for name in sizes}
+    by_hand, by_template = (
+        replace(Settings.from_environment(of["Environment"]["Variables"]), metrics_namespace="")
+        for of in (function, expected)
+    )
+    assert by_hand == by_template
+
+
+def test_the_function_is_the_templates(made: Path) -> None:
+    """But for the namespace of its metrics, which only alarms and dashboard need."""
+    check_function()
+
+
+def test_the_mapping_is_the_templates(made: Path) -> None:
+    """But for the alias, which the document does without."""
+    client = boto3.client("lambda")
+    (mapping,) = client.list_event_source_mappings(FunctionName="ride-duration")["EventSourceMappings"]
+    found: Any = client.get_event_source_mapping(UUID=mapping["UUID"])
+    expected = {name: value for name, value in template()["ConsumerRides"].items() if name != "FunctionName"}
+    # moto does not say what Lambda's own default is: 1 (API reference, CreateEventSourceMapping).
+    assert {name: found.get(name) or 1 for name in expected} == expected
+
+
+def test_the_role_is_the_templates(made: Path) -> None:
+    """Grant by grant; but for its model, which is one run's: there is no last version that still needs another."""
+    document: Any = boto3.client("iam").get_role_policy(RoleName="ride-duration", PolicyName="consumer")
+    text = json.dumps(document["PolicyDocument"]["Statement"]).replace(f"/{RUN_ID}/", "/*/")
+    (policy,) = template()["ConsumerRole"]["Policies"]
+    assert set(grants(json.loads(text))) == set(grants(policy["PolicyDocument"]["Statement"]))
+    role: Any = boto3.client("iam").get_role(RoleName="ride-duration")["Role"]
+    assert role["AssumeRolePolicyDocument"] == template()["ConsumerRole"]["AssumeRolePolicyDocument"]
+
+
+def test_what_keeps_data_is_the_templates(made: Path, kinesis: "KinesisClient", s3: "S3Client") -> None:
+    """The streams, the failures bucket and the log."""
+    expected = template()
+    for name, stream in (("ride_events", "InputStream"), ("ride_predictions", "PredictionsStream")):
+        summary: Any = kinesis.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]
+        assert summary["StreamModeDetails"] == expected[stream]["StreamModeDetails"]
+        assert summary["RetentionPeriodHours"] == expected[stream]["RetentionPeriodHours"]
+    bucket = expected["FailuresBucket"]
+    access = s3.get_public_access_block(Bucket=FAILURES)["PublicAccessBlockConfiguration"]
+    assert access == bucket["PublicAccessBlockConfiguration"]
+    assert s3.get_bucket_versioning(Bucket=FAILURES)["Status"] == bucket["VersioningConfiguration"]["Status"]
+    policy = json.loads(s3.get_bucket_policy(Bucket=FAILURES)["Policy"])
+    assert policy == expected["FailuresBucketPolicy"]["PolicyDocument"]
+    (rule,) = s3.get_bucket_lifecycle_configuration(Bucket=FAILURES)["Rules"]
+    (expiry,) = bucket["LifecycleConfiguration"]["Rules"]
+    assert (rule["Status"], rule["Expiration"], rule["Filter"]) == (
+        expiry["Status"],
+        {"Days": expiry["ExpirationInDays"]},
+        {"Prefix": ""},
+    )
+    assert rule["NoncurrentVersionExpiration"] == expiry["NoncurrentVersionExpiration"]
+    (group,) = boto3.client("logs").describe_log_groups(logGroupNamePrefix=LOGS)["logGroups"]
+    assert group["retentionInDays"] == expected["ConsumerLogs"]["RetentionInDays"]
+
+
+def test_the_function_is_the_templates_with_another_model_too(made: Path) -> None:
+    """Its variables are all written again then."""
+    done = run(made, "Names", "Another model, another image")
+    assert done.returncode == 0, done.stderr
+    check_function()
+
+
+def test_what_is_taken_down_is_gone(made: Path, kinesis: "KinesisClient") -> None:
+    """Every command has run to its end, from the first stream to the last one deleted."""
+    titles = [title for title, _ in BLOCKS]
+    assert (titles[0], titles[-2:], len(titles)) == ("Names", ["Another model, another image", "Take it down"], 9)
+    gone = run(made, "Names", "Take it down")
+    assert gone.returncode == 0, gone.stderr
+    assert not {"ride_events", "ride_predictions"} & set(kinesis.list_streams()["StreamNames"])

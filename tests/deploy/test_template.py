@@ -1,0 +1,419 @@
+"""template.yaml: what cfn-lint says of it, and what SAM and CloudFormation make of it.
+
+The parameters have unusual values here, each unlike all others, so that a value shows where it comes from.
+"""
+
+import re
+from typing import Any
+
+import pytest
+from cfnlint.api import lint_file
+
+from tests.deploy.deployment import IMAGE, LEAST, TEMPLATE, UNUSUAL, evaluated, expanded, resources_of
+
+KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
+"""Of what holds data: it outlives its stack, unless the stack never came to be."""
+
+MODEL_VARIABLES = ("MODEL_LOCATION", "MODEL_BUCKET", "MLFLOW_EXPERIMENT_ID", "RUN_ID", "MODEL_SHA256")
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    """Neither errors nor warnings."""
+    assert lint_file(TEMPLATE) == []
+
+
+def test_every_parameter_is_described_and_has_a_default() -> None:
+    """But for the release, which must be another one each time."""
+    parameters = expanded()["Parameters"]
+    assert [name for name, parameter in parameters.items() if not parameter.get("Description")] == []
+    assert [name for name, parameter in parameters.items() if "Default" not in parameter] == ["Release"]
+
+
+def test_defaults_are_for_a_ride_a_millisecond_on_one_shard() -> None:
+    """One vCPU, time for a cold start, a request's worth of rides; and records are kept before Kinesis drops them."""
+    parameters = expanded()["Parameters"]
+    defaults = {name: parameter.get("Default") for name, parameter in parameters.items()}
+    used = {name: value for name, value in defaults.items() if value not in ("", None)}
+    assert used == {
+        "ShardCount": 0,
+        "RetentionHours": 24,
+        "ImagePackages": "packages",
+        "ExperimentId": "1",
+        "ModelName": "ride_duration_prediction_model",
+        "PredictionField": "ride_duration",
+        "Architecture": "arm64",
+        "MemorySize": 1769,
+        "Timeout": 60,
+        "ReservedConcurrency": 0,
+        "LogLevel": "INFO",
+        "LogRetentionDays": 30,
+        "DeploymentType": "Canary10Percent10Minutes",
+        "BatchSize": 500,
+        "BatchingWindowSeconds": 1,
+        "ParallelizationFactor": 1,
+        "RetryAttempts": 10,
+        "RecordAgeSeconds": 72_000,
+        "FailuresRetentionDays": 90,
+        "RejectionsPercent": 5,
+    }
+    assert used["RecordAgeSeconds"] < used["RetentionHours"] * 3600
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("Release", "1.2"),
+        ("InputStreamArn", "arn:aws:kinesis:us-east-1:123456789012:stream/*"),
+        ("InputStreamName", "rides*"),
+        ("PredictionsStreamName", "a/b"),
+        ("ImageModel", "/opt/model"),
+        ("ModelBucket", "*"),
+        ("ModelBucket", "models/folder"),
+        ("ModelPath", "*/model"),
+        ("ModelPath", "${AWS::AccountId}"),
+        ("ModelPath", "/model"),
+        ("ModelPath", "model/"),
+        ("ShadowModelPath", "*/model"),
+        ("ExperimentId", "*"),
+        ("ExperimentId", ""),
+        ("RunId", "*"),
+        ("ShadowRunId", "a/b"),
+        ("ModelSha256", "abc"),
+        ("ShadowModelSha256", "abc"),
+        ("PredictionField", "tip amount"),
+        *((f"{name}KeyArn", value) for name in ("Input", "Output", "Failures", "Model") for value in ("*", "alias/a")),
+        ("AlarmTopicArn", "*"),
+    ],
+)
+def test_a_value_that_would_widen_a_role_or_never_work_is_refused(parameter: str, value: str) -> None:
+    """Before anything is created."""
+    pattern = expanded()["Parameters"][parameter]["AllowedPattern"]
+    assert not re.fullmatch(pattern, value)
+    assert re.fullmatch(pattern, {**LEAST, **UNUSUAL}.get(parameter, ""))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({}, "Give the place of the model"),
+        ({"ModelBucket": "models"}, "ModelBucket needs RunId"),
+        ({"ModelBucket": "models", "RunId": "abc", "ImageModel": "folder"}, "both places of the model"),
+        ({"ModelBucket": "models", "RunId": "abc", "ModelPath": "model"}, "both name the model"),
+        ({"ImageModel": "folder", "RunId": "abc"}, "ModelBucket, which is not set"),
+        ({"ImageModel": "folder", "ModelPath": "model"}, "ModelBucket, which is not set"),
+        ({"ImageModel": "folder", "ShadowRunId": "abc"}, "A challenger lies in ModelBucket"),
+        ({"ImageModel": "folder", "ShadowModelPath": "model"}, "A challenger lies in ModelBucket"),
+        ({**LEAST, "ShadowRunId": "abc", "ShadowModelPath": "model"}, "both name the challenger"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else " ".join(value) or "nothing",
+)
+def test_parameters_that_contradict_each_other_are_refused(parameters: dict[str, str], said: str) -> None:
+    """Before anything is created, with one line that names them."""
+    (broken,) = evaluated(**parameters).broken_rules()
+    assert said in broken
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"ModelBucket": "models", "RunId": "abc"},
+        {"ModelBucket": "models", "ModelPath": "model"},
+        {"ModelBucket": "models", "RunId": "abc", "ShadowRunId": "def"},
+        {"ModelBucket": "models", "RunId": "abc", "ShadowModelPath": "model"},
+        {"ImageModel": "folder"},
+        UNUSUAL,
+    ],
+    ids=" ".join,
+)
+def test_a_model_is_in_one_place_under_one_name(parameters: dict[str, str]) -> None:
+    """And so is a challenger."""
+    assert evaluated(**parameters).broken_rules() == []
+
+
+def test_a_function_is_what_the_parameters_say() -> None:
+    """The shadow consumer's differs in its model, in where it writes, and in what is its own."""
+    variables = {
+        "LOG_LEVEL": "ERROR",
+        "MODEL_NAME": "tip",
+        "PREDICTION_FIELD": "tip_amount",
+        "PREDICTIONS_STREAM_NAME": "<PredictionsStream>",
+        "FAILURES_LOCATION": "s3://<FailuresBucket>/rejections",
+        "MODEL_LOCATION": "s3://models/some/model",
+        "RUN_ID": "",
+        "MODEL_SHA256": "a" * 64,
+        "POWERTOOLS_METRICS_NAMESPACE": "RidePredictions/my-stack",
+    }
+    consumer = {
+        "PackageType": "Image",
+        "Code": {"ImageUri": IMAGE},
+        "Description": "42",  # SAM's way to make the release part of the version
+        "Tags": [{"Key": "lambda:createdBy", "Value": "SAM"}],
+        "Role": "<ConsumerRole.Arn>",
+        "Architectures": ["x86_64"],
+        "MemorySize": 2050,
+        "Timeout": 70,
+        "ReservedConcurrentExecutions": 11,
+        "LoggingConfig": {"LogGroup": "<ConsumerLogs>"},
+        "Environment": {"Variables": variables},
+    }
+    shadow_variables = {
+        **variables,
+        "PREDICTIONS_STREAM_NAME": "<ShadowPredictionsStream>",
+        "FAILURES_LOCATION": "s3://<FailuresBucket>/shadow/rejections",
+        "MODEL_LOCATION": "s3://models/its/challenger",
+        "MODEL_SHA256": "b" * 64,
+        "POWERTOOLS_METRICS_NAMESPACE": "RidePredictions/my-stack/shadow",
+    }
+    shadow = {
+        **{name: value for name, value in consumer.items() if name != "ReservedConcurrentExecutions"},
+        "Role": "<ShadowRole.Arn>",
+        "LoggingConfig": {"LogGroup": "<ShadowLogs>"},
+        "Environment": {"Variables": shadow_variables},
+    }
+    assert resources_of("AWS::Lambda::Function", **UNUSUAL) == {"Consumer": consumer, "ShadowConsumer": shadow}
+    assert "ReservedConcurrentExecutions" not in resources_of("AWS::Lambda::Function", **LEAST)["Consumer"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        (
+            {"ModelBucket": "models", "RunId": "abc", "ExperimentId": "17", "ShadowRunId": "def"},
+            {
+                "Consumer": {"MODEL_BUCKET": "models", "MLFLOW_EXPERIMENT_ID": "17", "RUN_ID": "abc"},
+                "ShadowConsumer": {"MODEL_BUCKET": "models", "MLFLOW_EXPERIMENT_ID": "17", "RUN_ID": "def"},
+            },
+        ),
+        (
+            {"ModelBucket": "models", "ModelPath": "a/model", "ShadowModelPath": "b/model"},
+            {
+                "Consumer": {"MODEL_LOCATION": "s3://models/a/model"},
+                "ShadowConsumer": {"MODEL_LOCATION": "s3://models/b/model"},
+            },
+        ),
+        ({"ImageModel": "folder"}, {"Consumer": {}}),
+    ],
+    ids=["by their runs", "in their places", "in the image, which names it itself"],
+)
+def test_models_are_found(parameters: dict[str, str], expected: dict[str, Any]) -> None:
+    """With the variables that it takes, and no other."""
+    functions = resources_of("AWS::Lambda::Function", **parameters).items()
+    variables = {name: properties["Environment"]["Variables"] for name, properties in functions}
+    found = {name: {key: of[key] for key in MODEL_VARIABLES if of.get(key)} for name, of in variables.items()}
+    assert found == expected
+
+
+def test_the_image_is_built_with_the_model_and_the_packages_that_were_asked_for() -> None:
+    """From the project's own Dockerfile."""
+    resources = evaluated(ImageModel="my/model", ImagePackages="packages training").resources()
+    assert resources["Consumer"]["Metadata"] == {
+        "Dockerfile": "Dockerfile",
+        "DockerContext": ".",
+        "DockerTag": "latest",
+        "DockerBuildArgs": {"CATEGORIES": "packages training", "MODEL": "my/model"},
+    }
+    both = evaluated(**UNUSUAL).resources()
+    assert both["ShadowConsumer"]["Metadata"] == both["Consumer"]["Metadata"]
+
+
+def test_the_mappings_are_what_the_parameters_say() -> None:
+    """They invoke the alias, not the newest code, which no canary has seen. The shadow's gives up without a trace."""
+    consumer = {
+        "EventSourceArn": "<InputStream.Arn>",
+        "FunctionName": "<ConsumerAliaslive>",
+        "StartingPosition": "TRIM_HORIZON",
+        "BatchSize": 71,
+        "MaximumBatchingWindowInSeconds": 5,
+        "ParallelizationFactor": 4,
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        "BisectBatchOnFunctionError": True,
+        "MaximumRetryAttempts": 6,
+        "MaximumRecordAgeInSeconds": 6100,
+        "DestinationConfig": {"OnFailure": {"Destination": "<FailuresBucket.Arn>"}},
+        "MetricsConfig": {"Metrics": ["EventCount"]},
+    }
+    shadow = {
+        **{name: value for name, value in consumer.items() if name != "DestinationConfig"},
+        "FunctionName": "<ShadowConsumerAliaslive>",
+        "StartingPosition": "LATEST",
+    }
+    mappings = resources_of("AWS::Lambda::EventSourceMapping", **UNUSUAL)
+    assert mappings == {"ConsumerRides": consumer, "ShadowConsumerRides": shadow}
+
+
+def test_a_given_input_stream_is_read_and_not_created() -> None:
+    """By both consumers, and with its name among the outputs."""
+    arn = "arn:aws:kinesis:us-east-1:123456789012:stream/theirs"
+    evaluation = evaluated(**UNUSUAL, InputStreamArn=arn)
+    resources = evaluation.resources()
+    assert "InputStream" not in resources
+    assert {resources[name]["Properties"]["EventSourceArn"] for name in ("ConsumerRides", "ShadowConsumerRides")} == {
+        arn
+    }
+    assert (evaluation.outputs()["InputStreamName"], evaluation.outputs()["InputStreamArn"]) == ("theirs", arn)
+
+
+def test_a_release_publishes_a_version_that_the_alias_moves_to() -> None:
+    """In a canary: so a new run goes live as carefully as a new image. The challenger's may move at once."""
+    assert not set(resources_of("AWS::Lambda::Version", **LEAST, Release="1")) & set(
+        resources_of("AWS::Lambda::Version", **LEAST, Release="2")
+    )
+    resources = evaluated(**{**UNUSUAL, "Release": "2"}).resources()
+    aliases = {name: resource for name, resource in resources.items() if resource["Type"] == "AWS::Lambda::Alias"}
+    canary = {
+        "CodeDeployLambdaAliasUpdate": {
+            "ApplicationName": "<ServerlessDeploymentApplication>",
+            "DeploymentGroupName": "<ConsumerDeploymentGroup>",
+        }
+    }
+    assert aliases == {
+        "ConsumerAliaslive": {
+            "Type": "AWS::Lambda::Alias",
+            "UpdatePolicy": canary,
+            "Properties": {
+                "Name": "live",
+                "FunctionName": "<Consumer>",
+                "FunctionVersion": "<ConsumerVersion2.Version>",
+            },
+        },
+        "ShadowConsumerAliaslive": {
+            "Type": "AWS::Lambda::Alias",
+            "Properties": {
+                "Name": "live",
+                "FunctionName": "<ShadowConsumer>",
+                "FunctionVersion": "<ShadowConsumerVersion2.Version>",
+            },
+        },
+    }
+
+
+def test_a_canary_goes_as_the_parameter_says() -> None:
+    """And goes back where it fails."""
+    group = resources_of("AWS::CodeDeploy::DeploymentGroup", **UNUSUAL)["ConsumerDeploymentGroup"]
+    assert group["DeploymentConfigName"] == "CodeDeployDefault.LambdaCanary10Percent30Minutes"
+    assert group["AutoRollbackConfiguration"]["Enabled"]
+    assert {"DEPLOYMENT_FAILURE", "DEPLOYMENT_STOP_ON_ALARM"} <= set(group["AutoRollbackConfiguration"]["Events"])
+
+
+def test_streams_are_what_the_parameters_say() -> None:
+    """Encrypted, with shards and retention; what the challenger predicts is not kept, for nothing rests on it."""
+    size = {"RetentionPeriodHours": 49, "StreamModeDetails": {"StreamMode": "PROVISIONED"}, "ShardCount": 3}
+    mine = {**size, "StreamEncryption": {"EncryptionType": "KMS", "KeyId": UNUSUAL["InputKeyArn"]}}
+    theirs = {**size, "StreamEncryption": {"EncryptionType": "KMS", "KeyId": UNUSUAL["OutputKeyArn"]}}
+    stream = "AWS::Kinesis::Stream"
+    resources = evaluated(**UNUSUAL).resources().items()
+    assert {name: resource for name, resource in resources if resource["Type"] == stream} == {
+        "InputStream": {"Type": stream, **KEPT, "Properties": {"Name": "in", **mine}},
+        "PredictionsStream": {"Type": stream, **KEPT, "Properties": {"Name": "out", **theirs}},
+        "ShadowPredictionsStream": {
+            "Type": stream,
+            "DeletionPolicy": "Delete",
+            "UpdateReplacePolicy": "Delete",
+            "Properties": {"Name": "<PredictionsStream>-shadow", **theirs},
+        },
+    }
+
+
+def test_streams_are_left_to_kinesis_where_nothing_is_said() -> None:
+    """On demand, under the stack's name, and so never under another stack's."""
+    on_demand = {"RetentionPeriodHours": 24, "StreamModeDetails": {"StreamMode": "ON_DEMAND"}}
+    assert resources_of("AWS::Kinesis::Stream", **LEAST) == {
+        "InputStream": {"Name": "my-stack-rides", **on_demand},
+        "PredictionsStream": {"Name": "my-stack-predictions", **on_demand},
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "days", "encryption"),
+    [
+        (
+            UNUSUAL,
+            91,
+            {
+                "BucketKeyEnabled": True,
+                "ServerSideEncryptionByDefault": {
+                    "SSEAlgorithm": "aws:kms",
+                    "KMSMasterKeyID": UNUSUAL["FailuresKeyArn"],
+                },
+            },
+        ),
+        (LEAST, 90, {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}),
+    ],
+    ids=["with a key", "without one"],
+)
+def test_the_failures_bucket_is_private_versioned_encrypted_and_emptied(
+    parameters: dict[str, str], days: int, encryption: dict[str, Any]
+) -> None:
+    """Nobody but the account can be let in, old versions go as well, and it outlives the stack."""
+    bucket = evaluated(**parameters).resources()["FailuresBucket"]
+    expiry = {
+        "Id": "Expire",
+        "Status": "Enabled",
+        "ExpirationInDays": days,
+        "NoncurrentVersionExpiration": {"NoncurrentDays": days},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+    }
+    private = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
+    assert bucket == {
+        "Type": "AWS::S3::Bucket",
+        **KEPT,
+        "Properties": {
+            "BucketEncryption": {"ServerSideEncryptionConfiguration": [encryption]},
+            "LifecycleConfiguration": {"Rules": [expiry]},
+            "OwnershipControls": {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]},
+            "PublicAccessBlockConfiguration": dict.fromkeys(private, True),
+            "VersioningConfiguration": {"Status": "Enabled"},
+        },
+    }
+
+
+def test_the_failures_bucket_is_reached_over_tls_alone() -> None:
+    """Whoever asks, whatever for."""
+    statement = {
+        "Sid": "OnlyOverTLS",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": ["<FailuresBucket.Arn>", "<FailuresBucket.Arn>/*"],
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+    assert resources_of("AWS::S3::BucketPolicy", **LEAST) == {
+        "FailuresBucketPolicy": {
+            "Bucket": "<FailuresBucket>",
+            "PolicyDocument": {"Version": "2012-10-17", "Statement": [statement]},
+        }
+    }
+
+
+def test_logs_are_kept_as_long_as_the_parameter_says() -> None:
+    """Those of both functions."""
+    logs = {"RetentionInDays": 14}
+    assert resources_of("AWS::Logs::LogGroup", **UNUSUAL) == {"ConsumerLogs": logs, "ShadowLogs": logs}
+
+
+def test_outputs_name_what_people_and_scripts_need() -> None:
+    """The model's version only where it is known before the function has read it."""
+    always = {
+        "InputStreamName": "<InputStream>",
+        "InputStreamArn": "<InputStream.Arn>",
+        "PredictionsStreamName": "<PredictionsStream>",
+        "FailuresLocation": "s3://<FailuresBucket>/rejections",
+        "FunctionName": "<Consumer>",
+    }
+    assert evaluated(**UNUSUAL).outputs() == {
+        **always,
+        "ModelName": "tip",
+        "ModelVersion": "-",
+        "ShadowPredictionsStreamName": "<ShadowPredictionsStream>",
+        "ShadowFunctionName": "<ShadowConsumer>",
+    }
+    assert evaluated(ModelBucket="models", RunId="abc").outputs() == {
+        **always,
+        "ModelName": "ride_duration_prediction_model",
+        "ModelVersion": "abc",
+    }
+
+
+def test_without_a_challenger_nothing_of_one_is_created() -> None:
+    """Neither a stream nor an alarm."""
+    assert [name for name in evaluated(**LEAST).resources() if "Shadow" in name] == []

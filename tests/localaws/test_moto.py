@@ -1,0 +1,93 @@
+"""Moto's server in a process of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from moto.kinesis.models import Shard
+
+from scripts.aws.shards import ShardReader
+from scripts.localaws.moto import newest_sequence_number, records_after
+from tests.tools import PATIENCE, ROOT
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
+
+PARENT = """
+import time
+from scripts.localaws import moto
+with moto.serve() as url:
+    print(url, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_no_record_is_lost_where_several_put_at_once(kinesis: "KinesisClient", stream: str) -> None:
+    """Moto alone gives two of them the same sequence number now and then."""
+
+    def put(producer: int) -> None:
+        for request in range(10):
+            data = [f"{producer}-{request}-{number}".encode() for number in range(200)]
+            kinesis.put_records(StreamName=stream, Records=[{"Data": item, "PartitionKey": "a"} for item in data])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(put, range(4)))
+    assert len({record["Data"] for record in ShardReader(kinesis, stream, "shardId-000000000000").read()}) == 8000
+
+
+def test_the_server_ends_with_its_parent_however_that_ends() -> None:
+    """Nothing is left behind by a parent that was killed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout
+        port = int(parent.stdout.readline().rpartition(":")[2])
+        assert listens(port)
+        parent.send_signal(signal.SIGKILL)
+    assert ends_listening(port)
+
+
+def moto_shard(records: int) -> Shard:
+    """Build a shard of moto's own, as it is in this process: nothing of it is replaced."""
+    shard = Shard(0, 0, 2**128 - 1)
+    for number in range(records):
+        shard.put_record("key", "", "")
+        # Seconds, whole ones: their differences are exact.
+        shard.records[number + 1].created_at = number * 7
+    return shard
+
+
+@pytest.mark.parametrize("records", [0, 1, 5])
+def test_what_replaces_motos_walks_gives_the_same_answers(records: int) -> None:
+    """From every place in a shard, before its first record and beyond its last one, with every limit."""
+    shard = moto_shard(records)
+    assert newest_sequence_number(shard) == shard.get_max_sequence_number()
+    for place in map(str, range(-1, records + 2)):
+        for limit in (None, *range(1, records + 2)):
+            assert records_after(shard, place, limit) == shard.get_records(place, limit)
+
+
+def test_moto_still_asks_for_the_newest_number_at_a_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it no longer does, replacing that is for nothing."""
+    shard = moto_shard(1)
+    monkeypatch.setattr(Shard, "get_max_sequence_number", lambda shard: 41)
+    assert shard.put_record("key", "", "") == "42"
+
+
+def listens(port: int) -> bool:
+    """Return whether a server answers on the port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ends_listening(port: int) -> bool:
+    """Return whether a server that was told to end does so."""
+    give_up = time.monotonic() + PATIENCE
+    while listens(port) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return not listens(port)

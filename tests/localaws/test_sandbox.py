@@ -1,0 +1,188 @@
+"""Sandboxes: what an invocation ends in, and what a process that ended does not stop."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.localaws.sandbox import EXITED, FunctionError, Sandbox, Sandboxes, TimedOutError
+from tests.builders import kinesis_event, ride_event
+from tests.conftest import SAMPLE_MODEL
+from tests.tools import PATIENCE, ROOT
+
+FUNCTION = """
+import os
+import signal
+import time
+
+
+def handler(event, context):
+    if "print" in event:
+        print(event["print"])
+    if "raise" in event:
+        raise ValueError(event["raise"])
+    if "respond" in event:
+        return object()
+    if "die" in event:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "started" in event:
+        open(event["started"], "w").close()
+        time.sleep(600)
+    return {"pid": os.getpid(), "left": context.get_remaining_time_in_millis()}
+"""
+
+PARENT = """
+import os
+import sys
+from scripts.localaws.sandbox import Sandbox
+sandbox = Sandbox(os.environ, 60, "soaked.handler")
+print(sandbox.invoke({})["pid"], flush=True)
+sandbox.invoke({"started": sys.argv[1]})
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Give an environment in which there is a module with a small function."""
+    (tmp_path / "soaked.py").write_text(FUNCTION)
+    return {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+
+
+@pytest.fixture
+def sandbox(environment: dict[str, str]) -> Iterator[Sandbox]:
+    """Give a sandbox for the small function."""
+    sandbox = Sandbox(environment, PATIENCE, "soaked.handler")
+    yield sandbox
+    sandbox.close()
+
+
+def test_it_runs_the_lambda_function() -> None:
+    """With the variables that it is given."""
+    variables = {"MODEL_LOCATION": SAMPLE_MODEL, "TEST_RUN": "True"}
+    sandbox = Sandbox({**os.environ, **variables}, PATIENCE)
+    response = sandbox.invoke(kinesis_event(ride_event(ride_id=7)))
+    sandbox.close()
+    assert response["batchItemFailures"] == []
+    assert response["predictions"][0]["prediction"]["ride_id"] == 7
+
+
+def test_one_process_answers_again_and_again(sandbox: Sandbox) -> None:
+    """Whatever it prints; each invocation has the time of its own."""
+    first, second = sandbox.invoke({"print": "hello"}), sandbox.invoke({})
+    assert first["pid"] == second["pid"]
+    assert 0 < first["left"] <= PATIENCE * 1000
+    assert sandbox.cold_starts == 1
+
+
+def test_what_the_function_raises_is_a_function_error(sandbox: Sandbox) -> None:
+    """And its process lives on."""
+    pid = sandbox.invoke({})["pid"]
+    with pytest.raises(FunctionError, match="ValueError: no such ride") as caught:
+        sandbox.invoke({"raise": "no such ride"})
+    assert caught.value.kind == "ValueError"
+    assert sandbox.invoke({})["pid"] == pid
+
+
+def test_a_response_that_is_no_json_is_a_function_error(sandbox: Sandbox) -> None:
+    """As it is to Lambda."""
+    with pytest.raises(FunctionError, match="object"):
+        sandbox.invoke({"respond": "an object"})
+    assert sandbox.is_running
+
+
+def test_a_process_that_dies_in_an_invocation_is_a_function_error(sandbox: Sandbox) -> None:
+    """The next invocation is a cold start."""
+    with pytest.raises(FunctionError, match="exit code -9") as caught:
+        sandbox.invoke({"die": True})
+    assert caught.value.kind == EXITED
+    sandbox.invoke({})
+    assert sandbox.cold_starts == 2
+
+
+def test_a_process_that_died_between_two_invocations_is_started_again(sandbox: Sandbox) -> None:
+    """Without an error, as Lambda does it."""
+    pid = sandbox.invoke({})["pid"]
+    assert sandbox.kill()
+    wait_for(lambda: not sandbox.is_running)
+    assert not sandbox.kill()
+    assert sandbox.invoke({})["pid"] != pid
+
+
+def test_a_function_that_takes_too_long_is_killed(environment: dict[str, str], tmp_path: Path) -> None:
+    """And its sandbox is of use again."""
+    sandbox = Sandbox(environment, 0.5, "soaked.handler")
+    with pytest.raises(TimedOutError, match=r"0\.5 seconds"):
+        sandbox.invoke({"started": str(tmp_path / "started")})
+    assert not sandbox.is_running
+    sandbox.invoke({})
+    sandbox.close()
+    assert sandbox.cold_starts == 2
+
+
+def test_a_function_that_cannot_be_loaded_is_a_function_error(environment: dict[str, str]) -> None:
+    """With the reason, at each invocation."""
+    sandbox = Sandbox(environment, PATIENCE, "nowhere.handler")
+    for _ in range(2):
+        with pytest.raises(FunctionError, match="No module named 'nowhere'"):
+            sandbox.invoke({})
+        wait_for(lambda: not sandbox.is_running)
+    sandbox.close()
+
+
+def test_one_of_several_is_killed_in_its_invocation(environment: dict[str, str], tmp_path: Path) -> None:
+    """The error is counted, and the others go on."""
+    pool = Sandboxes([Sandbox(environment, PATIENCE, "soaked.handler") for _ in range(2)])
+    errors = []
+
+    def hang() -> None:
+        with pytest.raises(FunctionError) as caught:
+            pool.invoke({"started": str(tmp_path / "started")})
+        errors.append(caught.value.kind)
+
+    with pool:
+        hanging = threading.Thread(target=hang)
+        hanging.start()
+        wait_for((tmp_path / "started").exists)
+        pool.kill_one(random.Random(1))  # noqa: S311
+        hanging.join(PATIENCE)
+        assert errors == [EXITED]
+        assert pool.errors == {EXITED: 1}
+        assert pool.kills == 1
+        assert pool.invoke({})["pid"] != pool.invoke({})["pid"]
+        assert pool.cold_starts == 3
+
+
+def test_a_sandbox_ends_with_its_parent_however_that_ends(environment: dict[str, str], tmp_path: Path) -> None:
+    """In the middle of an invocation, too."""
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "started")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        wait_for((tmp_path / "started").exists)
+        assert lives(pid)
+        parent.send_signal(signal.SIGKILL)
+    wait_for(lambda: not lives(pid))
+
+
+def lives(pid: int) -> bool:
+    """Return whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    """Wait until something has happened."""
+    give_up = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)

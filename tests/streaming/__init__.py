@@ -1,0 +1,1 @@
+"""Tests of the Lambda function and of the modules that only it uses."""

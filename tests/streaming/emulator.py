@@ -1,0 +1,55 @@
+"""The function behind AWS's Lambda emulator, without a container."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.image.emulator import Addresses, installed
+from scripts.localaws.setup import FUNCTION_VARIABLES, isolate
+from tests.tools import ROOT
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedFunction:
+    """A function whose process starts with the first event, and again with the one after it ended."""
+
+    addresses: Addresses
+    timeout: int
+
+    def invoke(self, event: object) -> Any:
+        """Return the response, or the error as Lambda answers it; plain text, where the time was over."""
+        return self.addresses.invoke(event, self.timeout)
+
+
+@contextlib.contextmanager
+def emulated(
+    handler: str = "lambda_function.lambda_handler", *, timeout: int = 60, **variables: str
+) -> Iterator[EmulatedFunction]:
+    """Run a handler for the length of the block, with these variables, and no AWS but what they point to.
+
+    ``timeout`` is the function's, in seconds. Unlike Lambda, the emulator lets a cold start take of it.
+
+    Raises:
+        CommandError: where the emulator cannot be had.
+    """
+    addresses = Addresses.free()
+    command = [str(installed()), *addresses.options(), sys.executable, "-m", "awslambdaric", handler]
+    with subprocess.Popen(command, cwd=ROOT, env=_environment(timeout, variables)) as process:
+        try:
+            addresses.wait()
+            yield EmulatedFunction(addresses, timeout)
+        finally:
+            process.terminate()  # It kills the function's process, and ends when that has ended.
+
+
+def _environment(timeout: int, variables: dict[str, str]) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name not in (*FUNCTION_VARIABLES, "LOG_LEVEL")}
+    isolate(environment, NOWHERE)
+    lambdas = {"LAMBDA_TASK_ROOT": str(ROOT), "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout)}
+    return {**environment, **lambdas, **variables}

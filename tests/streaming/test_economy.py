@@ -1,0 +1,138 @@
+"""What keeps the function fast, in counts that no noise moves: imports, model calls, requests, and calls of the SDK."""
+
+import gc
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scripts.environment import locked
+from scripts.localaws.setup import FUNCTION_VARIABLES
+from streaming.delivery import OutputStream
+from tests.builders import kinesis_event, ride_event
+from tests.conftest import SAMPLE_MODEL
+from tests.streaming.recorder import record
+from tests.tools import ROOT
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+IMPORTED = {
+    *("aws-lambda-powertools", "boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3"),
+    *("joblib", "narwhals", "numpy", "scikit-learn", "scipy", "skops", "threadpoolctl"),
+    *("cloudpickle", "msgspec", "pyyaml", "typing-extensions"),
+}
+"""The packages that a cold start and a good batch may import. One that joins them has to be worth its time."""
+
+NAME_IMPORTS = """
+import sys
+
+class NotInTheImage:
+    def find_spec(self, name, path=None, target=None):
+        if name in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, NotInTheImage())
+import lambda_function
+assert lambda_function.lambda_handler({event!r}) == {{"batchItemFailures": []}}
+print(*{{name.partition(".")[0] for name in sys.modules}})
+"""
+
+
+def test_a_good_batch_imports_no_package_that_it_does_not_use(stream: str) -> None:
+    """The image has others, for aggregated records and for tables; and only the image's are there to be imported."""
+    in_image = locked(["packages"]).keys()
+    packages = {
+        module: {name.lower().replace("_", "-") for name in names}
+        for module, names in importlib.metadata.packages_distributions().items()
+    }
+    absent = {module for module, names in packages.items() if not names & in_image}
+    others = {name: value for name, value in os.environ.items() if name not in FUNCTION_VARIABLES}
+    variables = {"MODEL_LOCATION": SAMPLE_MODEL, "PREDICTIONS_STREAM_NAME": stream, "FAILURES_LOCATION": "s3://a/b"}
+    code = NAME_IMPORTS.format(event=kinesis_event(ride_event()), absent=absent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**others, **variables}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    imported = set().union(*(packages.get(module, set()) for module in done.stdout.splitlines()[-1].split()))
+    assert imported & in_image <= IMPORTED
+
+
+@pytest.mark.parametrize(
+    ("rides", "entries"), [(1, [1]), (500, [500]), (501, [500, 1]), (1_500, [500, 500, 500])], ids=str
+)
+def test_a_batch_is_one_call_of_the_model_and_a_request_for_each_500_rides(
+    rides: int,
+    entries: Sequence[int],
+    cold_start: Callable[..., ModuleType],
+    endpoint: str,
+    stream: str,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And nothing else of AWS, from the cold start on: no ride has a request of its own."""
+    calls = []
+    with record(endpoint) as recorder:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", recorder.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", recorder.url)
+        function = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}")
+        predict = function.MODEL._call
+
+        def counting(features: list[dict[str, Any]]) -> Any:
+            calls.append(len(features))
+            return predict(features)
+
+        monkeypatch.setattr(function.MODEL, "_call", counting)
+        answer = function.lambda_handler(kinesis_event(*(ride_event(number) for number in range(rides))))
+    assert answer == {"batchItemFailures": []}
+    assert calls == [rides]
+    assert {request.headers["X-Amz-Target"] for request in recorder.requests} == {"Kinesis_20131202.PutRecords"}
+    assert [len(json.loads(request.body)["Records"]) for request in recorder.requests] == entries
+
+
+def test_the_sdk_does_not_walk_over_the_entries(stream: str) -> None:
+    """It calls as many functions for 400 of them as for one."""
+    put_records: Any = OutputStream.connect(stream)._client.put_records
+
+    def calls(entries: int) -> int:
+        number = 0
+
+        def count(frame: FrameType, event: str, argument: object) -> None:
+            nonlocal number
+            number += event == "call" and "botocore" in frame.f_code.co_filename
+
+        records = [{"Data": b"data", "PartitionKey": str(place)} for place in range(entries)]
+        sys.setprofile(count)
+        try:
+            answer = put_records(StreamName=stream, Records=records)
+        finally:
+            sys.setprofile(None)
+        assert len(answer["Records"]) == entries
+        return number
+
+    calls(1)  # opens the connection
+    assert abs(calls(400) - calls(1)) < 100
+
+
+def test_the_garbage_collector_looks_at_nothing_of_the_cold_start(cold_start: Callable[..., ModuleType]) -> None:
+    """But it does its work again: what a batch leaves behind goes."""
+    cold_start(TEST_RUN="True")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 100_000
+
+
+def test_s3_is_not_even_connected_to_before_there_is_a_rejection(
+    cold_start: Callable[..., ModuleType], stream: str, bucket: str, s3: "S3Client"
+) -> None:
+    """A cold start would make a client that most sandboxes never use."""
+    function = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}")
+    assert function.lambda_handler(kinesis_event(ride_event())) == {"batchItemFailures": []}
+    assert "_client" not in vars(function.FAILURES)
+    assert function.lambda_handler(kinesis_event(b"no ride")) == {"batchItemFailures": []}
+    assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 1

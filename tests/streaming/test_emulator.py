@@ -1,0 +1,169 @@
+"""The function behind AWS's Lambda emulator: events in, answers out, and what Lambda's limits make of them."""
+
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.cli import CommandError
+from scripts.image import emulator as lambda_emulator
+from scripts.sources.aggregated import aggregated
+from scripts.sources.chosen import generated_rides
+from tests.builders import encoded, kinesis_event, record, ride_event
+from tests.conftest import SAMPLE_MODEL
+from tests.streaming import slow_stream
+from tests.streaming.emulator import EmulatedFunction, emulated
+from tests.streaming.test_events import NAMES, load, rounded
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in lambda_emulator.BUILDS,
+    reason="AWS builds its emulator for Linux on x86_64 and arm64 alone",
+)
+
+COMPLETE: dict[str, Any] = {"batchItemFailures": []}
+A_RIDE = kinesis_event(ride_event())
+
+FIRST_NUMBER = 49630081666084879290581185630324770398608704880802529282
+"""A sequence number of the length that Kinesis gives."""
+
+HANDLERS = """
+import os, time
+
+def pid(event, context):
+    if event == "hang":
+        time.sleep(600)
+    return os.getpid()
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulator() -> None:
+    """Have the emulator; skip the tests where it cannot be had."""
+    try:
+        lambda_emulator.installed()
+    except CommandError as error:
+        pytest.skip(f"no emulator: {error}")
+
+
+@pytest.fixture(scope="module")
+def dry_run(emulator: None) -> Iterator[EmulatedFunction]:
+    """Run the function that writes nothing, for several tests: one cold start is enough."""
+    with emulated(TEST_RUN="True", MODEL_LOCATION=SAMPLE_MODEL) as function:
+        yield function
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pip find nothing."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+
+
+@pytest.fixture
+def handlers(tmp_path: Path) -> str:
+    """Give the folder of a module with a handler that answers with its process id, or hangs."""
+    (tmp_path / "handlers.py").write_text(HANDLERS)
+    return str(tmp_path)
+
+
+def numbered(*data: object) -> dict[str, Any]:
+    """Build an event of records with sequence numbers of full length, and without ARNs.
+
+    With them, 10,000 rides would not fit into the 6 MB at which a mapping closes a batch.
+    """
+    records = [record(encoded(item), FIRST_NUMBER + place) for place, item in enumerate(data)]
+    for one in records:
+        del one["invokeIdentityArn"], one["eventSourceARN"]
+    return {"Records": records}
+
+
+def is_running(pid: int) -> bool:
+    """Return whether there is a process of that id."""
+    return Path("/proc", str(pid)).exists()
+
+
+def test_the_emulator_is_fetched_once(no_network: None) -> None:
+    """The environment keeps it for the next run."""
+    assert os.access(lambda_emulator.installed(), os.X_OK)
+
+
+def test_an_emulator_that_cannot_be_fetched_leaves_nothing_behind(no_network: None, tmp_path: Path) -> None:
+    """A half of one would be taken for the whole from then on."""
+    with pytest.raises(CommandError, match="aws-sam-cli"):
+        lambda_emulator.fetch(tmp_path / "aws-lambda-rie")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sample_events_get_the_responses_beside_them(dry_run: EmulatedFunction) -> None:
+    """One sandbox takes them all, one after another."""
+    responses = [rounded(dry_run.invoke(load(name))) for name in NAMES]
+    assert responses == [rounded(load(f"{name}.response")) for name in NAMES]
+
+
+def test_an_event_of_something_else_is_answered_with_the_error(dry_run: EmulatedFunction) -> None:
+    """Lambda counts it; the sandbox lives on."""
+    answer = dry_run.invoke({"Records": [{"eventSource": "aws:sqs"}]})
+    assert answer["errorType"] == "NotAKinesisEventError"
+    assert answer["errorMessage"].startswith("not a Kinesis event: ")
+    assert len(dry_run.invoke(A_RIDE)["predictions"]) == 1
+
+
+def test_a_missing_setting_is_answered_to_every_event() -> None:
+    """With one line, which names the variable."""
+    with emulated(MODEL_LOCATION=SAMPLE_MODEL) as function:
+        answers = [function.invoke(A_RIDE) for _ in range(2)]
+    for answer in answers:
+        assert answer["errorType"] == "SettingsError"
+        assert answer["errorMessage"].startswith("PREDICTIONS_STREAM_NAME is not set")
+        assert "\n" not in answer["errorMessage"]
+
+
+def test_the_largest_batch_is_answered_in_time_by_a_function_whose_output_stream_hangs() -> None:
+    """All of its 10,000 records are reported, which an answer has room for; and delivered, once the stream is well."""
+    event = numbered(*(ride_event(number) for number in range(10_000)))
+    with (
+        slow_stream.serve(dripping=False) as stream,
+        emulated(
+            timeout=10,
+            MODEL_LOCATION=SAMPLE_MODEL,
+            PREDICTIONS_STREAM_NAME="predictions",
+            AWS_ENDPOINT_URL_KINESIS=stream.url,
+        ) as function,
+    ):
+        assert function.invoke(kinesis_event()) == COMPLETE  # a cold start that takes nothing of the batch's time
+        numbers = [str(FIRST_NUMBER + place) for place in range(10_000)]
+        assert function.invoke(event) == {"batchItemFailures": [{"itemIdentifier": number} for number in numbers]}
+        stream.mended.set()
+        assert function.invoke(event) == COMPLETE
+    assert stream.accepted == [str(number) for number in range(10_000)]
+
+
+def test_a_dry_run_of_more_predictions_than_an_answer_holds_fails(dry_run: EmulatedFunction) -> None:
+    """As aggregated records can bring them. Only a dry run's answer grows with what goes well."""
+    (packed,) = aggregated(generated_rides(100, seed=0))
+    answer = dry_run.invoke(numbered(*[packed.data] * 300))
+    assert answer["errorType"] == "Function.ResponseSizeTooLarge"
+
+
+def test_a_timeout_ends_the_function_and_the_next_event_starts_it_again(handlers: str) -> None:
+    """The tests above would not notice an emulator that lets a function take its time."""
+    with emulated("handlers.pid", timeout=2, PYTHONPATH=handlers) as function:
+        before = function.invoke("answer")
+        assert function.invoke("hang") == "Task timed out after 2.00 seconds"
+        after = function.invoke("answer")
+    assert isinstance(after, int)
+    assert after != before
+
+
+def test_a_failing_test_leaves_no_process_behind(handlers: str) -> None:
+    """Neither the emulator's nor the function's."""
+    with contextlib.suppress(KeyError), emulated("handlers.pid", PYTHONPATH=handlers) as function:
+        pid = function.invoke("answer")
+        assert is_running(pid)
+        raise KeyError("the failure")
+    assert not is_running(pid)

@@ -1,0 +1,154 @@
+"""What operators see: the log line and the metrics of each batch."""
+
+import json
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from scripts.localaws.chaos import FailedEntries, FailedRequest
+from scripts.localaws.context import LambdaContext
+from streaming import delivery
+from streaming.delivery import DeliveryError
+from tests.builders import kinesis_event, ride_event
+from tests.flow import Chaos
+
+ColdStart = Callable[..., ModuleType]
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Give a function that returns the log lines since it was last called, and the metrics."""
+
+    def read() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return [line for line in lines if "_aws" not in line], [line for line in lines if "_aws" in line]
+
+    return read
+
+
+@pytest.fixture
+def function(cold_start: ColdStart, stream: str, request: pytest.FixtureRequest) -> Callable[..., ModuleType]:
+    """Give a function that starts ours under a name of its own: a logger keeps the stdout that it began with."""
+
+    def start(**environment: str) -> ModuleType:
+        variables = {"PREDICTIONS_STREAM_NAME": stream, "MODEL_NAME": request.node.name, **environment}
+        return cold_start(**variables)
+
+    return start
+
+
+Told = Callable[[], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+
+
+def test_a_batch_is_one_line_of_each(function: Callable[..., ModuleType], told: Told, bucket: str) -> None:
+    """With the request, the shard and every count; what went well is of the level INFO."""
+    handler = function(FAILURES_LOCATION=f"s3://{bucket}").lambda_handler
+    context = LambdaContext(30)
+    handler(kinesis_event(ride_event(1), ride_event(2), b"{", b"\xff", b"\xfe"), context)
+    ((log,), (metrics,)) = told()
+    assert (log["level"], log["message"]) == ("INFO", "batch done")
+    assert (log["function_request_id"], log["shard"]) == (context.aws_request_id, "shardId-000000000000")
+    counts = {name: log[name] for name in ("records", "rides", "predictions", "rejections", "put_again", "undelivered")}
+    assert counts == {
+        "records": 5,
+        "rides": 2,
+        "predictions": 2,
+        "rejections": {"json": 1, "utf-8": 2},
+        "put_again": 0,
+        "undelivered": 0,
+    }
+    (declared,) = metrics["_aws"]["CloudWatchMetrics"]
+    assert declared["Namespace"] == "RidePredictions"
+    assert declared["Dimensions"] == [["service"]]
+    values = {metric["Name"]: metrics[metric["Name"]] for metric in declared["Metrics"]}
+    assert {name: value for name, (value,) in values.items() if isinstance(value, float) and value.is_integer()} == {
+        "Records": 5,
+        "Rides": 2,
+        "Predictions": 2,
+        "Rejections": 3,
+        "RejectionsJson": 1,
+        "RejectionsUtf8": 2,
+        "EntriesPutAgain": 0,
+        "Undelivered": 0,
+        "ColdStart": 1,
+    }
+    assert 0 < values["PredictTime"][0] < 60_000
+    assert 0 < values["ModelLoadTime"][0] < 60_000
+
+
+def test_the_age_is_the_oldest_records_in_milliseconds(function: Callable[..., ModuleType], told: Told) -> None:
+    """Whatever the order."""
+    event = kinesis_event(ride_event(1), ride_event(2), ride_event(3))
+    for record, age in zip(event["Records"], (50, 200, 100), strict=True):
+        record["kinesis"]["approximateArrivalTimestamp"] = time.time() - age
+    function().lambda_handler(event, None)
+    _, (metrics,) = told()
+    assert 200_000 <= metrics["OldestRecordAge"][0] < 260_000
+
+
+def test_only_the_first_batch_of_a_sandbox_is_a_cold_start(function: Callable[..., ModuleType], told: Told) -> None:
+    """With the time that loading the model took."""
+    handler = function().lambda_handler
+    for _ in range(2):
+        handler(kinesis_event(ride_event()), None)
+    _, (first, second) = told()
+    assert {"ColdStart", "ModelLoadTime"} <= set(first)
+    assert not {"ColdStart", "ModelLoadTime"} & set(second)
+
+
+def test_what_is_left_is_a_warning_that_says_what_and_how_many(
+    function: Callable[..., ModuleType], told: Told, chaos: Chaos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line."""
+    monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 2)
+    with chaos(lambda call: FailedEntries(frozenset({0}))):
+        function().lambda_handler(kinesis_event(ride_event(1), ride_event(2), b"{"), None)
+    ((log,), (metrics,)) = told()
+    assert (log["level"], log["message"]) == ("WARNING", "records are left for redelivery")
+    assert (log["predictions"], log["undelivered"], log["put_again"]) == (1, 2, 2)
+    assert log["errors"] == {"ProvisionedThroughputExceededException": 3, "NoFailuresLocation": 1}
+    assert (metrics["Undelivered"], metrics["EntriesPutAgain"]) == ([2], [2])
+
+
+def test_a_failed_invocation_is_an_error_that_says_so(
+    function: Callable[..., ModuleType], told: Told, chaos: Chaos
+) -> None:
+    """All of the batch is undelivered then."""
+    with chaos(lambda call: FailedRequest(400, "AccessDeniedException")), pytest.raises(DeliveryError):
+        function().lambda_handler(kinesis_event(ride_event(1), ride_event(2)), None)
+    ((log,), (metrics,)) = told()
+    assert log["level"] == "ERROR"
+    assert (log["undelivered"], log["errors"]) == (2, {"AccessDeniedException": 1})
+    assert metrics["Undelivered"] == [2]
+
+
+@pytest.mark.parametrize("level", ["INFO", "WARNING"])
+def test_nothing_tells_of_a_ride(
+    function: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str], bucket: str, level: str
+) -> None:
+    """Neither of one that is predicted nor of one that is rejected."""
+    handler = function(LOG_LEVEL=level, FAILURES_LOCATION=f"s3://{bucket}/none").lambda_handler
+    handler(kinesis_event(ride_event("secret-id"), {"secret-id": 1}, b"secret-id", ride_event("secret-id", x=1)), None)
+    assert "secret-id" not in capsys.readouterr().out
+
+
+def test_reasons_are_for_the_level_debug(function: Callable[..., ModuleType], told: Told, bucket: str) -> None:
+    """With the event_id, by which the bucket has the rest."""
+    handler = function(LOG_LEVEL="DEBUG", FAILURES_LOCATION=f"s3://{bucket}").lambda_handler
+    handler(kinesis_event(b"{"), None)
+    logs, _ = told()
+    (rejected,) = (log for log in logs if log["message"] == "rejected")
+    assert rejected["event_id"] == "shardId-000000000000:1"
+    assert "truncated" in rejected["reason"]
+
+
+def test_a_dry_run_has_no_metrics(cold_start: ColdStart, told: Told) -> None:
+    """It is no traffic."""
+    cold_start(TEST_RUN="True", MODEL_NAME="dry").lambda_handler(kinesis_event(ride_event()), None)
+    ((log,), metrics) = told()
+    assert log["predictions"] == 1
+    assert metrics == []
