@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rides import InvalidRideError
 from scripts.aws.shards import ShardReader, shard_ids
 from scripts.sources.aggregated import aggregated
 from scripts.sources.record import RideRecord
 from streaming.aggregation import (
     MAGIC,
-    BrokenAggregateError,
     PackedRecord,
     is_aggregated,
     packed_records,
@@ -53,7 +53,7 @@ class TestPackedRecords:
     @pytest.mark.parametrize("data", [MAGIC, MAGIC + b"x", MAGIC + bytes(16), packed(b"ride")[:-1] + b"?"])
     def test_another_digest_is_refused(self, data: bytes) -> None:
         """Then nothing in it is trusted."""
-        with pytest.raises(BrokenAggregateError, match="MD5"):
+        with pytest.raises(InvalidRideError, match="MD5"):
             packed_records(data)
 
     @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ class TestPackedRecords:
     )
     def test_a_broken_message_is_refused(self, message: bytes) -> None:
         """Its digest may be right: a producer with a defect signs what it makes."""
-        with pytest.raises(BrokenAggregateError, match="protobuf"):
+        with pytest.raises(InvalidRideError, match="protobuf"):
             packed_records(signed(message))
 
     def test_an_empty_one_is_refused(self) -> None:
         """What holds nothing would else be gone without a trace."""
-        with pytest.raises(BrokenAggregateError, match="holds nothing"):
+        with pytest.raises(InvalidRideError, match="holds nothing"):
             packed_records(signed(b""))
 
     def test_one_with_more_records_than_there_can_be_rides_is_refused(self) -> None:
         """Each would be a rejection of two hundred bytes, and a megabyte has room for a hundred thousand."""
         message = b"\x0a\x01k" + b"\x1a\x04\x08\x00\x1a\x00" * 65_537
-        with pytest.raises(BrokenAggregateError, match="65537 records"):
+        with pytest.raises(InvalidRideError, match="65537 records"):
             packed_records(signed(message))
         assert len(packed_records(signed(message[:-6]))) == 65_536
 
@@ -87,7 +87,7 @@ class TestPackedRecords:
         (longest,) = aggregated([RideRecord("ü" * 256, b"{}")])
         assert len(packed_records(longest.data)) == 1
         (longer,) = aggregated([RideRecord("k" * 257, b"{}")])
-        with pytest.raises(BrokenAggregateError, match="a partition key of 257 characters"):
+        with pytest.raises(InvalidRideError, match="a partition key of 257 characters"):
             packed_records(longer.data)
 
     def test_a_key_that_is_no_text_does_no_harm(self) -> None:
