@@ -123,7 +123,7 @@ class Deadline:
         return Deadline() if left == math.inf else Deadline(left - min(most, left * share))
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """An entry for PutRecords, with the sequence number of the input record that it comes from."""
 
     sequence_number: str

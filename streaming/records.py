@@ -15,9 +15,6 @@ from streaming.aggregation import is_aggregated, packed_records
 MAX_REASON_LENGTH = 1000
 """Characters: the message of a model's exception can be of any length."""
 
-# The structs of a batch are out of the garbage collector's sight (gc=False): there are thousands, and none can be part
-# of a cycle.
-
 
 class KinesisData(Struct, frozen=True, rename="camel", gc=False):
     """The ``kinesis`` part of a record in a Lambda event."""
