@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 MLMODEL = "MLmodel"
 """The file that makes a folder an MLflow model."""
 
-READING_THREADS = 8
-
 
 class ModelError(Exception):
     """The model cannot be used; the message says in one line why and what to set."""
@@ -31,7 +29,6 @@ class Artifact(abc.ABC):
     """The files of a logged model. Every method raises ModelError if the files cannot be read."""
 
     location: str
-    """The folder or ``s3://`` URI."""
 
     @abc.abstractmethod
     def open(self, name: str) -> BinaryIO:
@@ -55,9 +52,8 @@ class FolderArtifact(Artifact):
         self.location = location
         self._folder = Path(location)
         if not self._folder.is_dir():
-            raise ModelError(
-                f"there is no folder {location}: set MODEL_LOCATION to the one that holds the MLmodel file"
-            )
+            hint = "set MODEL_LOCATION to the one that holds the MLmodel file"
+            raise ModelError(f"there is no folder {location}: {hint}")
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading."""
@@ -158,7 +154,7 @@ def find_run(bucket: str, experiment_id: str, run_id: str) -> str:
     models = S3Artifact(f"s3://{bucket}/{experiment_id}/models", client)
     places = [name.removesuffix(f"/{MLMODEL}") for name in models.names() if fnmatch(name, f"m-*/artifacts/{MLMODEL}")]
     candidates = [S3Artifact(f"{models.location}/{place}", client) for place in places if place.count("/") == 1]
-    with ThreadPoolExecutor(READING_THREADS) as threads:
+    with ThreadPoolExecutor(8) as threads:
         runs = threads.map(_run_of, candidates)
         found = [candidate.location for candidate, run in zip(candidates, runs, strict=True) if run == run_id]
     if len(found) == 1:

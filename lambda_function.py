@@ -32,9 +32,7 @@ TELEMETRY = Telemetry(SETTINGS.model.name, level=SETTINGS.log_level, namespace=S
 with TELEMETRY.loading():
     MODEL = load_from_settings(SETTINGS.model)
 STREAM = None if SETTINGS.dry_run else OutputStream.connect(SETTINGS.predictions_stream)
-FAILURES = None
-if SETTINGS.failures_location and not SETTINGS.dry_run:
-    FAILURES = FailuresBucket(SETTINGS.failures_location)
+FAILURES = FailuresBucket(SETTINGS.failures_location) if SETTINGS.failures_location and not SETTINGS.dry_run else None
 # GC never scans again what was loaded. Otherwise it would take a third of the time of each large batch.
 gc.freeze()
 gc.enable()
@@ -102,10 +100,8 @@ def store(rejections: Sequence[Rejection], deadline: Deadline) -> str | None:
 def response(undelivered: Sequence[str], entries: Sequence[Entry], rejections: Sequence[Rejection]) -> dict[str, Any]:
     """Return the undelivered records, lowest first; in a dry run the predictions and the rejections too."""
     failures = [{"itemIdentifier": number} for number in sorted(set(undelivered), key=int)]
-    if not SETTINGS.dry_run:
-        return {"batchItemFailures": failures}
-    return {
-        "batchItemFailures": failures,
-        "predictions": [msgspec.json.decode(entry.data) for entry in entries],
-        "rejections": [rejection.summary for rejection in rejections],
-    }
+    answer: dict[str, Any] = {"batchItemFailures": failures}
+    if SETTINGS.dry_run:
+        answer["predictions"] = [msgspec.json.decode(entry.data) for entry in entries]
+        answer["rejections"] = [rejection.summary for rejection in rejections]
+    return answer

@@ -31,12 +31,10 @@ TRUSTED_TYPES = [
 ]
 """The types that a skops file may hold besides those that skops trusts: the trees of scikit-learn's ensembles.
 
-Loading a tree runs no code, but skops warns that forged node indices can crash ``predict``. A pinned digest prevents
-that.
+Loading a tree runs no code, but skops warns that forged node indices can crash ``predict``: pin the digest against it.
 """
 
-Pipeline = Any
-"""A fitted scikit-learn estimator: anything with ``predict``."""
+Pipeline = Any  # a fitted scikit-learn estimator: anything with ``predict``
 
 
 class PredictionError(Exception):
@@ -80,24 +78,23 @@ class Model:
         each ride that the model cannot predict is alone. As soon as ``is_over`` returns True, no further half is
         tried, and its rides get a NotTriedError.
         """
-        return self._predict([prepare_features(ride) for ride in rides], is_over) if rides else []
-
-    def _predict(self, features: list[Features], is_over: Callable[[], bool]) -> list[float | PredictionError]:
+        if not rides:
+            return []
         try:
-            values = _as_values(self._call(features), len(features))
+            values = _as_values(self._call([prepare_features(ride) for ride in rides]), len(rides))
             # JSON has no NaN and no infinity.
             return [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in values]
         except MemoryError:
             # Halving would only repeat it. Lambda redelivers the batch, by then perhaps in a new sandbox.
             raise
         except Exception as error:
-            if len(features) == 1:
+            if len(rides) == 1:
                 return [PredictionError(f"the model raised {type(error).__name__}: {error}")]
-        middle = len(features) // 2
+        middle = len(rides) // 2
         predictions: list[float | PredictionError] = []
-        for half in (features[:middle], features[middle:]):
+        for half in (rides[:middle], rides[middle:]):
             not_tried = [NotTriedError("the time was over")] * len(half)
-            predictions += not_tried if is_over() else self._predict(half, is_over)
+            predictions += not_tried if is_over() else self.predict(half, is_over)
         return predictions
 
 
@@ -119,10 +116,9 @@ def load_model(location: str, *, sha256: str | None = None, version: str | None 
 
     Args:
         location: the folder or ``s3://`` URI that holds the ``MLmodel`` file.
-        sha256: the hex digest that the model must have. For the sklearn flavor it is the digest of the serialized
-            file; for other flavors it is that of the whole folder, which
-            ``find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints there. It is verified whenever it
-            is given, and required for a model that can run code when it is loaded.
+        sha256: the hex digest that the model must have: of the serialized file for the sklearn flavor, of the whole
+            folder for others (``find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it there). It is
+            verified if it is given, and required for a model that can run code when it is loaded.
         version: the version to tag predictions with; by default the run id that the artifact names.
 
     Raises:
@@ -142,7 +138,7 @@ def load_model(location: str, *, sha256: str | None = None, version: str | None 
     _check_predicts(call, location)
     version = version or description.get("run_id") or description.get("model_uuid")
     if not version:
-        raise ModelError(f"{location}/{MLMODEL} names no run: set RUN_ID to tag predictions with")
+        raise ModelError(f"{artifact.location}/{MLMODEL} names no run: set RUN_ID to tag predictions with")
     return Model(call, str(version))
 
 
@@ -166,7 +162,7 @@ def _load_sklearn(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | N
         if serialization != "skops" or sha256 is not None:
             # These very bytes are loaded: the file could change after its digest was verified.
             content = file.read()
-            _check_digest(what, f"a {serialization}", hashlib.sha256(content).hexdigest(), sha256)
+            _check_digest(what, f"a {serialization}", _digest(content), sha256)
             serialized = io.BytesIO(content)
         try:
             pipeline = _DESERIALIZERS[serialization](serialized)
@@ -205,7 +201,8 @@ def _load_pyfunc(artifact: Artifact, flavors: str, sha256: str | None) -> Callab
             ' build the image with --build-arg CATEGORIES="packages training", or log it with mlflow.sklearn'
         ) from error
     files = {name: artifact.read(name) for name in artifact.names()}
-    _check_digest(artifact.location, f"of the flavor {flavors}", _folder_digest(files), sha256)
+    lines = "".join(f"{_digest(content)}  ./{name}\n" for name, content in files.items())
+    _check_digest(artifact.location, f"of the flavor {flavors}", _digest(lines.encode()), sha256)
     # A copy of the very files that were verified. It lasts as long as the process: some flavors keep reading theirs.
     folder = tempfile.mkdtemp(prefix="model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -220,11 +217,6 @@ def _load_pyfunc(artifact: Artifact, flavors: str, sha256: str | None) -> Callab
     return lambda features: pyfunc.predict(pd.DataFrame(features))
 
 
-def _folder_digest(files: Mapping[str, bytes]) -> str:
-    lines = (f"{hashlib.sha256(content).hexdigest()}  ./{name}\n" for name, content in sorted(files.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def _check_digest(what: str, form: str, digest: str, sha256: str | None) -> None:
     """Refuse a model that has another digest than the pinned one, or that needs a pinned one and has none."""
     if sha256 is None:
@@ -233,6 +225,10 @@ def _check_digest(what: str, form: str, digest: str, sha256: str | None) -> None
         )
     if sha256.lower() != digest:
         raise ModelError(f"{what} is not what MODEL_SHA256 names: its digest is {digest}, not {sha256}")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _in_one_line(error: Exception) -> str:

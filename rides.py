@@ -15,9 +15,8 @@ MAX_ID_LENGTH = 256
 RIDE_ID = "ride_id"
 """The field beside the predicted value in an output record. The value therefore cannot have this name."""
 
-# The structs of a batch have gc=False: there are thousands of them, none is part of a cycle, and scanning takes time.
 
-
+# gc=False for whatever a batch has thousands of: none is part of a cycle, and scanning them would take GC long.
 class Ride(Struct, frozen=True, gc=False):
     """What a duration is predicted from: two TLC zones and the distance between them in miles."""
 

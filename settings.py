@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rides import RIDE_ID
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+FIELD = rf"(?!{RIDE_ID}\Z)[A-Za-z_][A-Za-z0-9_]{{0,127}}"
 S3_URI = "s3://[^/]+(/.*)?"
 
 
@@ -35,10 +36,7 @@ class ModelSettings:
         variables = {name: value.strip() for name, value in environment.items()}
         _check_model_place(variables)
         field = _match(
-            variables,
-            "PREDICTION_FIELD",
-            rf"(?!{RIDE_ID}\Z)[A-Za-z_][A-Za-z0-9_]{{0,127}}",
-            f"a field's name, such as tip_amount, other than {RIDE_ID}",
+            variables, "PREDICTION_FIELD", FIELD, f"a field's name, such as tip_amount, other than {RIDE_ID}"
         )
         digest = _match(variables, "MODEL_SHA256", "[0-9a-fA-F]{64}", "a SHA-256 digest of 64 hexadecimal digits")
         return cls(
@@ -93,9 +91,8 @@ def _check_model_place(variables: Mapping[str, str]) -> None:
     if location and bucket:
         raise SettingsError("MODEL_LOCATION and MODEL_BUCKET are both set: keep the one that names the model")
     if not location and not bucket:
-        raise SettingsError(
-            "MODEL_LOCATION is not set: name the model's folder or s3:// URI, or MODEL_BUCKET and RUN_ID"
-        )
+        hint = "name the model's folder or s3:// URI, or MODEL_BUCKET and RUN_ID"
+        raise SettingsError(f"MODEL_LOCATION is not set: {hint}")
     if location and "://" in location and not re.fullmatch(S3_URI, location):
         raise SettingsError(f"MODEL_LOCATION is a folder or an s3://bucket/prefix URI, not {location}")
     if bucket and ("/" in bucket or ":" in bucket):
@@ -105,8 +102,7 @@ def _check_model_place(variables: Mapping[str, str]) -> None:
 
 
 def _flag(variables: Mapping[str, str], name: str) -> bool:
-    value = _match(variables, name, "(?i:true|1|yes|false|0|no)", "True or False")
-    return value.lower() in ("true", "1", "yes")
+    return _match(variables, name, "(?i:true|1|yes|false|0|no)", "True or False").lower() in ("true", "1", "yes")
 
 
 def _match(variables: Mapping[str, str], name: str, pattern: str, meaning: str) -> str:

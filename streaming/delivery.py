@@ -158,11 +158,7 @@ class OutputStream:
 
     @classmethod
     def connect(cls, name: str) -> "OutputStream":
-        """Return the stream of that name, in the account and region that the SDK's variables name.
-
-        Raises:
-            SettingsError: if they name no region.
-        """
+        """Return the stream in the account and region that the SDK's variables name. Raises SettingsError if none."""
         try:
             return cls(speed_up_put_records(boto3.client("kinesis", config=SDK_CONFIG)), name)
         except sdk.NoRegionError as error:
@@ -211,9 +207,7 @@ class OutputStream:
         put_records = functools.partial(self._client.put_records, StreamName=self._name, Records=records)
         try:
             response: Any = with_timeout(put_records, deadline)
-            codes = [_error_code(result) for result in response["Records"]]
-            if len(codes) != len(entries):
-                raise ValueError(f"{len(codes)} results for {len(entries)} entries")  # noqa: TRY301
+            return [_error_code(result) for _, result in zip(entries, response["Records"], strict=True)]
         except MemoryError:
             # A retry would run out of memory too. Lambda redelivers the batch.
             raise
@@ -221,13 +215,10 @@ class OutputStream:
             # Its message is left out: Kinesis may quote a partition key there, which is a ride's id.
             name = error_name(error)
             if not is_retryable(error):
-                raise DeliveryError(
-                    name,
-                    f"PutRecords of {len(entries)} entries to {self._name} failed with {name}, and would again:"
-                    " look at the stream's name and region, and at the function's role",
-                ) from error
+                what = f"PutRecords of {len(entries)} entries to {self._name} failed with {name}, and would again"
+                check = "look at the stream's name and region, and at the function's role"
+                raise DeliveryError(name, f"{what}: {check}") from error
             return [name] * len(entries)
-        return codes
 
 
 class FailuresBucket:
@@ -244,17 +235,16 @@ class FailuresBucket:
         return boto3.client("s3", config=SDK_CONFIG)
 
     def store(self, key: str, body: bytes, deadline: Deadline) -> str | None:
-        """Write an object under the prefix, with retries.
-
-        Return None as soon as S3 holds it; otherwise the name that S3 or the SDK gives the last error.
-        """
+        """Write an object under the prefix, with retries; return the name of the last error if S3 does not hold it."""
         try:
             client = self._client
         except (sdk.BotoCoreError, ValueError) as error:
             return error_name(error)  # the SDK is configured wrongly: no retry helps
         put_object = functools.partial(client.put_object, Bucket=self._bucket, Key=self._prefix + key, Body=body)
-        reason, attempts = OUT_OF_TIME, 0
-        while attempts < MAX_ATTEMPTS_WITHOUT_PROGRESS and _wait(backoff(attempts), deadline):
+        reason = OUT_OF_TIME
+        for attempt in range(MAX_ATTEMPTS_WITHOUT_PROGRESS):
+            if not _wait(backoff(attempt), deadline):
+                break
             try:
                 with_timeout(put_object, deadline)
             except MemoryError:
@@ -265,7 +255,6 @@ class FailuresBucket:
                     break
             else:
                 return None
-            attempts += 1
         return reason
 
 
@@ -347,6 +336,5 @@ def split_into_requests(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 def backoff(attempts: int) -> float:
     """Return the seconds to wait after ``attempts``, with full jitter: functions that failed together retry apart."""
-    if attempts == 0:
-        return 0.0
-    return random.uniform(0, min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2**attempts))  # noqa: S311
+    most = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2**attempts)
+    return random.uniform(0, most) if attempts else 0.0  # noqa: S311

@@ -22,7 +22,8 @@ class KinesisData(Struct, frozen=True, rename="camel", gc=False):
     sequence_number: str
     data: str
     partition_key: str | None = None
-    approximate_arrival_timestamp: float | None = None
+    arrival: float | None = msgspec.field(name="approximateArrivalTimestamp", default=None)
+    """Seconds since the epoch."""
 
 
 class KinesisRecord(Struct, frozen=True, gc=False):
@@ -44,7 +45,6 @@ class UserRecord(Struct, frozen=True, gc=False):
     event_id: str
     partition_key: str | None
     arrival: float | None
-    """Seconds since the epoch."""
     stream_arn: str
     data: str | bytes
     """Base64 as Lambda handed it over; the bytes themselves if it was packed."""
@@ -68,8 +68,8 @@ class Rejection(Struct, frozen=True):
     def summary(self) -> dict[str, str]:
         """The rejection in the response of a dry run, without the data, which could make a response too large."""
         reason, record = _encodable(self.reason[:MAX_REASON_LENGTH]), self.record
-        numbers = {"event_id": record.event_id, "sequence_number": record.sequence_number}
-        return {"kind": self.kind, "reason": reason, **numbers}
+        names = {"event_id": record.event_id, "sequence_number": record.sequence_number}
+        return {"kind": self.kind, "reason": reason, **names}
 
     @property
     def line(self) -> "RejectionLine":
@@ -100,9 +100,6 @@ class NotAKinesisEventError(ValueError):
     """The function was called with something other than a Kinesis event."""
 
 
-_encoder = msgspec.json.Encoder()
-
-
 def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rejection]]:
     """Return the rides of a Kinesis event and the rejections of everything else, each in input order.
 
@@ -114,17 +111,14 @@ def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rej
     received: list[ReceivedRide] = []
     rejections: list[Rejection] = []
     for record in _kinesis_records(event):
-        kinesis = record.kinesis
-        user_record = UserRecord(
-            kinesis.sequence_number,
-            record.event_id,
-            kinesis.partition_key,
-            kinesis.approximate_arrival_timestamp,
-            record.stream_arn,
-            kinesis.data,
-        )
+        put, event_id, arn = record.kinesis, record.event_id, record.stream_arn
+        user_record = UserRecord(put.sequence_number, event_id, put.partition_key, put.arrival, arn, put.data)
         try:
-            data = _decode_base64(kinesis.data)
+            data = binascii.a2b_base64(put.data, strict_mode=True)
+        except ValueError as error:
+            rejections.append(Rejection(user_record, "base64", f"the data is not base64: {error}"))
+            continue
+        try:
             if is_aggregated(data):
                 _decode_packed(user_record, data, received, rejections)
             else:
@@ -142,20 +136,11 @@ def _kinesis_records(event: Mapping[str, Any]) -> list[KinesisRecord]:
         raise NotAKinesisEventError(f"not a Kinesis event: {what}") from error
 
 
-def _decode_base64(data: str) -> bytes:
-    try:
-        return binascii.a2b_base64(data, strict_mode=True)
-    except ValueError as error:
-        raise InvalidRideError("base64", f"the data is not base64: {error}") from error
-
-
 def _decode_packed(record: UserRecord, data: bytes, received: list[ReceivedRide], rejections: list[Rejection]) -> None:
     """Add the rides and the rejections of an aggregated record's user records."""
     for index, packed in enumerate(packed_records(data)):
-        event_id = f"{record.event_id}:{index}"
-        user_record = msgspec.structs.replace(
-            record, event_id=event_id, partition_key=packed.partition_key, data=packed.data
-        )
+        event_id, key = f"{record.event_id}:{index}", packed.partition_key
+        user_record = msgspec.structs.replace(record, event_id=event_id, partition_key=key, data=packed.data)
         try:
             received.append(ReceivedRide(user_record, decode_ride(packed.data)))
         except InvalidRideError as error:
@@ -163,10 +148,9 @@ def _decode_packed(record: UserRecord, data: bytes, received: list[ReceivedRide]
 
 
 def partition_key(ride_id: int | str) -> str:
-    """Return the partition key of a ride's output record, which is its id.
+    """Return the partition key of a ride's output record: its id, or the first part of an id that is too long.
 
-    Kinesis seems to count UTF-16 code units. An id that is too long by that count, which takes rare characters such as
-    emoji, gives the first part of itself.
+    Kinesis seems to count UTF-16 code units, of which emoji and other rare characters have two.
     """
     key = str(ride_id)
     if len(key) <= MAX_ID_LENGTH // 2 or key.isascii():
@@ -187,7 +171,7 @@ def rejections_object(rejections: Sequence[Rejection]) -> tuple[str, bytes]:
     event_ids = "\n".join(rejection.record.event_id for rejection in ordered)
     digest = hashlib.sha256(_encodable(event_ids).encode()).hexdigest()[:12]
     key = f"{stream}/{shard}/{first.sequence_number}-{last.sequence_number}-{digest}.jsonl"
-    return key, _encoder.encode_lines([rejection.line for rejection in ordered])
+    return key, msgspec.json.Encoder().encode_lines([rejection.line for rejection in ordered])
 
 
 def _encodable(text: str) -> str:

@@ -17,10 +17,6 @@ from rides import RejectionKind
 from streaming.delivery import Delivery
 from streaming.records import ReceivedRide, Rejection
 
-FAILED = "the invocation failed: Lambda delivers the whole batch again"
-LEFT = "records are left for redelivery"
-DONE = "batch done"
-
 DURATIONS = dict.fromkeys(("PredictTime", "OldestRecordAge", "ModelLoadTime"), MetricUnit.Milliseconds)
 """The metrics that are not counts."""
 
@@ -81,7 +77,7 @@ class Telemetry:
     """The log and the metrics of the function, one for each sandbox."""
 
     def __init__(self, service: str, *, level: str, namespace: str | None) -> None:
-        """Log as ``service``, which is also the metrics' one dimension. Without a namespace there are no metrics."""
+        """Log as ``service``, which is also the one dimension of the metrics. No namespace means no metrics."""
         self.logger = Logger(service=service, level=level)
         self._metrics = Metrics(namespace=namespace, service=service) if namespace else None
         self._model_load_seconds: float | None = None
@@ -97,10 +93,13 @@ class Telemetry:
     def invocation(self, context: Any) -> Iterator[Tally]:
         """Give the tally of an invocation, and report it when the block ends, also if it raises."""
         tally = Tally(request_id=getattr(context, "aws_request_id", None))
-        log, message = self.logger.error, FAILED  # without the traceback, which Lambda itself logs
+        # Without the traceback, which Lambda itself logs.
+        log, message = self.logger.error, "the invocation failed: Lambda delivers the whole batch again"
         try:
             yield tally
-            log, message = (self.logger.warning, LEFT) if tally.undelivered else (self.logger.info, DONE)
+            log, message = self.logger.info, "batch done"
+            if tally.undelivered:
+                log, message = self.logger.warning, "records are left for redelivery"
         except Exception as error:
             tally.undelivered = tally.records
             tally.errors[getattr(error, "code", type(error).__name__)] += 1

@@ -147,7 +147,7 @@ def _rejections(body: bytes, stream: str, written: datetime) -> Iterator[KeptRec
 def _discarded(source: bytes, number: int, condition: str, written: datetime) -> KeptRecord:
     found = _decoded(source, _EventRecord, f"record {number} of its payload")
     stream = found.stream_arn.rpartition("/")[2]
-    arrival = _arrival(found.kinesis.approximate_arrival_timestamp, written)
+    arrival = _arrival(found.kinesis.arrival, written)
     record = original(found.kinesis.data, found.kinesis.partition_key)
     return KeptRecord(DISCARDED, condition, stream, arrival, record, source)
 
