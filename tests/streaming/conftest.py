@@ -14,6 +14,8 @@ def answering() -> Iterator[Callable[[int, bytes], str]]:
 
     def answer(status: int, body: bytes) -> str:
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # with 1.0, the SDK would wait a second for the server's "100 Continue"
+
             def do_PUT(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 self.send_response(status)
@@ -27,6 +29,7 @@ def answering() -> Iterator[Callable[[int, bytes], str]]:
                 pass
 
         server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         stack.callback(server.shutdown)
         return f"http://127.0.0.1:{server.server_port}"

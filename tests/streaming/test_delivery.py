@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -60,8 +60,7 @@ class TestOneRequest:
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch, left: float, expected: float
     ) -> None:
         """It is never longer than five seconds, and never too short for an ordinary request."""
-        given: Any = lambda self, timeout: timeout  # noqa: E731
-        monkeypatch.setattr(delivery.Future, "result", given)
+        monkeypatch.setattr("concurrent.futures.Future.result", lambda self, timeout: timeout)
         assert with_timeout(lambda: 0.0, Deadline(left)) == pytest.approx(expected)
 
     def test_a_call_that_takes_longer_is_abandoned(self, monkeypatch: pytest.MonkeyPatch) -> None:
