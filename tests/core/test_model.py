@@ -226,10 +226,39 @@ class TestRefusing:
         with pytest.raises(ModelError, match="MODEL_SHA256"):
             load_model(saved(kind), sha256="0" * 64)
 
-    def test_a_pickle_that_calls_itself_skops_is_refused(self, changed: Callable[..., str]) -> None:
-        """The MLmodel file cannot make the loader unpickle."""
-        folder = changed("cloudpickle", serialization_format="skops")
-        with pytest.raises(ModelError, match="cannot be loaded"):
+    @pytest.mark.parametrize(
+        ("kind", "sklearn", "message"),
+        [
+            # The MLmodel file cannot make the loader unpickle.
+            pytest.param("cloudpickle", {"serialization_format": "skops"}, "cannot be loaded", id="pickle as skops"),
+            pytest.param("skops", {"serialization_format": "carrier pigeon"}, "carrier pigeon", id="format"),
+            pytest.param("skops", {"pickled_model": "gone.skops"}, r"no gone\.skops", id="missing file"),
+            *(
+                pytest.param("skops", {"sklearn_version": version}, rf"scikit-learn {version} and here is 1\.9\.")
+                for version in ("1.8.1", "2.9.1", "1.10.1", None)
+            ),
+        ],
+    )
+    def test_an_mlmodel_that_does_not_fit_is_refused(
+        self, changed: Callable[..., str], kind: str, sklearn: dict[str, Any], message: str
+    ) -> None:
+        """The error names what does not fit, and both versions if it is scikit-learn's."""
+        with pytest.raises(ModelError, match=message):
+            load_model(changed(kind, **sklearn))
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            *((content, r"model\.skops cannot be loaded") for content in (b"", b"not a zip file", b"PK\x03\x04")),
+            (skops.io.dumps(DictVectorizer()), "DictVectorizer, which cannot predict"),
+        ],
+        ids=["empty", "text", "truncated", "transformer"],
+    )
+    def test_a_file_without_a_model_is_refused(self, changed: Callable[..., str], content: bytes, message: str) -> None:
+        """The error names the file, or the object in it that cannot predict."""
+        folder = changed("skops")
+        (Path(folder) / "model.skops").write_bytes(content)
+        with pytest.raises(ModelError, match=message):
             load_model(folder)
 
     def test_types_that_only_the_artifact_trusts_are_refused(self, changed: Callable[..., str]) -> None:
@@ -240,40 +269,9 @@ class TestRefusing:
             load_model(folder)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("version", ["1.8.1", "2.9.1", "1.10.1", None])
-    def test_another_scikit_learn_is_refused(self, changed: Callable[..., str], version: str | None) -> None:
-        """The error names both versions: a pipeline's inner state changes between minor versions."""
-        with pytest.raises(ModelError, match=rf"scikit-learn {version} and here is 1\.9\."):
-            load_model(changed("skops", sklearn_version=version))
-
     def test_a_newer_patch_of_scikit_learn_is_accepted(self, changed: Callable[..., str]) -> None:
         """A patch does not change the inner state."""
         assert load_model(changed("skops", sklearn_version="1.9.99")).predict(UNSEEN)
-
-    @pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\x03\x04"])
-    def test_a_broken_file_is_named(self, changed: Callable[..., str], content: bytes) -> None:
-        """The error names the file."""
-        folder = changed("skops")
-        (Path(folder) / "model.skops").write_bytes(content)
-        with pytest.raises(ModelError, match=r"model\.skops cannot be loaded"):
-            load_model(folder)
-
-    def test_a_missing_file_is_named(self, changed: Callable[..., str]) -> None:
-        """The error names it."""
-        with pytest.raises(ModelError, match=r"no gone\.skops"):
-            load_model(changed("skops", pickled_model="gone.skops"))
-
-    def test_an_unknown_format_is_named(self, changed: Callable[..., str]) -> None:
-        """The error names it."""
-        with pytest.raises(ModelError, match="carrier pigeon"):
-            load_model(changed("skops", serialization_format="carrier pigeon"))
-
-    def test_an_object_that_cannot_predict_is_refused(self, changed: Callable[..., str]) -> None:
-        """A transformer is not a model."""
-        folder = changed("skops")
-        skops.io.dump(DictVectorizer(), f"{folder}/model.skops")
-        with pytest.raises(ModelError, match="DictVectorizer, which cannot predict"):
-            load_model(folder)
 
     def test_a_model_of_another_flavor_is_refused(self, tmp_path: Path) -> None:
         """The error names the flavors that it has."""

@@ -27,11 +27,9 @@ from scripts.localaws.chaos import (
 )
 from scripts.localaws.context import LambdaContext
 from scripts.localaws.rules import MappingSettings
-from scripts.sources.aggregated import aggregated
 from scripts.sources.bad import FAULTS
-from scripts.sources.record import RideRecord
 from streaming import delivery
-from tests.builders import ride_event
+from tests.builders import packed, ride_event
 from tests.conftest import Clock
 from tests.flow import Chaos, Flow
 from tests.tools import ROOT
@@ -67,8 +65,8 @@ def test_a_record_is_no_ride(flow: Flow, places: Sequence[int]) -> None:
 
 def test_an_aggregated_record_is_broken(flow: Flow) -> None:
     """The record is one rejection, and the rides in other records are predicted."""
-    (record,) = aggregated([RideRecord("1", json.dumps(ride_event(1)).encode())])
-    flow.deliver(flow.function(), flow.put(record.data, record.data[:-1] + b"?", ride_event(2)))
+    record = packed(json.dumps(ride_event(1)).encode())
+    flow.deliver(flow.function(), flow.put(record, record[:-1] + b"?", ride_event(2)))
     assert flow.predicted() == [1, 2]
     assert flow.rejected() == ["aggregate"]
     assert flow.metric("RejectionsAggregate") == 1

@@ -12,11 +12,9 @@ from artifacts import ModelError
 from scripts.aws.shards import ShardReader, shard_ids
 from scripts.localaws.chaos import Call, Decide, FailedEntries, Fault
 from scripts.localaws.context import LambdaContext
-from scripts.sources.aggregated import aggregated
-from scripts.sources.record import RideRecord
 from settings import SettingsError
 from streaming import delivery
-from tests.builders import kinesis_event, ride_event
+from tests.builders import kinesis_event, packed, ride_event
 from tests.conftest import SAMPLE_MODEL, Clock
 from tests.flow import Chaos
 
@@ -274,10 +272,9 @@ class TestUndelivered:
 
     def test_packed_rides_are_reported_by_the_number_of_their_record(self, function: Function, chaos: Chaos) -> None:
         """Lambda can redeliver only the whole record."""
-        packed = [RideRecord(str(number), json.dumps(ride_event(number)).encode()) for number in (10, 11, 12)]
-        (record,) = aggregated(packed)
+        record = packed(*(json.dumps(ride_event(number)).encode() for number in (10, 11, 12)))
         with chaos(throttled(lambda key: key in ("11", "12"))):
-            response = function().lambda_handler(kinesis_event(ride_event(1), record.data, ride_event(3)), None)
+            response = function().lambda_handler(kinesis_event(ride_event(1), record, ride_event(3)), None)
         assert failed(response) == ["2"]
 
     def test_all_records_are_reported_if_there_is_no_time(self, function: Function, predictions: Read) -> None:

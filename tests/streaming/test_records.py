@@ -9,8 +9,6 @@ import msgspec
 import pytest
 
 from rides import Ride
-from scripts.sources.aggregated import aggregated
-from scripts.sources.record import RideRecord
 from streaming.records import (
     NotAKinesisEventError,
     Rejection,
@@ -19,7 +17,7 @@ from streaming.records import (
     partition_key,
     rejections_object,
 )
-from tests.builders import encoded, kinesis_event, record, ride_event
+from tests.builders import encoded, kinesis_event, packed, record, ride_event
 
 
 def only_rejection(data: object) -> Rejection:
@@ -123,9 +121,9 @@ class TestRejectionsObject:
 
     def test_only_the_line_of_a_packed_record_has_base64(self) -> None:
         """The record itself has the bytes, so that a packed ride is never encoded as base64 and decoded again."""
-        (packed,) = aggregated([RideRecord("key", data) for data in (json.dumps(ride_event(1)).encode(), b"{\xff")])
-        ((ride,), (rejection,)) = decode_event(kinesis_event(packed.data))
-        assert ride.record.data == json.dumps(ride_event(1)).encode()
+        good = json.dumps(ride_event(1)).encode()
+        ((ride,), (rejection,)) = decode_event(kinesis_event(packed(good, b"{\xff")))
+        assert ride.record.data == good
         assert rejection.record.data == b"{\xff"
         assert base64.b64decode(lines(rejection)[0].data) == b"{\xff"
 
