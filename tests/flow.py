@@ -12,9 +12,9 @@ import pytest
 
 from scripts.aws.shards import ShardReader, shard_ids
 from scripts.localaws.chaos import ChaosEndpoint
-from scripts.localaws.context import LambdaContext
 from scripts.localaws.mapping import Counters, EventSourceMapping
 from scripts.localaws.rules import MappingSettings
+from scripts.localaws.sandbox import LambdaContext
 from tests.tools import PATIENCE
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ON_FAILURE_PREFIX = "aws/lambda/"
-"""Where mappings leave what they discard: AWS fixes it, from the bucket's root (``localaws.failure_record``)."""
+"""Where mappings leave what they discard: AWS fixes it, from the bucket's root (``localaws.mapping``)."""
 
 REPLAYED = "replayed/"
 

@@ -1,7 +1,7 @@
 """The records that the failures bucket keeps: the function's rejections, and the batches that the mapping discarded.
 
 A rejection is a line of JSON: see ``rides``. What the mapping discards is one JSON object with the whole event in its
-``payload``: see ``scripts.localaws.failure_record``.
+``payload``: see ``scripts.localaws.mapping``.
 """
 
 import base64

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from scripts.localaws.context import LambdaContext
+from scripts.localaws.sandbox import LambdaContext
 
 COMMON, OURS, FLOOR = "common practice", "ours", "floor"
 

@@ -10,7 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 """The pause after a read without records: a shard answers at most five reads a second (API reference, GetRecords)."""
+
+FUNCTION_NAME = "lambda_handler"
+"""The function's name in the records of the on-failure destination."""
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +74,7 @@ class Counters:
         return self.delivered + self.discarded
 
 
+@dataclass(eq=False)
 class EventSourceMapping:
     """A mapping that runs for the length of a ``with`` block, with one thread for each shard.
 
@@ -79,40 +83,23 @@ class EventSourceMapping:
     split or merge makes while the mapping runs are not polled.
     """
 
-    def __init__(
-        self,
-        kinesis: "KinesisClient",
-        s3: "S3Client",
-        stream: str,
-        invoke: Callable[[dict[str, Any]], object],
-        settings: MappingSettings,
-        *,
-        function_name: str = "lambda_handler",
-        back_off: Callable[[int], float] = exponential,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        """Set up the mapping; nothing is called before the ``with`` block.
+    kinesis: "KinesisClient"
+    s3: "S3Client"
+    """Client for the on-failure destination."""
+    stream: str
+    invoke: Callable[[dict[str, Any]], object]
+    """Called with an event, from one thread for each shard; returns the parsed response, and raises for a function
+    error. It may change the event: each delivery gets its own."""
+    settings: MappingSettings
+    _: KW_ONLY
+    back_off: Callable[[int], float] = exponential
+    """Seconds to wait before the next delivery of a batch that was tried this often."""
+    now: Callable[[], float] = time.time
+    """The time against which records age, in seconds since the epoch."""
 
-        Args:
-            kinesis: client for the stream.
-            s3: client for the on-failure destination.
-            stream: the stream's name.
-            invoke: called with an event, from one thread for each shard; returns the parsed response, and raises
-                anything for a function error. It may change the event: each delivery gets its own.
-            settings: the mapping's parameters.
-            function_name: the function's name in the records of the on-failure destination.
-            back_off: seconds to wait before the next delivery of a batch that was tried this often.
-            now: the time against which records age, in seconds since the epoch.
-        """
+    def __post_init__(self) -> None:
+        """Prepare the state; nothing is called before the ``with`` block."""
         self.uuid = str(uuid.uuid4())
-        self._kinesis = kinesis
-        self._s3 = s3
-        self._stream = stream
-        self._invoke = invoke
-        self._settings = settings
-        self._function_name = function_name
-        self._back_off = back_off
-        self._now = now
         self._stopping = threading.Event()
         self._changed = threading.Condition()
         self._counters = Counters()
@@ -122,11 +109,11 @@ class EventSourceMapping:
 
     def __enter__(self) -> Self:
         """Begin to poll, from each shard's oldest record."""
-        summary = self._kinesis.describe_stream_summary(StreamName=self._stream)["StreamDescriptionSummary"]
+        summary = self.kinesis.describe_stream_summary(StreamName=self.stream)["StreamDescriptionSummary"]
         self._stream_arn = summary["StreamARN"]
-        ids = shard_ids(self._kinesis, self._stream)
-        readers = [ShardReader(self._kinesis, self._stream, shard_id) for shard_id in ids]
-        self._pool = ThreadPoolExecutor(len(readers), thread_name_prefix=f"mapping-{self._stream}")
+        ids = shard_ids(self.kinesis, self.stream)
+        readers = [ShardReader(self.kinesis, self.stream, shard_id) for shard_id in ids]
+        self._pool = ThreadPoolExecutor(len(readers), thread_name_prefix=f"mapping-{self.stream}")
         self._polling = [self._pool.submit(self._poll, reader) for reader in readers]
         for future in self._polling:
             future.add_done_callback(self._wake_waiting)
@@ -161,7 +148,7 @@ class EventSourceMapping:
         waiting: list[EventRecord] = []
         opened = 0.0
         while not self._stopping.is_set():
-            size = closing_size(waiting, time.monotonic() - opened, self._settings)
+            size = closing_size(waiting, time.monotonic() - opened, self.settings)
             if size:
                 self._deliver(Batch(tuple(waiting[:size])), reader.shard_id)
                 del waiting[:size]
@@ -194,15 +181,15 @@ class EventSourceMapping:
         while pending:
             tried = pending.popleft()
             if tried.attempts:
-                self._stopping.wait(self._back_off(tried.attempts))
+                self._stopping.wait(self.back_off(tried.attempts))
             if self._stopping.is_set():
                 return
-            expired, due = split_expired(tried, self._now(), self._settings)
+            expired, due = split_expired(tried, self.now(), self.settings)
             if expired:
                 self._discard(expired, shard_id)
             if not due:
                 continue
-            decision = decide(due, self._invoke_with(due), self._settings)
+            decision = decide(due, self._invoke_with(due), self.settings)
             pending.extendleft(reversed(decision.again))
             redelivered = len(due.records) if is_redelivery else 0
             self._count(invocations=1, redelivered=redelivered, delivered=decision.delivered)
@@ -215,7 +202,7 @@ class EventSourceMapping:
         # Through JSON, as Lambda does it: a change that a function makes to its event must not be in the next delivery.
         event = msgspec.json.decode(msgspec.json.encode(event_of(batch.records)))
         try:
-            return self._invoke(event)
+            return self.invoke(event)
         except Exception as error:
             _log.warning("The function failed on a batch of %d records", len(batch.records), exc_info=True)
             return error
@@ -224,7 +211,7 @@ class EventSourceMapping:
         """Send the records to the on-failure destination, if there is one, and count them; the shard moves on."""
         batch_size = len(discard.batch.records)
         _log.warning("Discarding %d records of %s: %s", batch_size, shard_id, discard.condition)
-        destination = self._settings.on_failure
+        destination = self.settings.on_failure
         failed = destination is not None and not self._store(discard, shard_id, destination.removeprefix("s3://"))
         self._count(discarded=batch_size, destination_delivery_failures=int(failed))
 
@@ -232,11 +219,11 @@ class EventSourceMapping:
         """Write the records to the on-failure bucket and return whether it took them."""
         at = datetime.now(UTC)
         _, partition, _, region, account, _ = self._stream_arn.split(":", 5)
-        function_arn = f"arn:{partition}:lambda:{region}:{account}:function:{self._function_name}"
+        function_arn = f"arn:{partition}:lambda:{region}:{account}:function:{FUNCTION_NAME}"
         record = failure_record(discard, shard_id, self._stream_arn, function_arn, at)
         key = failure_key(self.uuid, shard_id, at)
         try:
-            self._s3.put_object(Bucket=bucket, Key=key, Body=msgspec.json.encode(record))
+            self.s3.put_object(Bucket=bucket, Key=key, Body=msgspec.json.encode(record))
         except (BotoCoreError, ClientError):
             # Lambda counts it (DestinationDeliveryFailures) and goes on, and so the records are lost here as there.
             _log.exception("The on-failure destination did not take s3://%s/%s", bucket, key)

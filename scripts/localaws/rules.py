@@ -20,24 +20,13 @@ MAX_EVENT_BYTES = 6 * 1024 * 1024
 
 _EMPTY_EVENT_BYTES = len(b'{"Records":[]}')
 
-_BOUNDS = {
-    "batch_size": ("BatchSize", 1, 10_000),
-    "batching_window": ("MaximumBatchingWindowInSeconds", 0, 300),
-    "maximum_retry_attempts": ("MaximumRetryAttempts", -1, 10_000),
-    "maximum_record_age": ("MaximumRecordAgeInSeconds", -1, 604_800),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class MappingSettings:
-    """How a mapping batches, retries and discards: parameters, bounds and defaults of CreateEventSourceMapping.
+    """How a mapping batches, retries and discards: parameters and defaults of CreateEventSourceMapping.
 
-    ``on_failure`` names an S3 bucket, as ``s3://bucket``; Lambda itself takes the bucket's ARN. A mapping always starts
-    at TRIM_HORIZON and delivers one batch of a shard at a time: other starting positions and ParallelizationFactor are
-    not played.
-
-    Raises:
-        ValueError: if Lambda would refuse a value; the message has the field, Lambda's name for it and its bounds.
+    A mapping always starts at TRIM_HORIZON and delivers one batch of a shard at a time: other starting positions and
+    ParallelizationFactor are not played.
     """
 
     batch_size: int = 100  # BatchSize
@@ -46,22 +35,7 @@ class MappingSettings:
     maximum_retry_attempts: int = -1  # MaximumRetryAttempts; -1: for ever
     maximum_record_age: int = -1  # MaximumRecordAgeInSeconds; -1: for ever
     report_batch_item_failures: bool = False  # FunctionResponseTypes: [ReportBatchItemFailures]
-    on_failure: str | None = None  # DestinationConfig.OnFailure.Destination
-
-    def __post_init__(self) -> None:
-        """Refuse values that Lambda would refuse."""
-        for field, (name, lowest, highest) in _BOUNDS.items():
-            value = getattr(self, field)
-            if not lowest <= value <= highest:
-                raise ValueError(f"{field} ({name}) must be {lowest} to {highest}, not {value}")
-        # The API reference gives the range above and then takes 0 to 59 out of it.
-        if -1 < self.maximum_record_age < 60:
-            raise ValueError(
-                "maximum_record_age (MaximumRecordAgeInSeconds) must be -1 or at least 60 seconds, "
-                f"not {self.maximum_record_age}"
-            )
-        if self.on_failure is not None and not _is_bucket(self.on_failure):
-            raise ValueError(f"on_failure (Destination) must be s3://BUCKET, without a prefix, not {self.on_failure}")
+    on_failure: str | None = None  # DestinationConfig.OnFailure.Destination; s3://BUCKET
 
 
 @dataclass(frozen=True)
@@ -186,8 +160,3 @@ def _retry_or_discard(batch: Batch, settings: MappingSettings, *, function_error
     if -1 < settings.maximum_retry_attempts < tried.attempts:
         return Decision(discarded=Discard(tried, "RetryAttemptsExhausted", function_error))
     return Decision(again=(tried,))
-
-
-def _is_bucket(location: str) -> bool:
-    scheme, _, bucket = location.partition("s3://")
-    return not scheme and bool(bucket) and "/" not in bucket

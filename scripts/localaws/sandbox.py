@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -62,23 +63,18 @@ class _Answer(msgspec.Struct):
     error: tuple[str, str] | None = None
 
 
+@dataclass(eq=False)
 class Sandbox:
     """A process that runs the function. The first invocation starts it, and so does the first after its end."""
 
-    def __init__(self, environment: Mapping[str, str], timeout: float, handler: str = HANDLER) -> None:
-        """Start nothing yet.
-
-        Args:
-            environment: the process's whole environment. Its working folder is the project's.
-            timeout: the function's timeout in seconds; a cold start does not count.
-            handler: the function, as ``module.name``.
-        """
-        self.cold_starts = 0
-        self._environment = environment
-        self._timeout = timeout
-        self._handler = handler
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection
+    environment: Mapping[str, str]
+    """The process's whole environment. Its working folder is the project's."""
+    timeout: float
+    """The function's timeout in seconds; a cold start does not count."""
+    handler: str = HANDLER
+    cold_starts: int = 0
+    _process: subprocess.Popen[bytes] | None = None
+    _connection: Connection = field(init=False)
 
     @property
     def is_running(self) -> bool:
@@ -91,10 +87,10 @@ class Sandbox:
             self._start()
             self._receive(INIT_SECONDS)
         try:
-            self._connection.send_bytes(msgspec.json.encode(_Request(event, self._timeout)))
+            self._connection.send_bytes(msgspec.json.encode(_Request(event, self.timeout)))
         except OSError as error:
             raise self._exited() from error
-        return self._receive(self._timeout)
+        return self._receive(self.timeout)
 
     def kill(self) -> bool:
         """Kill the process with SIGKILL, from any thread, and return whether there was one."""
@@ -117,9 +113,9 @@ class Sandbox:
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "scripts.localaws.sandbox", str(theirs.fileno()), self._handler],
+                [sys.executable, "-m", "scripts.localaws.sandbox", str(theirs.fileno()), self.handler],
                 cwd=Path(__file__).parents[2],
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

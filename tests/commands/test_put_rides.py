@@ -9,7 +9,8 @@ import pytest
 from scripts.aws.shards import ShardReader
 from scripts.cli import CommandError
 from scripts.commands.put_rides import put
-from scripts.localaws.chaos import Call, FailedEntries, Fault, serve
+from scripts.localaws.chaos import serve
+from scripts.localaws.faults import Call, FailedEntries, Fault
 from scripts.sources.chosen import generated_rides
 from streaming.delivery import OutputStream
 from streaming.records import decode_event

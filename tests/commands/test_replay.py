@@ -21,8 +21,9 @@ from scripts.aws.kept_records import KeptRecord
 from scripts.aws.shards import ShardReader
 from scripts.cli import CommandError
 from scripts.commands.replay import Choice, Survey, replay, show, since, survey
-from scripts.localaws.chaos import Call, FailedEntries, Fault, serve
-from scripts.localaws.failure_record import failure_record
+from scripts.localaws.chaos import serve
+from scripts.localaws.faults import Call, FailedEntries, Fault
+from scripts.localaws.mapping import failure_record
 from scripts.localaws.rules import Batch, Discard
 from scripts.sources.record import RideRecord
 from streaming.delivery import OutputStream
@@ -57,7 +58,7 @@ def discarded(*data: object, arrivals: tuple[float, ...] = ()) -> bytes:
     records = kinesis_event(*data)["Records"]
     for record, arrival in zip(records, arrivals, strict=False):
         record["kinesis"]["approximateArrivalTimestamp"] = arrival
-    discard = Discard(Batch(tuple(records), invocations=3), "RetryAttemptsExhausted")
+    discard = Discard(Batch(tuple(records), attempts=3), "RetryAttemptsExhausted")
     at = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
     return json.dumps(failure_record(discard, SHARD, "arn:stream", "arn:function", at)).encode()
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts.localaws.soak_account import Account, settle
+from scripts.localaws.soak_rides import Expected, Outcome, Parcel, made_parcels
 
 from model import Model, load_model
 from rides import Prediction
-from scripts.localaws.soak_account import Account, settle
-from scripts.localaws.soak_rides import Expected, Outcome, Parcel, made_parcels
 from scripts.sources.record import RideRecord
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import failed, finish, start

@@ -17,8 +17,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from artifacts import S3Artifact
-from scripts.localaws import chaos as faults
-from scripts.localaws.chaos import Decide, FailedEntries, FailedRequest, Fault, serve
+from scripts.localaws import faults
+from scripts.localaws.chaos import serve
+from scripts.localaws.faults import Decide, FailedEntries, FailedRequest, Fault
 from streaming import delivery
 from streaming.delivery import DeliveryError
 from tests.builders import kinesis_event, ride_event

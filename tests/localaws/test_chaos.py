@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConn
 
 from scripts.aws.shards import ShardReader, shard_ids
 from scripts.localaws import chaos
-from scripts.localaws.chaos import (
+from scripts.localaws.faults import (
     HARD,
     Answered,
     Call,

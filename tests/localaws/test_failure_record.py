@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime
 
 from scripts.localaws.failure_record import failure_key, failure_record
+
 from scripts.localaws.rules import Batch, Discard, EventRecord
 
 AT = datetime(2026, 2, 3, 4, 5, 6, 789_000, tzinfo=UTC)

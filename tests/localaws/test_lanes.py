@@ -10,9 +10,9 @@ import pytest
 from botocore.awsrequest import AWSResponse, HTTPHeaders
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError
+from scripts.localaws.lanes import ShardLanes, event_record, lane_of
 
 from scripts.aws.shards import ShardReader
-from scripts.localaws.lanes import ShardLanes, event_record, lane_of
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient

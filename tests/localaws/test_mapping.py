@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
-
 from scripts.localaws.lanes import lane_of
+
 from scripts.localaws.mapping import Counters, EventSourceMapping, exponential
 from scripts.localaws.rules import MAX_EVENT_BYTES, MappingSettings, Throttled
 

@@ -6,7 +6,7 @@ import pytest
 from rides import RideEvent
 from scripts.aws.kept_objects import KeptObjects
 from scripts.commands.replay import Choice, replay, survey
-from scripts.localaws.chaos import Call, FailedRequest, Fault
+from scripts.localaws.faults import Call, FailedRequest, Fault
 from scripts.localaws.rules import MappingSettings
 from scripts.sources.bad import spoiled
 from scripts.sources.chosen import generated_rides
