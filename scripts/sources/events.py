@@ -6,7 +6,7 @@ from typing import Any
 
 from scripts.localaws.lanes import event_record
 from scripts.localaws.moto import REGION
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord
 
 SHARD = "shardId-000000000000"
 INPUT_ARN = f"arn:aws:kinesis:{REGION}:000000000000:stream/ride_events"

@@ -24,7 +24,7 @@ from scripts.commands.replay import Choice, Survey, replay, show, since, survey
 from scripts.localaws.chaos import Call, FailedEntries, Fault, serve
 from scripts.localaws.failure_record import failure_record
 from scripts.localaws.rules import Batch, Discard
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord
 from streaming.delivery import OutputStream
 from tests.builders import SHARD, kinesis_event, ride_event
 from tests.tools import failed, finish

@@ -20,8 +20,7 @@ import msgspec
 import pytest
 
 from rides import decode, encode_prediction
-from scripts.aws.predictions import Prediction
-from scripts.commands.read_predictions import ReadPrediction
+from scripts.aws.predictions import Prediction, ReadPrediction
 from scripts.commands.run import wait_until_settled
 from scripts.localaws import setup
 from scripts.localaws.account import Account, Findings, Rejected, find, settle

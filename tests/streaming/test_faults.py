@@ -17,7 +17,7 @@ import pytest
 
 import model
 from scripts.aws.kept_objects import KeptObjects
-from scripts.commands.replay import Choice, replay, survey
+from scripts.aws.replaying import replay
 from scripts.localaws.chaos import (
     Call,
     Delayed,
@@ -28,9 +28,8 @@ from scripts.localaws.chaos import (
 )
 from scripts.localaws.context import LambdaContext
 from scripts.localaws.rules import MappingSettings
-from scripts.sources.aggregated import aggregated
 from scripts.sources.bad import FAULTS
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord, aggregate
 from streaming import delivery
 from tests.builders import ride_event
 from tests.flow import Chaos, Flow
@@ -70,7 +69,7 @@ def test_a_record_is_no_ride(flow: Flow, places: Sequence[int]) -> None:
 
 def test_an_aggregated_record_is_broken(flow: Flow) -> None:
     """It is one rejection, and what is beside it is predicted."""
-    (record,) = aggregated([RideRecord("1", json.dumps(ride_event(1)).encode())])
+    (record,) = aggregate([RideRecord("1", json.dumps(ride_event(1)).encode())])
     flow.deliver(flow.function(), flow.put(record.data, record.data[:-1] + b"?", ride_event(2)))
     assert flow.predicted() == [1, 2]
     assert flow.rejected() == ["aggregate"]
