@@ -65,7 +65,9 @@ def run(program: str, main: Callable[[], int], explained: tuple[type[Exception],
     except ClientError as error:
         details = error.response.get("Error", {})
         message = f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
-    except (CommandError, DeliveryError, BotoCoreError, *explained) as error:
+    except (CommandError, DeliveryError, BotoCoreError) as error:
+        message = str(error)
+    except explained as error:
         message = str(error)
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     return 1

@@ -1,7 +1,7 @@
 """The records in the failures bucket: what the function rejected, and what the event source mapping discarded.
 
-A rejection is a line of JSON: see ``rides``. A discarded batch is one JSON object, with the whole event in its
-``payload``: see ``scripts.localaws.failure_record``.
+A rejection is a line of JSON: see ``streaming.records.RejectionLine``. A discarded batch is one JSON object that has
+the whole event in its ``payload``.
 """
 
 import base64
@@ -14,10 +14,10 @@ from typing import TypeAlias, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from rides import KinesisData
 from scripts.sources.records import RideRecord
 from streaming.aggregation import MAX_KEY_LENGTH
 from streaming.delivery import MAX_ENTRY_BYTES
+from streaming.records import KinesisRecord, RejectionLine
 
 DISCARDED = "discarded"
 """The kind of a record that the mapping discarded; its reason is the mapping's condition."""
@@ -50,14 +50,6 @@ class KeptRecord:
     """The reason why a stream would not accept the original."""
 
 
-class _Rejection(Struct, frozen=True):
-    kind: str
-    reason: str
-    data: str
-    partition_key: str | None = None
-    arrival: float | None = None
-
-
 class _RequestContext(Struct, frozen=True):
     condition: str
 
@@ -71,11 +63,6 @@ class _Event(Struct, frozen=True):
     records: list[Raw] = msgspec.field(name="Records")
 
 
-class _EventRecord(Struct, frozen=True):
-    kinesis: KinesisData
-    stream_arn: str = msgspec.field(name="eventSourceARN", default="")
-
-
 def decode_rejections(body: bytes, stream: str, written: datetime) -> list[KeptRecord]:
     """Return the rejections of a stream's records, from the body of an object that was written at that time.
 
@@ -85,7 +72,7 @@ def decode_rejections(body: bytes, stream: str, written: datetime) -> list[KeptR
     records = []
     for number, line in enumerate(body.split(b"\n"), 1):
         if line.strip():
-            found = _decode(line, _Rejection, f"line {number}")
+            found = _decode(line, RejectionLine, f"line {number}")
             original, obstacle = _original(found.data, found.partition_key)
             arrival = _time(found.arrival, written)
             records.append(KeptRecord(found.kind, found.reason, stream, arrival, original, line, obstacle))
@@ -102,7 +89,7 @@ def decode_discarded(body: bytes, written: datetime) -> tuple[list[KeptRecord], 
     event = _decode(failure.payload.encode(), _Event, "its payload")
     records = []
     for number, source in enumerate(map(bytes, event.records), 1):
-        found = _decode(source, _EventRecord, f"record {number} of its payload")
+        found = _decode(source, KinesisRecord, f"record {number} of its payload")
         stream = found.stream_arn.rpartition("/")[2]
         arrival = _time(found.kinesis.approximate_arrival_timestamp, written)
         original, obstacle = _original(found.kinesis.data, found.kinesis.partition_key)

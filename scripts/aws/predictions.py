@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rides import RIDE_ID
+from rides import RIDE_ID, Prediction
 from scripts.cli import printable
 
 if TYPE_CHECKING:
@@ -22,18 +22,6 @@ _log = logging.getLogger(__name__)
 
 class NotAPredictionError(Exception):
     """A record's data is not a prediction; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What an output record says."""
-
-    model: str
-    version: str
-    field: str
-    value: float
-    ride_id: int | str
-    event_id: str
 
 
 @dataclass(frozen=True)

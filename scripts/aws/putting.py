@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from scripts.cli import CommandError
 from scripts.sources.records import RideRecord
-from streaming.delivery import Deadline, Entry, OutputStream, chunked
+from streaming.delivery import Deadline, Entry, OutputStream, split_into_requests
 
 
 def put(stream: OutputStream, records: Sequence[RideRecord]) -> Iterator[list[Entry]]:
@@ -16,7 +16,7 @@ def put(stream: OutputStream, records: Sequence[RideRecord]) -> Iterator[list[En
     """
     entries = [Entry(str(place), record.partition_key, record.data) for place, record in enumerate(records)]
     accepted = 0
-    for chunk in chunked(entries):
+    for chunk in split_into_requests(entries):
         pending = chunk
         while pending:
             delivery = stream.put(pending, Deadline())

@@ -6,9 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from rides import Ride
 from scripts.cli import CommandError
 from scripts.sources.chosen import read_tlc_rides
 from scripts.sources.events import kinesis_event
@@ -37,7 +34,7 @@ class Inputs:
 
 def from_files(files: Sequence[str]) -> Inputs:
     """Return the first file's trips and the last file's rides. Raises TripRecordError."""
-    trips, records = training_trips(files[0]), read_tlc_rides(files[-1]).records
+    trips, records = training_trips(Path(files[0])), read_tlc_rides(files[-1]).records
     names = f"{Path(files[0]).name} to learn from, {Path(files[-1]).name} to ask for"
     return Inputs(trips, records, names)
 
@@ -51,7 +48,7 @@ def synthetic(trips: int) -> Inputs:
 def synthetic_trips(number: int, seed: int) -> Trips:
     """Return so many synthetic rides that last as long as taxis need, more or less."""
     draw = random.Random(seed)
-    rides = [msgspec.convert(event["ride"], Ride) for event in generate_events(number, seed)]
+    rides = [event.ride for event in generate_events(number, seed)]
     usual = (MINUTES_AT_THE_CURB + MINUTES_A_MILE * ride.trip_distance for ride in rides)
     durations = [min(max(minutes * draw.lognormvariate(0, SPREAD), MIN_DURATION), MAX_DURATION) for minutes in usual]
     return Trips(rides, durations, 0)

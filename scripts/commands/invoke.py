@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from artifacts import ModelError
-from rides import NotAKinesisEventError, decode
 from scripts import cli
 from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
 from settings import SettingsError
+from streaming.records import NotAKinesisEventError, decode_event
 
 PROGRAM = "invoke"
 
@@ -44,7 +44,9 @@ def main() -> int:
         import lambda_function
 
         response = lambda_function.lambda_handler(event, None)
-    show_rejections(response["rejections"] if "rejections" in response else find_undecodable(event))
+    # With --write the response has no rejections. Decoding shows most of them, and the log line counts them all.
+    undecodable = [rejection.summary for rejection in decode_event(event)[1]] if options.write else []
+    show_rejections(response.get("rejections", undecodable))
     print(json.dumps(response, indent=2, ensure_ascii=False))
     return 0
 
@@ -85,14 +87,6 @@ def configure(environment: MutableMapping[str, str], *, model: str | None, write
         environment.pop("MODEL_BUCKET", None)
     elif not any(environment.get(name, "").strip() for name in ("MODEL_LOCATION", "MODEL_BUCKET")):
         environment["MODEL_LOCATION"] = str(SAMPLE_MODEL)
-
-
-def find_undecodable(event: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the rejections that decoding an event gives: only the response of a dry run has all of them."""
-    return [
-        {"sequence_number": one.record.kinesis.sequence_number, "kind": one.kind, "reason": one.reason}
-        for one in decode(event)[1]
-    ]
 
 
 def show_rejections(rejections: Sequence[Mapping[str, str]]) -> None:

@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
         type=location,
         default=os.environ.get("FAILURES_LOCATION") or None,
         metavar="URI",
-        help="s3://bucket/prefix of the rejections; the batches that the mapping discarded are in the same bucket, under"
+        help="s3://bucket/prefix of the rejections; batches that the mapping discarded are in the same bucket, below"
         f" {ON_FAILURE_PREFIX} (default: FAILURES_LOCATION)",
     )
     add("--stream", default="ride_events", metavar="NAME", help="put them on this stream (default: %(default)s)")

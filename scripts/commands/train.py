@@ -4,8 +4,6 @@ import argparse
 import os
 import shlex
 import sys
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from rich.table import Table
 
 from scripts import cli
 from scripts.models import training
-from scripts.models.training import LoggedModel
+from scripts.models.training import LoggedRun
 from trips import TripRecordError, Trips
 
 PROGRAM = "train"
@@ -30,6 +28,8 @@ examples:
   train green_tripdata_2023-01.parquet --model ridge --min-pair-count 8
 """
 
+EXPLAINED = (training.TrainingError, TripRecordError, *training.MLFLOW_ERRORS)
+
 
 def main() -> int:
     """Train as the command line says, print the run and the model's location, and return the exit code."""
@@ -37,7 +37,8 @@ def main() -> int:
     trips, validation = training.read_trips(options.file, options.validate)
     experiment_id = training.open_experiment(options.experiment)
     estimator = training.MODELS[options.model]()
-    pipeline = training.fit(estimator, trips.rides, trips.durations, options.min_pair_count)
+    features = training.features(trips.rides, options.min_pair_count)
+    pipeline = training.fit(estimator, features, trips.durations)
     errors = training.measure(pipeline, trips.durations, validation)
     show(errors)
     metrics = {**errors, **counts("training", trips), **counts("validation", validation)}
@@ -52,9 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.parser(PROGRAM, __doc__, EPILOG)
     add = parser.add_argument
     add("file", metavar="FILE", help="trip records of green or yellow taxis: a parquet file, or its http(s) URL")
-    add(
-        "--validate", metavar="FILE", help="measure the model on this file or URL (default: on a fifth of FILE's rides)"
-    )
+    add("--validate", metavar="FILE", help="measure the model on this file or URL (default: a fifth of FILE's rides)")
     add("--model", choices=training.MODELS, default="linear", help="the regressor (default: %(default)s)")
     add(
         "--min-pair-count",
@@ -87,10 +86,9 @@ def show(errors: Mapping[str, float]) -> None:
     cli.CONSOLE.print(table)
 
 
-def report(logged: LoggedModel, environment: Mapping[str, str]) -> list[str]:
+def report(logged: LoggedRun, environment: Mapping[str, str]) -> list[str]:
     """Return the lines that say where the model is and how to use it."""
-    uri = urllib.parse.urlsplit(logged.location)
-    location = urllib.request.url2pathname(uri.path) if uri.scheme == "file" else logged.location
+    location = training.as_path(logged.location)
     lines = [f"run id:          {logged.run_id} (experiment {logged.experiment_id})", f"model location:  {location}"]
     if not location.startswith(("/", "s3://")):
         note = "the function reads folders and s3:// URIs: fetch the model into a folder first, with"
@@ -109,4 +107,4 @@ def report(logged: LoggedModel, environment: Mapping[str, str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main, explained=(training.TrainingError, TripRecordError, *training.MLFLOW_ERRORS)))
+    sys.exit(cli.run(PROGRAM, main, EXPLAINED))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from scripts.aws.predictions import Prediction, read_predictions
+from rides import Prediction
+from scripts.aws.predictions import read_predictions
 from scripts.aws.shards import follow
 from scripts.localaws import setup
 from scripts.localaws.account import stored_objects

@@ -8,6 +8,7 @@ import msgspec
 
 from model import Model, PredictionError
 from rides import RideEvent
+from scripts.sources.bad import with_bad_rides
 from scripts.sources.records import RideRecord, aggregate
 from scripts.sources.synthetic import generate_rides
 
@@ -51,8 +52,8 @@ def made_parcels(number: int, bad: float, seed: int, model: Model) -> Iterator[P
     for start in range(0, number, AGGREGATED_EVERY * PACKED):
         block = range(start, min(start + AGGREGATED_EVERY * PACKED, number))
         packed = block[::AGGREGATED_EVERY]
-        (aggregate,) = aggregate([records[place] for place in packed])
-        yield Parcel(aggregate, [outcomes[place] for place in packed], is_aggregated=True)
+        (packet,) = aggregate([records[place] for place in packed])
+        yield Parcel(packet, [outcomes[place] for place in packed], is_aggregated=True)
         for place in block:
             if place not in packed:
                 yield Parcel(records[place], [outcomes[place]])

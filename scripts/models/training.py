@@ -3,6 +3,8 @@
 import contextlib
 import importlib.metadata
 import os
+import urllib.parse
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +69,7 @@ class TrainingError(Exception):
 
 
 @dataclass(frozen=True)
-class LoggedModel:
+class LoggedRun:
     """A run and the location of the model that it logged: a folder or a URI."""
 
     experiment_id: str
@@ -105,11 +107,11 @@ def _read_file(file: str) -> Trips:
     return trips
 
 
-def fit(estimator: Any, rides: Sequence[Ride], durations: Sequence[float], min_pair_count: int = 1) -> Any:
+def fit(estimator: Any, training: Iterable[Mapping[str, Any]], durations: Sequence[float]) -> Any:
     """Return a pipeline of a DictVectorizer and the estimator, fitted to the durations in minutes."""
     vectorizer = DictVectorizer()
-    with _stage(f"Fitting {type(estimator).__name__}") as show_progress:
-        matrix = vectorizer.fit_transform(known_features(rides, min_pair_count))
+    with stage(f"Fitting {type(estimator).__name__}") as show_progress:
+        matrix = vectorizer.fit_transform(training)
         if isinstance(estimator, RandomForestRegressor):
             grow(estimator, matrix, durations, show_progress)
         else:
@@ -117,15 +119,15 @@ def fit(estimator: Any, rides: Sequence[Ride], durations: Sequence[float], min_p
     return make_pipeline(vectorizer, estimator)
 
 
-def known_features(rides: Iterable[Ride], min_pair_count: int) -> Iterator[Mapping[str, Any]]:
+def features(rides: Iterable[Ride], min_pair_count: int) -> Iterator[Mapping[str, Any]]:
     """Yield the features of each ride, without its pair of zones if fewer than ``min_pair_count`` rides have that pair.
 
     The vectorizer ignores a pair that it has not seen. So a ride without its pair looks like a ride of an unknown pair,
     and teaches the model what to predict for those.
     """
-    features = [prepare_features(ride) for ride in rides]
-    times = Counter(one["PU_DO"] for one in features)
-    for one in features:
+    every = [prepare_features(ride) for ride in rides]
+    times = Counter(one["PU_DO"] for one in every)
+    for one in every:
         yield one if times[one["PU_DO"]] >= min_pair_count else {"trip_distance": one["trip_distance"]}
 
 
@@ -164,7 +166,7 @@ def open_experiment(name: str) -> str:
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING_URI
     root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT")
-    with _stage("Opening MLflow"):
+    with stage("Opening MLflow"):
         mlflow.set_tracking_uri(uri)
         if root and uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
             store = SqlAlchemyStore(uri, root)
@@ -182,24 +184,35 @@ def open_experiment(name: str) -> str:
 
 def log_run(
     experiment_id: str, pipeline: Any, parameters: Mapping[str, Any], metrics: Mapping[str, float], tags: dict[str, str]
-) -> LoggedModel:
+) -> LoggedRun:
     """Log a run with its parameters, metrics, tags and model; the model is in the form that the function loads."""
-    with _stage("Logging to MLflow"), mlflow.start_run(experiment_id=experiment_id) as run:
+    with stage("Logging to MLflow"), mlflow.start_run(experiment_id=experiment_id) as run:
         mlflow.log_params({**FILTERS, **parameters, "estimator": str(pipeline[-1])})
         mlflow.log_metrics(dict(metrics))
         mlflow.set_tags(tags)
-        model = mlflow.sklearn.log_model(
-            pipeline,
-            name="model",
-            serialization_format="skops",
-            skops_trusted_types=TRUSTED_TYPES,
-            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES],
-        )
-    return LoggedModel(experiment_id, run.info.run_id, model.model_id, model.artifact_path)
+        model = log_model(pipeline)
+    return LoggedRun(experiment_id, run.info.run_id, model.model_id, model.artifact_path)
+
+
+def log_model(pipeline: Any) -> Any:
+    """Log the pipeline with the run that is open, as skops, and return MLflow's description of it."""
+    return mlflow.sklearn.log_model(
+        pipeline,
+        name="model",
+        serialization_format="skops",
+        skops_trusted_types=TRUSTED_TYPES,
+        pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES],
+    )
+
+
+def as_path(location: str) -> str:
+    """Return the path of a ``file:`` URI, and any other location as it is."""
+    uri = urllib.parse.urlsplit(location)
+    return urllib.request.url2pathname(uri.path) if uri.scheme == "file" else location
 
 
 @contextlib.contextmanager
-def _stage(text: str) -> Iterator[Callable[[int, int], None]]:
+def stage(text: str) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar during the block, which is given a function that takes the steps done and their total."""
     with cli.progress_bar("steps") as progress:
         task = progress.add_task(text, total=None)

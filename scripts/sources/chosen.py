@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from rides import MAX_ID_LENGTH, RideEvent
+from rides import MAX_ID_LENGTH, InvalidRideError, decode_ride
 from scripts.cli import CommandError, count, percent
 from scripts.sources.bad import with_bad_rides
 from scripts.sources.download import open_trips
@@ -124,15 +124,15 @@ def read_json_rides(name: str) -> list[RideRecord]:
 
 def _record(data: bytes) -> RideRecord:
     try:
+        event = decode_ride(data)
+        return RideRecord(str(event.ride_id), data, event)
+    except InvalidRideError:
+        pass
+    try:
         key = str(msgspec.json.decode(data, type=_Identified).ride_id)
     except NOT_JSON:
         key = ""
-    if not 0 < len(key) <= MAX_ID_LENGTH:
-        return RideRecord(hashlib.sha256(data).hexdigest(), data)
-    try:
-        return RideRecord(key, data, msgspec.json.decode(data, type=RideEvent))
-    except NOT_JSON:
-        return RideRecord(key, data)
+    return RideRecord(key if 0 < len(key) <= MAX_ID_LENGTH else hashlib.sha256(data).hexdigest(), data)
 
 
 def _shown(name: str) -> str:

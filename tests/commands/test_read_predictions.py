@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scripts.aws.predictions import read_prediction
+from scripts.aws.predictions import ReadPrediction, read_prediction
 from scripts.aws.shards import follow
-from scripts.commands.read_predictions import ReadPrediction, distinct
+from scripts.commands.read_predictions import drop_repeats
 from tests.tools import PATIENCE, ROOT, failed, finish, start
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def test_repeats_are_left_out_across_rounds() -> None:
     """A redelivery comes after its time."""
     reads = [ReadPrediction(read_prediction(prediction(ride_id)), b"", datetime.now(UTC)) for ride_id in (1, 2, 3)]
     rounds = [[reads[0], reads[1]], [reads[1]], [reads[2], reads[0]]]
-    assert list(distinct(rounds)) == [[reads[0], reads[1]], [], [reads[2]]]
+    assert list(drop_repeats(rounds)) == [[reads[0], reads[1]], [], [reads[2]]]
 
 
 def test_all_shards_are_read(kinesis: "KinesisClient", stream: str) -> None:

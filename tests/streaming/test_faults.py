@@ -17,7 +17,7 @@ import pytest
 
 import model
 from scripts.aws.kept_objects import KeptObjects
-from scripts.aws.replaying import replay
+from scripts.aws.replaying import ReplayFilter, plan_replay, replay
 from scripts.localaws.chaos import (
     Call,
     Delayed,
@@ -118,13 +118,13 @@ def test_entries_are_throttled(flow: Flow, chaos: Chaos) -> None:
 
 def test_the_output_stream_stays_throttled(flow: Flow, chaos: Chaos) -> None:
     """What it does not take is reported, and delivered again until it does."""
-    with chaos(lambda call: throttled(call) if call.number < 2 * delivery.MAX_FRUITLESS_TRIES else None):
+    with chaos(lambda call: throttled(call) if call.number < 2 * delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS else None):
         counters = flow.deliver(flow.function(), flow.put(*(ride_event(number) for number in range(9))))
     assert (counters.invocations, counters.discarded) == (3, 0)
     assert sorted(flow.predicted()) == list(range(9))
     assert flow.rejected() == []
     assert flow.metric("Undelivered") == 18
-    assert flow.errors() == {"ProvisionedThroughputExceededException": 9 * 2 * delivery.MAX_FRUITLESS_TRIES}
+    assert flow.errors() == {"ProvisionedThroughputExceededException": 9 * 2 * delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS}
 
 
 @pytest.mark.parametrize("fault", [FailedRequest(500, "InternalFailure"), DroppedBefore()], ids=str)
@@ -155,7 +155,7 @@ def test_a_request_hangs(flow: Flow, chaos: Chaos) -> None:
 
 def test_the_time_runs_out(flow: Flow, chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left is reported before the function's timeout, and delivered again."""
-    monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 1_000_000)
+    monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 1_000_000)
     monkeypatch.setattr(delivery, "MAX_BACKOFF_SECONDS", 0.01)
     began = time.monotonic()
     with chaos(lambda call: throttled(call) if time.monotonic() - began < 3 else None):
@@ -187,7 +187,7 @@ def test_access_is_denied_or_the_credentials_have_expired(flow: Flow, chaos: Cha
 
 def test_the_failures_bucket_takes_nothing(flow: Flow, chaos: Chaos) -> None:
     """The rejected records are reported, and kept as soon as it does."""
-    tries = 2 * delivery.MAX_FRUITLESS_TRIES
+    tries = 2 * delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS
     with chaos(lambda call: FailedRequest(503, "SlowDown") if call.number < tries else None, "s3"):
         counters = flow.deliver(flow.function(), flow.put(ride_event(1), b"{", ride_event(3)))
     assert counters.invocations == 3
@@ -256,11 +256,9 @@ def test_the_mapping_gives_a_batch_up(flow: Flow, chaos: Chaos) -> None:
     with chaos(throttled):
         counters = flow.deliver(flow.function(), flow.put(ride_event(1), b"{", ride_event(3)), settings)
     assert (counters.discarded, flow.predicted()) == (3, [])
-    objects, everything = KeptObjects(flow.s3, f"s3://{flow.bucket}/rejections"), Choice()
-    put_again = replay(
-        objects, delivery.OutputStream(flow.kinesis, flow.input), survey(objects, everything), everything
-    )
-    assert put_again == 4
+    objects = KeptObjects(flow.s3, f"s3://{flow.bucket}/rejections")
+    stream = delivery.OutputStream(flow.kinesis, flow.input)
+    assert replay(objects, stream, plan_replay(objects, ReplayFilter())) == 4
     flow.deliver(flow.function(), 7)
     assert sorted(set(flow.predicted())) == [1, 3]
     assert set(flow.rejected()) == {"json"}

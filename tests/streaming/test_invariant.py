@@ -35,8 +35,9 @@ from scripts.localaws.chaos import (
     Fault,
 )
 from scripts.localaws.rules import Batch, EventRecord, MappingSettings, decide, event_of
+from scripts.sources import records
 from scripts.sources.bad import FAULTS
-from scripts.sources.records import RideRecord, aggregate
+from scripts.sources.records import RideRecord
 from streaming import delivery
 from streaming.aggregation import MAGIC
 from streaming.delivery import DeliveryError
@@ -130,7 +131,7 @@ def spoiled(event: dict[str, Any], fault: str) -> UserRecord:
 
 def aggregate(packed: Sequence[UserRecord]) -> bytes:
     """Build an aggregated record."""
-    (only,) = aggregate([RideRecord("key", one.data) for one in packed])
+    (only,) = records.aggregate([RideRecord("key", one.data) for one in packed])
     return only.data
 
 
@@ -294,7 +295,7 @@ class Consumer:
         """Return what has to come to the output stream for a ride that the model is asked for alone."""
         (duration,) = self.function.MODEL.predict([Ride(**event["ride"])])
         return {
-            "model": self.function.SETTINGS.model_name,
+            "model": self.function.SETTINGS.model.name,
             "version": self.function.MODEL.version,
             "prediction": {"ride_duration": pytest.approx(duration), "ride_id": event["ride_id"]},
             "event_id": event_id,

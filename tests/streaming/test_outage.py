@@ -5,9 +5,10 @@ import pytest
 
 from rides import RideEvent
 from scripts.aws.kept_objects import KeptObjects
-from scripts.aws.replaying import replay
+from scripts.aws.replaying import ReplayFilter, plan_replay, replay
 from scripts.localaws.chaos import Call, FailedRequest, Fault
 from scripts.localaws.rules import MappingSettings
+from scripts.sources.bad import with_bad_rides
 from scripts.sources.synthetic import generate_rides
 from streaming.delivery import OutputStream
 from tests.flow import RETRY, Chaos, Flow
@@ -42,7 +43,7 @@ def test_every_good_ride_is_predicted_in_the_end_and_every_bad_one_is_kept(flow:
     assert 0 < len(set(map(str, flow.predicted()))) < len(good)
 
     objects, stream = KeptObjects(flow.s3, f"{destination}/rejections"), OutputStream(flow.kinesis, flow.input)
-    replayed = replay(objects, stream, survey(objects, Choice()), Choice())
+    replayed = replay(objects, stream, plan_replay(objects, ReplayFilter()))
     flow.deliver(flow.function(), 200 + replayed, RETRY)
     assert set(map(str, flow.predicted())) == good
     assert flow.rejected_data() == bad
