@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_kinesis.type_defs import RecordTypeDef
 
-GET_RECORDS_LIMIT = 10_000
-"""The most records that one GetRecords returns (API reference, GetRecords)."""
-
 Start: TypeAlias = Literal["TRIM_HORIZON", "LATEST"]
 """Where reading begins: at the oldest record, or after the newest."""
 
@@ -42,15 +39,15 @@ class ShardReader:
         """Whether the shard is closed and read to its end."""
         return self._iterator is None
 
-    def read(self, limit: int = GET_RECORDS_LIMIT) -> "list[RecordTypeDef]":
-        """Return the next records, at most ``limit``; none if there are none yet or if reads are throttled.
+    def read(self) -> "list[RecordTypeDef]":
+        """Return the next records, at most 10,000; none if there are none yet or if reads are throttled.
 
         An iterator lives for five minutes. An expired one is replaced by another for the same position.
         """
         if self._iterator is None:
             return []
         try:
-            response = self._client.get_records(ShardIterator=self._iterator, Limit=limit)
+            response = self._client.get_records(ShardIterator=self._iterator)
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "ExpiredIteratorException":

@@ -41,21 +41,24 @@ def main() -> int:
     client = boto3.client("kinesis")
     cli.require_stream(client, options.stream)
     rounds = follow(client, options.stream, STARTS[options.start])
-    shown = 0
+    shown, seen = 0, set[str]()
     try:
         # The first round creates the shard iterators: from then on no record is missed.
         first = next(rounds)
         CONSOLE.print(f"Reading {options.stream} from its {options.start} record on; Ctrl-C ends it.", highlight=False)
-        found = wait_for_records(itertools.chain([first], rounds), options.idle)
-        batches: Iterable[list[ReadPrediction]] = map(read_predictions, found)
-        if options.distinct:
-            batches = drop_repeats(batches)
-        for batch in take(batches, options.limit):
+        for found in wait_for_records(itertools.chain([first], rounds), options.idle):
+            batch = read_predictions(found)
+            if options.distinct:
+                batch = drop_repeats(batch, seen)
+            if options.limit:
+                batch = batch[: options.limit - shown]
             text = format_json_lines(batch) if options.json else format_table(batch, with_header=shown == 0)
             # Count before writing: Ctrl-C may come when others can read the text already.
             shown += len(batch)
-            sys.stdout.write(text)
+            sys.stdout.write(text if batch else "")
             sys.stdout.flush()
+            if shown == options.limit:
+                break
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
@@ -109,27 +112,14 @@ def wait_for_records(
             raise BrokenPipeError
 
 
-def drop_repeats(batches: Iterable[list[ReadPrediction]]) -> Iterator[list[ReadPrediction]]:
-    """Yield the batches without predictions whose event_id came before: the first of each event_id stays."""
-    seen: set[str] = set()
-    for batch in batches:
-        firsts: dict[str, ReadPrediction] = {}
-        for read in batch:
-            firsts.setdefault(read.prediction.event_id, read)
-        yield [read for event_id, read in firsts.items() if event_id not in seen]
-        seen.update(firsts)
-
-
-def take(batches: Iterable[list[ReadPrediction]], limit: int | None) -> Iterator[list[ReadPrediction]]:
-    """Yield the batches that are not empty, up to ``limit`` predictions; all of them if it is None."""
-    left = limit
-    for batch in batches:
-        if batch[:left]:
-            yield batch[:left]
-        if left is not None:
-            left -= len(batch[:left])
-            if not left:
-                return
+def drop_repeats(batch: Iterable[ReadPrediction], seen: set[str]) -> list[ReadPrediction]:
+    """Return the predictions whose event_id is not in ``seen``, each event_id once, and add the event_ids to it."""
+    fresh = []
+    for read in batch:
+        if read.prediction.event_id not in seen:
+            seen.add(read.prediction.event_id)
+            fresh.append(read)
+    return fresh
 
 
 def format_json_lines(predictions: Sequence[ReadPrediction]) -> str:
