@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SAMPLE_MODEL = Path(__file__).parent / "sample_model" / "model"
 """The model that commands run with unless another one is named."""
 
+INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
+"""The names of the streams, unless others are given."""
+
 CONSOLE = Console(stderr=True)
 """For people. A command prints its results for other programs to stdout."""
 

@@ -20,14 +20,14 @@ from streaming.records import NotAKinesisEventError, decode_event
 
 PROGRAM = "invoke"
 
-EPILOG = """\
+EPILOG = f"""\
 The function is configured by its own environment variables (RUN_ID, MODEL_NAME, PREDICTIONS_STREAM_NAME, ...). Its
 response goes to stdout; its log and a table of the rejected records go to stderr.
 
 examples:
   invoke events/kinesis-one.json
   RUN_ID=e1efc53e9bd149078b0c12aeaa6365df invoke events/kinesis-one.json
-  PREDICTIONS_STREAM_NAME=ride_predictions invoke --write --profile staging events/kinesis-batch.json
+  PREDICTIONS_STREAM_NAME={cli.OUTPUT_STREAM} invoke --write --profile staging events/kinesis-batch.json
 """
 
 REJECTION_COLUMNS = ("sequence_number", "kind", "reason")

@@ -19,7 +19,7 @@ EXAMPLES = """\
 examples:
   put-rides --rides 100 --bad 5
   put-rides --json events/ride.json
-  my-backend | put-rides --json - --stream ride_events --profile staging
+  my-backend | put-rides --json - --stream taxis --profile staging
   put-rides --rides 10000 --aggregate
   put-rides --data green_tripdata_2023-02.parquet
 """
@@ -48,7 +48,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
-    parser.add_argument("--stream", default="ride_events", metavar="NAME", help="the stream (default: %(default)s)")
+    parser.add_argument("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
     chosen.add_options(parser, json_lines=True)
     parser.add_argument(
         "--seed",

@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
-    add("--stream", default="ride_predictions", metavar="NAME", help="the stream (default: %(default)s)")
+    add("--stream", default=cli.OUTPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
     add(
         "--from",
         dest="start",

@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
         help="s3://bucket/prefix of the rejections; batches that the mapping discarded are in the same bucket, below"
         f" {ON_FAILURE_PREFIX} (default: FAILURES_LOCATION)",
     )
-    add("--stream", default="ride_events", metavar="NAME", help="put them on this stream (default: %(default)s)")
+    add("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="put them on this stream (default: %(default)s)")
     add(
         "--from",
         dest="source",

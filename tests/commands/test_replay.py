@@ -15,7 +15,7 @@ import pytest
 from scripts.aws.replaying import ReplayFilter
 from scripts.cli import CommandError
 from tests.builders import SHARD, kinesis_event, ride_event
-from tests.commands.kept import ARRIVAL, ON_FAILURE, REJECTIONS, REPLAYED, Bucket, discarded, kept, rejection
+from tests.commands.conftest import ARRIVAL, ON_FAILURE, REJECTIONS, REPLAYED, Bucket, discarded, kept, rejection
 
 
 def test_originals_are_put_with_their_keys_and_moved(failures: Bucket) -> None:

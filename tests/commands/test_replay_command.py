@@ -10,7 +10,7 @@ from rich.console import Console
 from scripts.aws.replaying import ReplayFilter, ReplayPlan
 from scripts.commands.replay import show, since
 from tests.builders import SHARD
-from tests.commands.kept import ARRIVAL, ON_FAILURE, REJECTIONS, REPLAYED, Bucket, discarded, kept, rejection
+from tests.commands.conftest import ARRIVAL, ON_FAILURE, REJECTIONS, REPLAYED, Bucket, discarded, kept, rejection
 from tests.tools import failed, finish
 
 

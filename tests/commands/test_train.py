@@ -21,6 +21,8 @@ from tests.tools import finish
 from tests.trip_records import linear_duration, linear_trips, trip, write
 from trips import Trips
 
+pytestmark = pytest.mark.slow
+
 RIDES = [Ride(zone, zone, miles / 10) for zone in (1, 2, 3) for miles in range(1, 50)]
 UNKNOWN_PAIR = Ride(264, 265, 2.0)
 
