@@ -1,39 +1,35 @@
-"""The records that the failures bucket keeps: the function's rejections, and the batches that the mapping discarded.
+"""The records in the failures bucket: what the function rejected, and what the event source mapping discarded.
 
-A rejection is a line of JSON: see ``rides``. What the mapping discards is one JSON object with the whole event in its
-``payload``: see ``scripts.localaws.mapping``.
+A rejection is a line of JSON: see ``streaming.records.RejectionLine``. A discarded batch is one JSON object that has
+the whole event in its ``payload``.
 """
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord
 from streaming.aggregation import MAX_KEY_LENGTH
 from streaming.delivery import MAX_ENTRY_BYTES
-from streaming.records import KinesisData
+from streaming.records import KinesisRecord, RejectionLine
 
 DISCARDED = "discarded"
-"""The kind of a record that the mapping gave up; its reason is the mapping's condition."""
+"""The kind of a record that the mapping discarded; its reason is the mapping's condition."""
+
+Envelope: TypeAlias = Mapping[str, Raw]
+"""The fields that a mapping wrote around its event; empty for rejections."""
 
 _T = TypeVar("_T")
 
 
 class UnreadableError(Exception):
-    """An object in the failures bucket is not what the function or a mapping writes; the message says what is wrong."""
-
-
-@dataclass(frozen=True)
-class Unputtable:
-    """Stands for an original that no stream takes; the reason has the same words for all of its sort."""
-
-    reason: str
+    """An object is not what the function or a mapping writes; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -45,39 +41,13 @@ class KeptRecord:
     stream: str
     """The stream that it came from."""
     arrival: datetime
-    """When it came to the stream; where that is not known, when its object was written."""
-    original: RideRecord | Unputtable
-    """What was put on the stream."""
+    """When Kinesis received it; if that is not known, when the object was written."""
+    original: RideRecord | None
+    """The record that was put on the stream; None if a stream would not accept it."""
     source: bytes
-    """Its JSON as it stands in the object."""
-
-
-@dataclass(frozen=True)
-class Content:
-    """What an object keeps. Its records can be written into other objects just as they stand in this one."""
-
-    records: tuple[KeptRecord, ...]
-    envelope: dict[str, Raw] = field(default_factory=dict)
-    """What a mapping wrote around its event; empty for rejections."""
-
-    def body_of(self, records: Iterable[KeptRecord]) -> bytes:
-        """Return the body of an object of the same form that keeps these records.
-
-        A mapping's ``KinesisBatchInfo`` stays as it is: it tells what was discarded together.
-        """
-        sources = [record.source for record in records]
-        if not self.envelope:
-            return b"".join(source + b"\n" for source in sources)
-        event = msgspec.json.encode({"Records": [Raw(source) for source in sources]})
-        return msgspec.json.encode({**self.envelope, "payload": event.decode()})
-
-
-class _Rejection(Struct, frozen=True):
-    kind: str
-    reason: str
-    data: str
-    partition_key: str | None = None
-    arrival: float | None = None
+    """The record's JSON, exactly as the object has it."""
+    obstacle: str = ""
+    """The reason why a stream would not accept the original."""
 
 
 class _RequestContext(Struct, frozen=True):
@@ -93,74 +63,76 @@ class _Event(Struct, frozen=True):
     records: list[Raw] = msgspec.field(name="Records")
 
 
-class _EventRecord(Struct, frozen=True):
-    kinesis: KinesisData
-    stream_arn: str = msgspec.field(name="eventSourceARN", default="")
-
-
-def rejections(body: bytes, stream: str, written: datetime) -> Content:
-    """Return the rejections of a stream's records in the body of an object that was written at that time.
+def decode_rejections(body: bytes, stream: str, written: datetime) -> list[KeptRecord]:
+    """Return the rejections of a stream's records, from the body of an object that was written at that time.
 
     Raises:
-        UnreadableError: where a line is no rejection.
+        UnreadableError: if a line is not a rejection.
     """
-    return Content(tuple(_rejections(body, stream, written)))
+    records = []
+    for number, line in enumerate(body.split(b"\n"), 1):
+        if line.strip():
+            found = _decode(line, RejectionLine, f"line {number}")
+            original, obstacle = _original(found.data, found.partition_key)
+            arrival = _time(found.arrival, written)
+            records.append(KeptRecord(found.kind, found.reason, stream, arrival, original, line, obstacle))
+    return records
 
 
-def discarded(body: bytes, written: datetime) -> Content:
-    """Return the discarded records in the body of an on-failure object that was written at that time.
+def decode_discarded(body: bytes, written: datetime) -> tuple[list[KeptRecord], Envelope]:
+    """Return the discarded records and the envelope, from the body of an object that was written at that time.
 
     Raises:
-        UnreadableError: where it is none, or none of a mapping for Kinesis.
+        UnreadableError: if the object is not one that a mapping for Kinesis writes.
     """
-    failure = _decoded(body, _Failure, "it")
-    event = _decoded(failure.payload.encode(), _Event, "its payload")
-    records = tuple(
-        _discarded(bytes(source), number, failure.request_context.condition, written)
-        for number, source in enumerate(event.records, 1)
-    )
-    return Content(records, _decoded(body, dict[str, Raw], "it"))
+    failure = _decode(body, _Failure, "it")
+    event = _decode(failure.payload.encode(), _Event, "its payload")
+    records = []
+    for number, source in enumerate(map(bytes, event.records), 1):
+        found = _decode(source, KinesisRecord, f"record {number} of its payload")
+        stream = found.stream_arn.rpartition("/")[2]
+        arrival = _time(found.kinesis.approximate_arrival_timestamp, written)
+        original, obstacle = _original(found.kinesis.data, found.kinesis.partition_key)
+        condition = failure.request_context.condition
+        records.append(KeptRecord(DISCARDED, condition, stream, arrival, original, source, obstacle))
+    return records, _decode(body, dict[str, Raw], "it")
 
 
-def original(data: str, partition_key: str | None) -> RideRecord | Unputtable:
-    """Return the record that was put on a stream, from its data in base64; the data's digest stands in for no key."""
+def encode_records(records: Iterable[KeptRecord], envelope: Envelope) -> bytes:
+    """Return the body of an object that keeps these records, in the form of the object that they come from.
+
+    The ``KinesisBatchInfo`` of an envelope stays as it is: it describes the batch that was discarded.
+    """
+    if not envelope:
+        return b"".join(record.source + b"\n" for record in records)
+    event = msgspec.json.encode({"Records": [Raw(record.source) for record in records]})
+    return msgspec.json.encode({**envelope, "payload": event.decode()})
+
+
+def _original(data: str, partition_key: str | None) -> tuple[RideRecord | None, str]:
+    """Return the record that was put on the stream, or else None and the reason why a stream would not accept it."""
     try:
         decoded = base64.b64decode(data, validate=True)
     except ValueError:
-        return Unputtable("the data is not base64")
+        return None, "the data is not base64"
+    # A record has no key if the stream distributes records by itself. The digest keeps equal records on one shard.
     key = partition_key or hashlib.sha256(decoded).hexdigest()
     if len(key) > MAX_KEY_LENGTH:
-        return Unputtable(f"the partition key has more than {MAX_KEY_LENGTH} characters")
+        return None, f"the partition key has more than {MAX_KEY_LENGTH} characters"
     if len(decoded) + len(key.encode()) > MAX_ENTRY_BYTES:
-        return Unputtable("data and partition key are more than 1 MiB")
-    return RideRecord(key, decoded)
+        return None, "data and partition key are more than 1 MiB"
+    return RideRecord(key, decoded), ""
 
 
-def _rejections(body: bytes, stream: str, written: datetime) -> Iterator[KeptRecord]:
-    for number, line in enumerate(body.split(b"\n"), 1):
-        if line.strip():
-            found = _decoded(line, _Rejection, f"line {number}")
-            record = original(found.data, found.partition_key)
-            yield KeptRecord(found.kind, found.reason, stream, _arrival(found.arrival, written), record, line)
-
-
-def _discarded(source: bytes, number: int, condition: str, written: datetime) -> KeptRecord:
-    found = _decoded(source, _EventRecord, f"record {number} of its payload")
-    stream = found.stream_arn.rpartition("/")[2]
-    arrival = _arrival(found.kinesis.approximate_arrival_timestamp, written)
-    record = original(found.kinesis.data, found.kinesis.partition_key)
-    return KeptRecord(DISCARDED, condition, stream, arrival, record, source)
-
-
-def _decoded(data: bytes, form: type[_T], what: str) -> _T:
+def _decode(data: bytes, form: type[_T], subject: str) -> _T:
     try:
         return msgspec.json.decode(data, type=form)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UnreadableError(f"{what} is not what it should be: {error}") from error
+        raise UnreadableError(f"{subject} is not what it should be: {error}") from error
 
 
-def _arrival(seconds: float | None, otherwise: datetime) -> datetime:
+def _time(seconds: float | None, default: datetime) -> datetime:
     try:
-        return otherwise if seconds is None else datetime.fromtimestamp(seconds, UTC)
+        return default if seconds is None else datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError, OSError):
-        return otherwise
+        return default

@@ -6,14 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from rides import Ride
 from scripts.cli import CommandError
-from scripts.sources.chosen import generated_rides, tlc_rides
+from scripts.sources.chosen import read_tlc_rides
 from scripts.sources.events import kinesis_event
-from scripts.sources.record import RideRecord
-from scripts.sources.synthetic import synthetic_rides
+from scripts.sources.records import RideRecord
+from scripts.sources.synthetic import generate_events, generate_rides
 from trips import MAX_DURATION, MIN_DURATION, Trips, training_trips
 
 SEED = 0
@@ -37,7 +34,7 @@ class Inputs:
 
 def from_files(files: Sequence[str]) -> Inputs:
     """Return the first file's trips and the last file's rides. Raises TripRecordError."""
-    trips, records = training_trips(files[0]), tlc_rides(files[-1]).records
+    trips, records = training_trips(Path(files[0])), read_tlc_rides(files[-1]).records
     names = f"{Path(files[0]).name} to learn from, {Path(files[-1]).name} to ask for"
     return Inputs(trips, records, names)
 
@@ -45,13 +42,13 @@ def from_files(files: Sequence[str]) -> Inputs:
 def synthetic(trips: int) -> Inputs:
     """Return synthetic trips to learn from, and enough rides to ask for; always the same."""
     description = f"{trips:,} synthetic rides to learn from"
-    return Inputs(synthetic_trips(trips, SEED), generated_rides(LARGEST_BATCH, SEED + 1), description)
+    return Inputs(synthetic_trips(trips, SEED), generate_rides(LARGEST_BATCH, SEED + 1), description)
 
 
 def synthetic_trips(number: int, seed: int) -> Trips:
     """Return so many synthetic rides that last as long as taxis need, more or less."""
     draw = random.Random(seed)
-    rides = [msgspec.convert(event["ride"], Ride) for event in synthetic_rides(number, seed)]
+    rides = [event.ride for event in generate_events(number, seed)]
     usual = (MINUTES_AT_THE_CURB + MINUTES_A_MILE * ride.trip_distance for ride in rides)
     durations = [min(max(minutes * draw.lognormvariate(0, SPREAD), MIN_DURATION), MAX_DURATION) for minutes in usual]
     return Trips(rides, durations, 0)

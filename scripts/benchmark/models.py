@@ -10,7 +10,7 @@ from typing import Any
 from sklearn.pipeline import make_pipeline
 
 from scripts.benchmark.plan import FOREST, RIDGE, forest_of
-from scripts.commands import train
+from scripts.models import training as train
 from trips import Trips
 
 

@@ -48,7 +48,7 @@ CHAOS = replace(faults.HARD, delay_seconds=4)
 def main() -> int:
     """Run the stack as the command line says; return the exit code, 0 if every ride was predicted or rejected."""
     options = parse_arguments()
-    source = chosen.chosen_rides(options, options.seed)
+    source = chosen.rides_from_options(options, options.seed)
     model = setup.copy_chosen_model(os.environ, options.model)
     CONSOLE.print(f"Model: {model.location}, run {model.run_id}", markup=False, highlight=False, soft_wrap=True)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
@@ -78,9 +78,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(PROGRAM, __doc__)
     chosen.add_options(parser, json_lines=False)
     parser.add_argument(
         "--model",

@@ -95,9 +95,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument(
         "--rides", type=cli.count, default=200_000, metavar="N", help="the number of rides (default: %(default)s)"
     )

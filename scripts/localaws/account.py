@@ -11,13 +11,12 @@ import msgspec
 from model import Model
 from rides import decode_ride
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
+from scripts.aws.predictions import ReadPrediction, read_predictions
 from scripts.aws.shards import follow
-from scripts.commands.read_predictions import ReadPrediction, predictions_of
 from scripts.localaws.setup import FAILURES_BUCKET, OUTPUT_STREAM, REJECTIONS_PREFIX
-from scripts.sources.aggregated import aggregated
-from scripts.sources.bad import spoiled
-from scripts.sources.chosen import generated_rides
-from scripts.sources.record import RideRecord
+from scripts.sources.bad import with_bad_rides
+from scripts.sources.records import RideRecord, aggregate
+from scripts.sources.synthetic import generate_rides
 from streaming.records import RejectionLine
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class Account:
 def take_account(rides: Mapping[str, PutRide], kinesis: "KinesisClient", s3: "S3Client") -> Account:
     """Return the account of rides that were put, by what the output stream and the failures bucket hold."""
     rounds = itertools.takewhile(bool, follow(kinesis, OUTPUT_STREAM))
-    predictions = (prediction for found in rounds for prediction in predictions_of(found))
+    predictions = (prediction for found in rounds for prediction in read_predictions(found))
     lines = (line for body in _read_objects(s3, f"{REJECTIONS_PREFIX}/") for line in body.splitlines())
     rejections = (msgspec.json.decode(line, type=RejectionLine) for line in lines)
     given_up = {
@@ -174,8 +173,8 @@ def _read_objects(s3: "S3Client", prefix: str) -> Iterator[bytes]:
 
 def expect_records(number: int, bad: float, seed: int, model: Model) -> Iterator[ExpectedRecord]:
     """Yield the records of ``number`` rides, ``bad`` percent of them bad, with the outcome that each ride must have."""
-    good = generated_rides(number, seed)
-    records = spoiled(good, bad, seed)
+    good = generate_rides(number, seed)
+    records = with_bad_rides(good, bad, seed)
     events = [decode_ride(record.data) for record in good]
     outcomes: list[Outcome] = []
     values = model.predict([event.ride for event in events])
@@ -186,8 +185,8 @@ def expect_records(number: int, bad: float, seed: int, model: Model) -> Iterator
     for start in range(0, number, AGGREGATED_EVERY * PACKED):
         block = range(start, min(start + AGGREGATED_EVERY * PACKED, number))
         packed = block[::AGGREGATED_EVERY]
-        (aggregate,) = aggregated([records[place] for place in packed])
-        yield ExpectedRecord(aggregate, [outcomes[place] for place in packed], is_aggregated=True)
+        (packed_record,) = aggregate([records[place] for place in packed])
+        yield ExpectedRecord(packed_record, [outcomes[place] for place in packed], is_aggregated=True)
         for place in block:
             if place not in packed:
                 yield ExpectedRecord(records[place], [outcomes[place]])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from artifacts import MLMODEL, ModelError, describe, find_run, open_artifact
-from scripts.cli import SAMPLE_MODEL
+from scripts import cli
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION, environment_without_account
 from scripts.localaws.server import HOST
 from settings import ModelSettings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
-INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
+INPUT_STREAM, OUTPUT_STREAM = cli.INPUT_STREAM, cli.OUTPUT_STREAM
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
 REJECTIONS_PREFIX = "rejections"
 REJECTIONS = f"s3://{FAILURES_BUCKET}/{REJECTIONS_PREFIX}"
@@ -60,7 +60,7 @@ def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> M
     if location:
         variables.update(MODEL_LOCATION=location, MODEL_BUCKET="")
     elif not (variables["MODEL_LOCATION"].strip() or variables["MODEL_BUCKET"].strip()):
-        return copy_model(str(SAMPLE_MODEL))
+        return copy_model(str(cli.SAMPLE_MODEL))
     settings = ModelSettings.from_environment(variables)
     found = settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
     return copy_model(found, settings.run_id, settings.sha256)

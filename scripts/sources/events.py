@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from scripts.sources.record import RideRecord
+from scripts.cli import INPUT_STREAM
+from scripts.sources.records import RideRecord
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis.type_defs import RecordTypeDef
 
 SHARD = "shardId-000000000000"
-INPUT_ARN = "arn:aws:kinesis:us-east-1:000000000000:stream/ride_events"
+INPUT_ARN = f"arn:aws:kinesis:us-east-1:000000000000:stream/{INPUT_STREAM}"
 
 
 def event_record(record: "RecordTypeDef", shard_id: str = SHARD, stream_arn: str = INPUT_ARN) -> dict[str, Any]:

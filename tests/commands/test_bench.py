@@ -21,7 +21,7 @@ from scripts.benchmark.steps import shares
 from scripts.benchmark.warm_batches import Batch, Cell
 from scripts.benchmark.worker import Turn, timed
 from scripts.cli import CommandError
-from scripts.sources.chosen import generated_rides
+from scripts.sources.synthetic import generate_rides
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import failed, finish
 
@@ -64,13 +64,13 @@ def test_one_part_alone_may_lack_what_the_budget_does_not_reach(tmp_path: Path) 
 def test_a_batch_is_never_smaller_than_it_says(tmp_path: Path) -> None:
     """Its figures would be those of another."""
     with pytest.raises(CommandError, match="a batch of 5 rides is wanted, and there are 3"):
-        inputs.write_events(generated_rides(3, seed=0), [1, 5], tmp_path)
+        inputs.write_events(generate_rides(3, seed=0), [1, 5], tmp_path)
 
 
 @pytest.mark.parametrize("consumer", [COMMON, OURS, FLOOR])
 def test_a_fresh_process_of_each_consumer_predicts_and_puts(consumer: str, tmp_path: Path) -> None:
     """It says how much memory it needed, and how many modules: common practice imports the most of them."""
-    inputs.write_events(generated_rides(1, seed=0), [1], tmp_path)
+    inputs.write_events(generate_rides(1, seed=0), [1], tmp_path)
     with bench_endpoint.serve() as endpoint:
         variables = measured_process.environment(endpoint, Path(SAMPLE_MODEL), run_id="a-run")
         start = cold_starts.start(Process(Path(sys.executable), consumer, variables), tmp_path / "1.json")

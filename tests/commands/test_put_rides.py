@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
+from scripts.aws.putting import put
 from scripts.aws.shards import ShardReader
 from scripts.cli import CommandError
-from scripts.commands.put_rides import put
 from scripts.localaws.chaos import serve
 from scripts.localaws.faults import Call, FailedEntries, Fault
-from scripts.sources.chosen import generated_rides
+from scripts.sources.synthetic import generate_rides
 from streaming.delivery import OutputStream
 from streaming.records import decode_event
 from tests.builders import kinesis_event
@@ -35,7 +35,7 @@ def test_generated_rides_are_put_in_order_of_their_seed(kinesis: "KinesisClient"
     done = finish("put-rides", "--stream", stream, "--rides", "1200", "--seed", "3")
     assert done.returncode == 0
     assert done.stdout == f"put 1200 rides on {stream} (--seed 3)\n"
-    expected = [(record.partition_key, record.data) for record in generated_rides(1200, seed=3)]
+    expected = [(record.partition_key, record.data) for record in generate_rides(1200, seed=3)]
     assert [(record["PartitionKey"], record["Data"]) for record in on(kinesis, stream)] == expected
 
 
@@ -101,7 +101,7 @@ def test_a_stream_that_accepts_no_more_ends_it(
     with serve(kinesis_endpoint, throttle) as spoiled:
         client = boto3.client("kinesis", endpoint_url=spoiled.url)
         with pytest.raises(CommandError, match="500 of 700"):
-            list(put(OutputStream(client, stream), generated_rides(700, seed=0)))
+            list(put(OutputStream(client, stream), generate_rides(700, seed=0)))
     assert len(on(kinesis, stream)) == 500
 
 
@@ -136,7 +136,7 @@ def test_a_profile_chooses_the_region(stream: str, tmp_path: Path, monkeypatch: 
     assert len(on(client, stream)) == 2
 
 
-@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run", "soak", "fuzz"])
+@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run", "soak"])
 def test_every_tool_explains_its_options(tool: str, tmp_path: Path) -> None:
     """From any folder, with no AWS at all."""
     done = finish(tool, "--help", cwd=tmp_path)

@@ -14,7 +14,7 @@ import yaml
 
 from model import load_model, prepare_features
 from rides import MAX_TRIP_DISTANCE, Ride
-from scripts.commands import train
+from scripts.models import training
 from trips import Trips, training_trips
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +156,7 @@ def test_the_cards_errors_are_those_on_the_real_february(
     ]
     rides, durations = [ride for ride, _ in chosen], [duration for _, duration in chosen]
 
-    errors = train.measure(mlflow.sklearn.load_model(str(MODEL)), january.durations, Trips(rides, durations, 0))
+    errors = training.measure(mlflow.sklearn.load_model(str(MODEL)), january.durations, Trips(rides, durations, 0))
 
     figures = [f"{errors[name]:.3f}" for name in ("rmse", "mae", "mean_rmse", "mean_mae")]
     assert f"| {row} | {len(rides):,} | {' | '.join(figures)} |" in card()

@@ -1,9 +1,5 @@
 """Reading TLC trip records, to train on and to put on the stream."""
 
-import functools
-import http.server
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +11,6 @@ import pytest
 from rides import Ride, RideEvent
 from tests.trip_records import PICKUP, trip, write
 from trips import TripRecordError, ride_events, training_trips
-
-
-@pytest.fixture
-def website(tmp_path: Path) -> Iterator[str]:
-    """Serve the test's folder over HTTP and give its URL."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("colour", ["green", "yellow"])
@@ -122,46 +106,6 @@ def test_zones_of_other_number_types_are_read_as_integers(tmp_path: Path) -> Non
     pq.write_table(pa.table({**zones, "trip_distance": pa.array([1, 2])}), tmp_path / "2023-02.parquet")
 
     assert ride_events(tmp_path / "2023-02.parquet") == ([RideEvent(Ride(1, 3, 1.0), "2023/02_0")], 1)
-
-
-def test_a_url_is_downloaded(tmp_path: Path, website: str) -> None:
-    """The URL's own name gives the month."""
-    write(tmp_path / "green_tripdata_2023-02.parquet", [trip()])
-
-    events, _ = ride_events(f"{website}/green_tripdata_2023-02.parquet")
-
-    assert events == [RideEvent(Ride(130, 205, 3.66), "2023/02_0")]
-
-
-def test_a_url_that_is_not_there_is_one_line(website: str) -> None:
-    """The error names the URL and the server's answer."""
-    with pytest.raises(TripRecordError, match=rf"^{website}/nothing\.parquet: .*404.*$"):
-        ride_events(f"{website}/nothing.parquet")
-
-
-def test_a_download_that_breaks_off_is_not_taken_for_the_file() -> None:
-    """A server that closes the connection early is told from one that sent everything."""
-
-    class HalfAnswer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b"PAR1")
-
-    with http.server.HTTPServer(("127.0.0.1", 0), HalfAnswer) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        with pytest.raises(TripRecordError, match="broke off after 4 of 1000 bytes"):
-            ride_events(f"http://127.0.0.1:{server.server_port}/2023-02.parquet")
-        thread.join()
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/2023-02.parquet", "file:///etc/passwd", "ftp://host/2023-02.parquet"])
-def test_only_http_is_downloaded(url: str) -> None:
-    """Another scheme is refused with what to do instead."""
-    with pytest.raises(TripRecordError, match=r"neither a file nor an http\(s\) URL"):
-        ride_events(url)
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

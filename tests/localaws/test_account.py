@@ -10,7 +10,7 @@ import pytest
 
 from model import load_model
 from rides import Prediction, encode_prediction
-from scripts.commands.read_predictions import ReadPrediction
+from scripts.aws.predictions import ReadPrediction
 from scripts.localaws import setup
 from scripts.localaws.account import (
     Account,
@@ -25,7 +25,7 @@ from scripts.localaws.account import (
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.report import latency
 from scripts.localaws.rules import MappingSettings
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord
 from streaming.records import RejectionLine
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import PATIENCE
