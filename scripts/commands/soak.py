@@ -10,16 +10,13 @@ rejected; else the exit code is 1.
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import os
 import random
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,8 +29,7 @@ from scripts.localaws import chaos, faults, setup, stack
 from scripts.localaws.account import Account, Ledger, expect_records, take_account
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
-from scripts.localaws.sandbox import Sandbox, Sandboxes
-from scripts.localaws.setup import ModelCopy
+from scripts.localaws.sandbox import Sandboxes
 
 PROGRAM = "soak"
 
@@ -144,15 +140,15 @@ def soak(options: argparse.Namespace) -> tuple[Account, dict[str, Any], bool]:
     records = list(expect_records(options.rides, options.bad, options.seed, load_model(str(SAMPLE_MODEL))))
     ledger, is_interrupted = Ledger(), False
     with stack.start(model, options.shards) as local:
+        variables = dict(os.environ)
+        setup.configure_function(variables, model)
         with (
             chaos.serve(local.endpoint, faults.seeded(RATES, options.seed)) as faulty,
-            Sandboxes(
-                [Sandbox(environment(faulty.url, model), FUNCTION_SECONDS) for _ in range(options.shards)]
-            ) as pool,
+            Sandboxes(options.shards, variables | {"AWS_ENDPOINT_URL": faulty.url}, FUNCTION_SECONDS) as pool,
             EventSourceMapping(
                 local.kinesis, local.s3, setup.INPUT_STREAM, pool.invoke, MAPPING, back_off=back_off
             ) as mapping,
-            kill_sandboxes(pool, options.kill_every, options.seed),
+            pool.killing(options.kill_every, random.Random(options.seed)),
         ):
             began = time.monotonic()
             try:
@@ -180,42 +176,18 @@ def soak(options: argparse.Namespace) -> tuple[Account, dict[str, Any], bool]:
     return account, statistics, is_interrupted
 
 
-def environment(endpoint: str, model: ModelCopy) -> dict[str, str]:
-    """Return the environment of a sandbox, in which the function reaches nothing but the endpoint."""
-    variables = {**os.environ, "AWS_ENDPOINT_URL": endpoint}
-    setup.configure_function(variables, model)
-    return variables
-
-
 def back_off(attempts: int) -> float:
     """Return the seconds until the mapping delivers again: fewer than Lambda's, for more attempts in the same time."""
     return min(0.1 * 2.0**attempts, 1.0)
-
-
-@contextlib.contextmanager
-def kill_sandboxes(pool: Sandboxes, every: float, seed: int) -> Iterator[None]:
-    """Kill the process of a sandbox again and again for the length of the block, on average after ``every`` seconds."""
-    draw, ended = random.Random(seed), threading.Event()
-
-    def kill() -> None:
-        while not ended.wait(draw.uniform(0, 2 * every)):
-            pool.kill_one(draw)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="killing") as thread:
-        if every:
-            thread.submit(kill)
-        try:
-            yield
-        finally:
-            ended.set()
 
 
 def show(account: Account, statistics: dict[str, Any], is_interrupted: bool, seed: int) -> None:
     """Print the report for people."""
     numbers = account.as_json()
     errors = {f"function errors: {kind}": count for kind, count in sorted(statistics["function_errors"].items())}
+    counts = {name: len(value) if isinstance(value, list) else value for name, value in numbers.items()}
     sections: dict[str, Mapping[str, float]] = {
-        "The account": {ACCOUNT.get(name, name): _count(value) for name, value in numbers.items()},
+        "The account": {ACCOUNT.get(name, name): count for name, count in counts.items()},
         "What it took": {label: statistics[name] for name, label in STATISTICS.items()} | errors,
         "Faults": dict(sorted(statistics["faults"].items())),
     }
@@ -230,10 +202,6 @@ def show(account: Account, statistics: dict[str, Any], is_interrupted: bool, see
     else:
         verdict = "is exact: every ride is accounted for" if account.is_exact else "is NOT exact"
     console.print(f"The account of --seed {seed} {verdict}", highlight=False)
-
-
-def _count(value: int | list[str]) -> int:
-    return len(value) if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,8 +57,7 @@ class _Response:
     status: int
     headers: Sequence[tuple[str, str]]
     body: bytes
-    reason: str | None = None
-    drips: bool = field(default=False, kw_only=True)
+    drips: bool = False
 
 
 class ChaosEndpoint(ThreadingHTTPServer):
@@ -268,10 +267,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers = _end_to_end(response.getheaders())
         if not is_delimited:  # kinesis-local sends chunks
             headers.append(("Content-Length", str(len(content))))
-        return _Response(response.status, headers, content, response.reason)
+        return _Response(response.status, headers, content)
 
     def _send(self, response: _Response) -> None:
-        self.send_response_only(response.status, response.reason)
+        self.send_response_only(response.status)
         for name, value in response.headers:
             self.send_header(name, value)
         self.end_headers()

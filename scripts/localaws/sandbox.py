@@ -1,5 +1,6 @@
 """Sandboxes as Lambda keeps them: processes that run the function, one event at a time, and that can be killed."""
 
+import contextlib
 import importlib
 import os
 import random
@@ -9,13 +10,12 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -143,15 +143,14 @@ class Sandbox:
 class Sandboxes:
     """As many sandboxes as there may be invocations at once; their processes end with a ``with`` block."""
 
-    def __init__(self, sandboxes: Sequence[Sandbox]) -> None:
-        """Take the sandboxes."""
+    def __init__(self, number: int, environment: Mapping[str, str], timeout: float, handler: str = HANDLER) -> None:
+        """Prepare the sandboxes; see ``Sandbox`` for the other arguments."""
         self.errors: Counter[str] = Counter()
         """How many invocations ended in a function error, by the error's type."""
         self.kills = 0
-        """How many processes ``kill_one`` killed."""
-        self._sandboxes = sandboxes
+        self._sandboxes = [Sandbox(environment, timeout, handler) for _ in range(number)]
         self._free: SimpleQueue[Sandbox] = SimpleQueue()
-        for sandbox in sandboxes:
+        for sandbox in self._sandboxes:
             self._free.put(sandbox)
         self._counting = threading.Lock()
 
@@ -159,9 +158,7 @@ class Sandboxes:
         """Return the sandboxes."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End their processes."""
         for sandbox in self._sandboxes:
             sandbox.close()
@@ -188,6 +185,25 @@ class Sandboxes:
         running = [sandbox for sandbox in self._sandboxes if sandbox.is_running]
         if running and draw.choice(running).kill():
             self.kills += 1
+
+    @contextlib.contextmanager
+    def killing(self, every: float, draw: random.Random) -> Iterator[None]:
+        """Kill processes for the length of the block, one after ``every`` seconds on average; 0 is never."""
+        ended = threading.Event()
+
+        def kill() -> None:
+            while not ended.wait(draw.uniform(0, 2 * every)):
+                self.kill_one(draw)
+
+        thread = threading.Thread(target=kill, name="killing")
+        if every:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if every:
+                thread.join()
 
 
 def main() -> None:

@@ -154,7 +154,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == "run: none.parquet: there is no such file\n"
 
 
-def versions(printed: str) -> str:
+def model_line(printed: str) -> str:
     """Return the line that names the model."""
     (line,) = re.findall(r"^Model: (.*)$", printed, re.MULTILINE)
     return str(line)
@@ -184,7 +184,7 @@ def test_a_model_in_a_folder_predicts(tmp_path: Path, changes: dict[str, object]
     folder = changed_model(tmp_path, **changes)
     done = finish("run", "--rides", "3", "--model", str(folder), MODEL_BUCKET="elsewhere")
     assert done.returncode == 0, done.stderr
-    assert versions(done.stderr) == f"{folder}, run {run_id}"
+    assert model_line(done.stderr) == f"{folder}, run {run_id}"
     assert summary(done.stdout)["predicted"] == "3"
 
 
@@ -195,7 +195,7 @@ def test_a_model_in_s3_is_read_with_the_users_own_settings(endpoint: str, s3: "S
     location = f"s3://{bucket}/mine"
     done = finish("run", "--rides", "3", AWS_ENDPOINT_URL=endpoint, MODEL_LOCATION=location, RUN_ID="tag")
     assert done.returncode == 0, done.stderr
-    assert versions(done.stderr) == f"{location}, run tag"
+    assert model_line(done.stderr) == f"{location}, run tag"
     assert summary(done.stdout)["predicted"] == "3"
 
 

@@ -135,7 +135,7 @@ def test_a_function_that_cannot_be_loaded_is_a_function_error(environment: dict[
 
 def test_one_of_several_is_killed_in_its_invocation(environment: dict[str, str], tmp_path: Path) -> None:
     """The error is counted, and the other sandboxes go on."""
-    pool = Sandboxes([Sandbox(environment, PATIENCE, "soaked.handler") for _ in range(2)])
+    pool = Sandboxes(2, environment, PATIENCE, "soaked.handler")
     errors = []
 
     def hang() -> None:
