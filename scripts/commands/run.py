@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -41,8 +40,8 @@ MAPPING = MappingSettings(
 TIMEOUT_SECONDS = 10
 """The function's timeout."""
 
-CHAOS = replace(faults.HARD, delay_seconds=4)
-"""The faults of ``--chaos``. Requests time out after a third of the function's time, before a late response comes."""
+DELAY_SECONDS = 4
+"""Late responses of ``--chaos`` come after a third of the function's time, when their requests have timed out."""
 
 
 def main() -> int:
@@ -52,7 +51,7 @@ def main() -> int:
     model = setup.copy_chosen_model(os.environ, options.model)
     CONSOLE.print(f"Model: {model.location}, run {model.run_id}", markup=False, highlight=False, soft_wrap=True)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
-    decide = faults.seeded(CHAOS, options.seed) if options.chaos else faults.no_fault
+    decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
     with stack.start(model, options.shards) as local, chaos.serve(local.endpoint, decide) as faulty:
         setup.configure_function(os.environ, model)
         function = load_function(faulty.url if options.chaos else local.endpoint)

@@ -17,7 +17,6 @@ import random
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -44,7 +43,7 @@ examples:
 FUNCTION_SECONDS = 6.0
 """The function's timeout: short, because every request that hangs takes its share of it."""
 
-RATES = replace(faults.HARD, delay_seconds=1.5)
+DELAY_SECONDS = 1.5
 """Of six seconds, a request gets 1.25 at first (``streaming.delivery``): late responses come after that."""
 
 MAPPING = MappingSettings(batch_size=400, bisect_on_error=True, report_batch_item_failures=True)
@@ -143,7 +142,7 @@ def soak(options: argparse.Namespace) -> tuple[Account, dict[str, Any], bool]:
         variables = dict(os.environ)
         setup.configure_function(variables, model)
         with (
-            chaos.serve(local.endpoint, faults.seeded(RATES, options.seed)) as faulty,
+            chaos.serve(local.endpoint, faults.seeded(options.seed, DELAY_SECONDS)) as faulty,
             Sandboxes(options.shards, variables | {"AWS_ENDPOINT_URL": faulty.url}, FUNCTION_SECONDS) as pool,
             EventSourceMapping(
                 local.kinesis, local.s3, setup.INPUT_STREAM, pool.invoke, MAPPING, back_off=back_off

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from scripts.localaws.faults import (
+    THROTTLED,
     Answered,
     Call,
     Decide,
@@ -244,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return response
             content = json.loads(response.body)
         results = iter(content["Records"])
-        error = {"ErrorCode": failed.code, "ErrorMessage": MESSAGE}
+        error = {"ErrorCode": THROTTLED, "ErrorMessage": MESSAGE}
         merged = [error if index in failed.indexes else next(results) for index in range(len(entries))]
         failures = sum("ErrorCode" in result for result in merged)
         return _kinesis_response(200, {**content, "FailedRecordCount": failures, "Records": merged})

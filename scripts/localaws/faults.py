@@ -1,6 +1,5 @@
 """The faults that the chaos endpoint can do to a call, and how often it does them."""
 
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from typing import Any, ClassVar, Literal
 Operation = Literal["PutRecords", "PutObject"]
 """The operations that can fail. All other calls pass through unchanged."""
 
-EntryErrorCode = Literal["ProvisionedThroughputExceededException", "InternalFailure"]
-"""The error codes of an entry that Kinesis did not accept (API reference, PutRecordsResultEntry)."""
+THROTTLED = "ProvisionedThroughputExceededException"
+"""The error code of an entry or a request that exceeds the throughput of its shard (API reference, PutRecords)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +28,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class FailedEntries:
-    """The entries at these indexes of a PutRecords call fail with the code; the others are put.
+    """The entries at these indexes of a PutRecords call are throttled; the others are put.
 
     The ``label`` of a fault is its name in a count of faults, a format string whose argument is the fault.
     """
 
-    label: ClassVar[str] = "entries answered {0.code}"
+    label: ClassVar[str] = f"entries answered {THROTTLED}"
     indexes: frozenset[int]
-    code: EntryErrorCode = "ProvisionedThroughputExceededException"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,73 +94,37 @@ def no_fault(call: Call) -> Fault | None:  # noqa: ARG001 - a Decide takes the c
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """How often each fault happens, from 0 (never) to 1 (always).
+def seeded(seed: int, delay_seconds: float) -> Decide:
+    """Return a function that draws faults far more often than AWS on its worst day has them.
 
-    A PutRecords call gets one fault of the whole request or none. If it gets none, each of its entries is throttled at
-    the rate ``throttled_entries``. PutObject calls fail at the rate ``failed_s3_puts`` alone.
-    """
-
-    throttled_entries: float = 0.0
-    throttled_requests: float = 0.0
-    server_errors: float = 0.0
-    dropped_before: float = 0.0
-    dropped_after: float = 0.0
-    delayed: float = 0.0
-    failed_s3_puts: float = 0.0
-    delay_seconds: float = 0.0
-
-
-HARD = Rates(
-    throttled_entries=0.3,
-    throttled_requests=0.05,
-    server_errors=0.05,
-    dropped_before=0.05,
-    dropped_after=0.05,
-    delayed=0.05,
-    failed_s3_puts=0.05,
-    delay_seconds=2.0,
-)
-"""Far worse than AWS on its worst day. Clients with a read timeout under two seconds lose the late responses too."""
-
-
-def seeded(rates: Rates, seed: int) -> Decide:
-    """Return a function that draws faults at these rates.
+    Each of the five faults of a whole PutRecords request has a rate of 5 %; in the other requests, 30 % of the entries
+    are throttled. Of the PutObject calls 5 % fail. Late responses come after ``delay_seconds``.
 
     The fault depends only on the seed and on the call's operation, number and count of entries. So call number n gets
     the same fault in every run with the same seed, whatever other calls came between.
     """
+    of_requests: dict[Fault | None, float] = {
+        FailedRequest(400, THROTTLED): 0.05,
+        FailedRequest(500, "InternalFailure"): 0.025,
+        FailedRequest(503, "ServiceUnavailable"): 0.025,
+        DroppedBefore(): 0.05,
+        DroppedAfter(): 0.05,
+        Delayed(delay_seconds): 0.05,
+        None: 0.75,
+    }
+    of_objects: dict[Fault | None, float] = {
+        FailedRequest(500, "InternalError"): 0.0125,
+        FailedRequest(503, "SlowDown"): 0.0125,
+        DroppedBefore(): 0.025,
+        None: 0.95,
+    }
 
     def decide(call: Call) -> Fault | None:
         draw = random.Random(f"{seed} {call.operation} {call.number}")
-        if call.operation == "PutObject":
-            return _draw_s3_fault(rates, draw)
-        return _draw_request_fault(rates, draw) or _draw_entries_fault(rates, draw, len(call.entries))
+        rates = of_objects if call.operation == "PutObject" else of_requests
+        if fault := draw.choices(list(rates), list(rates.values()))[0]:
+            return fault
+        indexes = frozenset(index for index in range(len(call.entries)) if draw.random() < 0.3)
+        return FailedEntries(indexes) if indexes else None
 
     return decide
-
-
-def _draw_s3_fault(rates: Rates, draw: random.Random) -> Fault | None:
-    if draw.random() >= rates.failed_s3_puts:
-        return None
-    faults: list[Fault] = [FailedRequest(500, "InternalError"), FailedRequest(503, "SlowDown"), DroppedBefore()]
-    return draw.choices(faults, [1, 1, 2])[0]
-
-
-def _draw_request_fault(rates: Rates, draw: random.Random) -> Fault | None:
-    weights: dict[Fault | None, float] = {
-        FailedRequest(400, "ProvisionedThroughputExceededException"): rates.throttled_requests,
-        FailedRequest(500, "InternalFailure"): rates.server_errors / 2,
-        FailedRequest(503, "ServiceUnavailable"): rates.server_errors / 2,
-        DroppedBefore(): rates.dropped_before,
-        DroppedAfter(): rates.dropped_after,
-        Delayed(rates.delay_seconds): rates.delayed,
-    }
-    weights[None] = 1 - math.fsum(weights.values())
-    return draw.choices(list(weights), list(weights.values()))[0]
-
-
-def _draw_entries_fault(rates: Rates, draw: random.Random, count: int) -> Fault | None:
-    indexes = frozenset(index for index in range(count) if draw.random() < rates.throttled_entries)
-    return FailedEntries(indexes) if indexes else None

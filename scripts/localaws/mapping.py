@@ -64,8 +64,6 @@ class Counters:
     """Records that were handed to the function again, counted each time."""
     discarded: int = 0
     """Records given up, whether or not the on-failure destination took them."""
-    destination_delivery_failures: int = 0
-    """Objects that the on-failure destination did not take."""
 
     @property
     def settled(self) -> int:
@@ -206,14 +204,14 @@ class EventSourceMapping:
 
     def _discard(self, discard: Discard, shard_id: str) -> None:
         """Send the records to the on-failure destination, if there is one, and count them; the shard moves on."""
-        batch_size = len(discard.batch.records)
-        _log.warning("Discarding %d records of %s: %s", batch_size, shard_id, discard.condition)
-        destination = self.settings.on_failure
-        failed = destination is not None and not self._store(discard, shard_id, destination.removeprefix("s3://"))
-        self._count(discarded=batch_size, destination_delivery_failures=int(failed))
+        count = len(discard.batch.records)
+        _log.warning("Discarding %d records of %s: %s", count, shard_id, discard.condition)
+        if self.settings.on_failure:
+            self._store(discard, shard_id, self.settings.on_failure.removeprefix("s3://"))
+        self._count(discarded=count)
 
-    def _store(self, discard: Discard, shard_id: str, bucket: str) -> bool:
-        """Write the records to the on-failure bucket and return whether it took them."""
+    def _store(self, discard: Discard, shard_id: str, bucket: str) -> None:
+        """Write the records to the on-failure bucket."""
         at = datetime.now(UTC)
         _, partition, _, region, account, _ = self._stream_arn.split(":", 5)
         function_arn = f"arn:{partition}:lambda:{region}:{account}:function:{FUNCTION_NAME}"
@@ -222,10 +220,8 @@ class EventSourceMapping:
         try:
             self.s3.put_object(Bucket=bucket, Key=key, Body=msgspec.json.encode(record))
         except (BotoCoreError, ClientError):
-            # Lambda counts it (DestinationDeliveryFailures) and goes on, and so the records are lost here as there.
+            # Lambda only counts it (DestinationDeliveryFailures), and so the records are lost here as there.
             _log.exception("The on-failure destination did not take s3://%s/%s", bucket, key)
-            return False
-        return True
 
     def _count(self, **increments: int) -> None:
         with self._changed:

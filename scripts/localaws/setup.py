@@ -131,8 +131,9 @@ def configure_function(environment: MutableMapping[str, str], model: ModelCopy) 
 def find_shard(kinesis: "KinesisClient", stream: str, partition_key: str) -> str:
     """Return the shard of a partition key: its range of hash keys holds the key's MD5 (Kinesis developer guide)."""
     place = int.from_bytes(hashlib.md5(partition_key.encode(), usedforsecurity=False).digest(), "big")
-    for shard in kinesis.list_shards(StreamName=stream)["Shards"]:
-        keys = shard["HashKeyRange"]
-        if int(keys["StartingHashKey"]) <= place <= int(keys["EndingHashKey"]):
-            return shard["ShardId"]
-    raise LookupError(f"no shard of {stream} takes the partition key {partition_key}")
+    ranges = {shard["ShardId"]: shard["HashKeyRange"] for shard in kinesis.list_shards(StreamName=stream)["Shards"]}
+    return next(
+        shard_id
+        for shard_id, keys in ranges.items()
+        if int(keys["StartingHashKey"]) <= place <= int(keys["EndingHashKey"])
+    )
