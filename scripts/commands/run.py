@@ -54,7 +54,10 @@ def main() -> int:
     decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
     with stack.start(model, options.shards) as local, chaos.serve(local.endpoint, decide) as faulty:
         setup.configure_function(os.environ, model)
-        function = load_function(faulty.url if options.chaos else local.endpoint)
+        try:
+            function = load_function(faulty.url if options.chaos else local.endpoint)
+        except ModelError as error:
+            raise ModelError(str(error).replace(model.uri, model.location)) from error
         with EventSourceMapping(local.kinesis, local.s3, setup.INPUT_STREAM, function, MAPPING) as mapping:
             ledger, began = Ledger(), time.time()
             records = [ExpectedRecord(record) for record in source.records]

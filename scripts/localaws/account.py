@@ -105,16 +105,9 @@ class Account:
 
     def as_json(self) -> dict[str, int | list[str]]:
         """Return the counts, and the event ids of rides that are not in order."""
-        return {
-            "put": self.put,
-            "predicted": len(self.predicted),
-            "rejected": len(self.rejected),
-            "missing": list(self.missing),
-            "unknown": list(self.unknown),
-            "contradictory": list(self.contradictory),
-            "wrong": list(self.wrong),
-            "duplicates": self.duplicates,
-        }
+        counts = {"put": self.put, "predicted": len(self.predicted), "rejected": len(self.rejected)}
+        problems = {name: list(getattr(self, name)) for name in ("missing", "unknown", "contradictory", "wrong")}
+        return {**counts, **problems, "duplicates": self.duplicates}
 
 
 def take_account(rides: Mapping[str, PutRide], kinesis: "KinesisClient", s3: "S3Client") -> Account:

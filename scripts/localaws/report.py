@@ -29,7 +29,7 @@ SAMPLE_KEY = "256"
 
 
 def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float, console: Console) -> None:
-    """Print the account of rides that were put, by event id; the run took so many seconds."""
+    """Print the account of rides that were put, by event id; the run took ``seconds``."""
     predicted = [event_id for event_id in rides if event_id in account.predicted]
     shown = predicted if len(predicted) <= MAX_ROWS else predicted[:FIRST_ROWS]
     if shown:

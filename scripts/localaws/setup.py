@@ -46,6 +46,11 @@ class ModelCopy:
     sha256: str | None = None
     """The digest that the user has pinned."""
 
+    @property
+    def uri(self) -> str:
+        """Where the copy lies in the local AWS."""
+        return f"s3://{MODELS_BUCKET}/{EXPERIMENT_ID}/{self.folder}"
+
 
 def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> ModelCopy:
     """Copy the model at the location, else the one that the environment names, else the sample model.

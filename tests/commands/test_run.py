@@ -1,4 +1,4 @@
-"""The local stack: the whole flow in one command, whatever model it runs, and when the consumer fails."""
+"""The local stack: the whole flow in one command, with the model of the user, and when the consumer fails."""
 
 import contextlib
 import itertools
@@ -68,7 +68,7 @@ def rows_of_rides(printed: str) -> list[list[str]]:
 
 
 def test_every_ride_is_shown_with_its_prediction() -> None:
-    """Settings of the user that point elsewhere do not matter; without a model of his own the sample model runs."""
+    """Settings of the user that point elsewhere do not matter; without a model of the user the sample model runs."""
     done = finish("run", "--rides", "12", "--seed", "4", **HOSTILE)  # type: ignore[arg-type]
     assert done.returncode == 0, done.stderr
     rides = rows_of_rides(done.stdout)
@@ -123,7 +123,7 @@ def test_the_printed_commands_work_while_the_stack_serves(tmp_path: Path) -> Non
         )
         assert shell.returncode == 0, shell.stderr
         stack.send_signal(signal.SIGINT)
-        _, said = stack.communicate(timeout=PATIENCE)
+        _, stderr = stack.communicate(timeout=PATIENCE)
     answer, rest = json.JSONDecoder().raw_decode(shell.stdout)[0], shell.stdout.partition("}\n")[2]
     assert set(answer) >= {"ShardId", "SequenceNumber"}
     read, *_, last = rest.splitlines()
@@ -132,7 +132,7 @@ def test_the_printed_commands_work_while_the_stack_serves(tmp_path: Path) -> Non
     assert len(rest.splitlines()) == 1 + 1 + 99
     assert json.loads(last)["version"] == json.loads(read)["version"]
     assert stack.returncode == 0
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     with socket.socket() as client:
         port = int(re.findall(r"AWS_ENDPOINT_URL=http://127.0.0.1:(\d+)", commands)[0])
         assert client.connect_ex(("127.0.0.1", port)) != 0
@@ -209,7 +209,7 @@ def test_a_pickled_model_needs_its_digest(tmp_path: Path) -> None:
     refused = finish("run", "--rides", "3", "--model", str(folder))
     assert refused.returncode == 1
     (digest,) = re.findall("set MODEL_SHA256=([0-9a-f]{64})$", refused.stderr, re.MULTILINE)
-    assert "Traceback" not in refused.stderr
+    assert f"run: {folder}/model.pkl, a cloudpickle, can run any code" in refused.stderr
     done = finish("run", "--rides", "3", "--model", str(folder), MODEL_SHA256=digest)
     assert done.returncode == 0, done.stderr
     assert summary(done.stdout)["predicted"] == "3"

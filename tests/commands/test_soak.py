@@ -31,8 +31,8 @@ def test_ctrl_c_ends_it_with_the_account_so_far(tmp_path: Path) -> None:
         assert soak.stderr
         assert any("Ctrl-C ends it" in line for line in soak.stderr)
         soak.send_signal(signal.SIGINT)
-        printed, said = soak.communicate()
-    assert soak.returncode == 130, said
+        printed, stderr = soak.communicate()
+    assert soak.returncode == 130, stderr
     assert "was interrupted" in printed
     report = json.loads((tmp_path / "account.json").read_text())
     assert report["interrupted"]
