@@ -135,7 +135,7 @@ def test_a_profile_chooses_the_region(stream: str, tmp_path: Path, monkeypatch: 
     assert len(read(client, stream)) == 2
 
 
-@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run", "soak"])
+@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run", "soak", "train"])
 def test_every_command_explains_its_options(tool: str, tmp_path: Path) -> None:
     """This works in any folder, without AWS, and leaves no file behind."""
     done = finish(tool, "--help", cwd=tmp_path)

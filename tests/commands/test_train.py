@@ -161,16 +161,6 @@ def test_a_file_without_rides_to_train_on_is_one_line(
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_help_explains_mlflows_variables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are options too: they say where the model goes."""
-    monkeypatch.setattr(sys, "argv", ["train", "--help"])
-    with pytest.raises(SystemExit):
-        train.main()
-    text = capsys.readouterr().out
-    words = ["--validate", "--experiment", "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"]
-    assert [word for word in words if word not in text] == []
-
-
 def test_a_rare_pair_is_predicted_like_an_unknown_pair() -> None:
     """The model learns nothing of a pair that occurs less often than asked for."""
     rides = [*RIDES, Ride(7, 8, 2.0)]
