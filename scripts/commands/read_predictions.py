@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--distinct",
         action="store_true",
-        help="show each event_id once, although a redelivered ride has two predictions; takes 170 bytes an event_id",
+        help="show each event_id once: a redelivered ride has several predictions. Each event_id takes about 170 bytes",
     )
     add("--limit", type=cli.count, metavar="N", help="stop after N predictions")
     add("--idle", type=cli.seconds, metavar="SECONDS", help="stop after this time without a record (default: never)")
