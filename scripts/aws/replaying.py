@@ -9,8 +9,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from scripts import cli
-from scripts.aws.kept_objects import ChangedError, KeptObjects
-from scripts.aws.kept_records import KeptRecord, UnreadableError
+from scripts.aws.kept_objects import ChangedError, KeptObjects, KeptRecord, UnreadableError
 from scripts.aws.putting import put
 from scripts.cli import CommandError, printable
 from streaming.delivery import DeliveryError, OutputStream

@@ -50,17 +50,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
     chosen.add_options(parser, json_lines=True)
-    parser.add_argument(
-        "--seed",
-        type=cli.seed,
-        metavar="N",
-        help="generate the same rides, with the same ids, as another call with this seed (default: new ones each time)",
-    )
-    parser.add_argument(
-        "--aggregate",
-        action="store_true",
-        help="put aggregated records of up to 100 rides each, as the Kinesis Producer Library does",
-    )
+    seed = "generate the same rides, with the same ids, as another call with this seed (default: new ones each time)"
+    parser.add_argument("--seed", type=cli.seed, metavar="N", help=seed)
+    aggregated = "put aggregated records of up to 100 rides each, as the Kinesis Producer Library does"
+    parser.add_argument("--aggregate", action="store_true", help=aggregated)
     cli.add_profile(parser)
     return parser.parse_args()
 

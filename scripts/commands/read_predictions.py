@@ -73,19 +73,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
     add("--stream", default=cli.OUTPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
-    add(
-        "--from",
-        dest="start",
-        choices=STARTS,
-        default="oldest",
-        help="begin at the oldest record that the stream holds, or after the newest (default: %(default)s)",
-    )
+    start = "begin at the oldest record that the stream holds, or after the newest (default: %(default)s)"
+    add("--from", dest="start", choices=STARTS, default="oldest", help=start)
     add("--json", action="store_true", help="print the data of each record on a line of its own instead of a table")
     add(
         "--distinct",
         action="store_true",
-        help="omit predictions whose event_id was shown before: a ride that was delivered twice has two. The command"
-        " remembers each event_id until it ends, which takes about 170 bytes",
+        help="show each event_id once: a redelivered ride has several predictions. Each event_id takes about 170 bytes",
     )
     add("--limit", type=cli.count, metavar="N", help="stop after N predictions")
     add("--idle", type=cli.seconds, metavar="SECONDS", help="stop after this time without a record (default: never)")

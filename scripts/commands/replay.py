@@ -76,12 +76,7 @@ def parse_arguments() -> argparse.Namespace:
         f" {ON_FAILURE_PREFIX} (default: FAILURES_LOCATION)",
     )
     add("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="put them on this stream (default: %(default)s)")
-    add(
-        "--from",
-        dest="source",
-        metavar="NAME",
-        help="only records that came from this stream, because several can share a bucket (default: from any stream)",
-    )
+    add("--from", dest="source", metavar="NAME", help="only records that came from this stream (default: from any)")
     add(
         "--reason",
         action="append",

@@ -42,7 +42,10 @@ def main() -> int:
     errors = training.measure(pipeline, trips.durations, validation)
     show(errors)
     metrics = {**errors, **counts("training", trips), **counts("validation", validation)}
-    tags = {"model": options.model, **data_names(options.file, options.validate)}
+    held_out = "a fifth of the training data, held out"
+    # Names without folders: a run may be seen by others than whoever trained it.
+    validated_on = Path(options.validate).name if options.validate else held_out
+    tags = {"model": options.model, "training_data": Path(options.file).name, "validation_data": validated_on}
     logged = training.log_run(experiment_id, pipeline, {"min_pair_count": options.min_pair_count}, metrics, tags)
     print("\n".join(report(logged, os.environ)))
     return 0
@@ -55,14 +58,11 @@ def parse_arguments() -> argparse.Namespace:
     add("file", metavar="FILE", help="trip records of green or yellow taxis: a parquet file, or its http(s) URL")
     add("--validate", metavar="FILE", help="measure the model on this file or URL (default: a fifth of FILE's rides)")
     add("--model", choices=training.MODELS, default="linear", help="the regressor (default: %(default)s)")
-    add(
-        "--min-pair-count",
-        type=cli.count,
-        default=1,
-        metavar="N",
-        help="learn only pairs of zones that N rides or more have, and predict rides of other pairs from their distance"
-        " alone: this makes the model smaller and a little worse (default: %(default)s, all pairs)",
+    pairs = (
+        "learn only pairs of zones that N rides or more have, and predict rides of other pairs from their distance"
+        " alone: this makes the model smaller and a little worse (default: %(default)s, all pairs)"
     )
+    add("--min-pair-count", type=cli.count, default=1, metavar="N", help=pairs)
     add("--experiment", metavar="NAME", default="ride-duration", help="MLflow's experiment (default: %(default)s)")
     return parser.parse_args()
 
@@ -70,12 +70,6 @@ def parse_arguments() -> argparse.Namespace:
 def counts(name: str, trips: Trips) -> dict[str, int]:
     """Return the metrics that count the rows used and left out; their names begin with ``name``."""
     return {f"{name}_rides": len(trips.rides), f"{name}_left_out": trips.left_out}
-
-
-def data_names(file: str, validate: str | None) -> dict[str, str]:
-    """Return the run's tags about its files: their names without their folders."""
-    held_out = "a fifth of the training data, held out"
-    return {"training_data": Path(file).name, "validation_data": Path(validate).name if validate else held_out}
 
 
 def show(errors: Mapping[str, float]) -> None:

@@ -39,32 +39,16 @@ class _Identified(msgspec.Struct):
 
 def add_options(parser: argparse.ArgumentParser, *, json_lines: bool) -> None:
     """Add the options of ``rides_from_options``; ``--json`` only if ``json_lines`` is true."""
-    parser.add_argument(
-        "--rides",
-        type=count,
-        metavar="N",
-        help=f"the number of rides (default: {DEFAULT_RIDES} from the generator, or all of a file)",
-    )
+    number = f"the number of rides (default: {DEFAULT_RIDES} from the generator, or all of a file)"
+    parser.add_argument("--rides", type=count, metavar="N", help=number)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--data",
-        metavar="FILE",
-        help="take the rides of a TLC trip record file: parquet, green or yellow taxis, a path or an http(s) URL",
-    )
+    trips = "take the rides of a TLC trip record file: parquet, green or yellow taxis, a path or an http(s) URL"
+    source.add_argument("--data", metavar="FILE", help=trips)
     if json_lines:
-        source.add_argument(
-            "--json",
-            metavar="FILE",
-            help="take JSON lines: each line becomes the data of a record, good or bad; or a file that is one JSON"
-            f" document. {STDIN} reads stdin to its end",
-        )
-    parser.add_argument(
-        "--bad",
-        type=percent,
-        default=0.0,
-        metavar="PERCENT",
-        help="replace this percentage of the rides, rounded up, with bad rides of all kinds (default: none)",
-    )
+        lines = "take JSON lines, each the data of a record, good or bad; or a file that is one JSON document"
+        source.add_argument("--json", metavar="FILE", help=f"{lines}. {STDIN} reads stdin to its end")
+    bad = "replace this percentage of the rides, rounded up, with bad rides of all kinds (default: none)"
+    parser.add_argument("--bad", type=percent, default=0.0, metavar="PERCENT", help=bad)
 
 
 def rides_from_options(options: argparse.Namespace, seed: int) -> RideSource:

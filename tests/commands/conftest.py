@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from scripts.aws.kept_objects import ON_FAILURE_PREFIX, KeptObjects
-from scripts.aws.kept_records import KeptRecord
+from scripts.aws.kept_objects import ON_FAILURE_PREFIX, KeptObjects, KeptRecord
 from scripts.aws.replaying import ReplayFilter, ReplayPlan, plan_replay, replay
 from scripts.aws.shards import ShardReader
 from scripts.sources.records import RideRecord

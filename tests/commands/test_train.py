@@ -35,13 +35,13 @@ def january(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def february(tmp_path: Path) -> Path:
-    """Give a file of 100 other trips, one of them too long a ride to measure on."""
+    """Give a file of 100 other trips, and of one that is too long to measure on."""
     return write(tmp_path / "green_tripdata_2023-02.parquet", [*linear_trips(100), trip(600)])
 
 
 @pytest.fixture(autouse=True)
 def no_mlflow_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the caller's tracking server out of the tests."""
+    """Keep the tracking server of whoever runs the tests out of them."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_S3_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
 
@@ -70,8 +70,8 @@ def test_both_loaders_predict_the_same(tmp_path: Path, january: Path, model: str
     )
 
 
-def test_a_run_says_what_it_was_trained_on_and_how_well_it_does(tmp_path: Path, january: Path, february: Path) -> None:
-    """Parameters, metrics beside the mean's, and tags that hold the files' names without their folders."""
+def test_a_run_has_its_data_parameters_and_errors(tmp_path: Path, january: Path, february: Path) -> None:
+    """Its metrics have the errors of the mean too, and its tags have the files' names without their folders."""
     finished = run(tmp_path, january, "--validate", february, "--experiment", "linear rides")
     run_id = printed(finished, "run id").partition(" ")[0]
     assert load_model(printed(finished, "model location")).version == run_id
@@ -102,10 +102,10 @@ def test_a_run_says_what_it_was_trained_on_and_how_well_it_does(tmp_path: Path, 
     assert metrics["mae"] < 0.01 < 1 < metrics["mean_mae"]
 
 
-def test_an_s3_artifact_root_gets_the_layout_that_the_function_looks_in(
+def test_an_s3_artifact_root_gets_the_layout_that_the_function_searches(
     tmp_path: Path, january: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MODEL_BUCKET, the experiment's id and the run's are enough to find the model."""
+    """The bucket, the experiment's id and the run's id are enough to find the model."""
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", f"s3://{bucket}")
     finished = run(tmp_path, january, "--model", "ridge")
     location = printed(finished, "model location")
@@ -120,7 +120,7 @@ def test_an_s3_artifact_root_gets_the_layout_that_the_function_looks_in(
 def test_a_missing_bucket_is_one_line_and_stays_the_experiments(
     tmp_path: Path, january: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The upload fails with S3's own reason; a second try with another root is told that this one keeps its own."""
+    """The error has S3's reason. A second attempt with another root fails, because the experiment keeps its own."""
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", f"s3://{bucket}-2")
     no_bucket = run(tmp_path, january)
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", f"s3://{bucket}")
@@ -161,16 +161,6 @@ def test_a_file_without_rides_to_train_on_is_one_line(
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_help_explains_mlflows_variables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are options too: they say where the model goes."""
-    monkeypatch.setattr(sys, "argv", ["train", "--help"])
-    with pytest.raises(SystemExit):
-        train.main()
-    text = capsys.readouterr().out
-    words = ["--validate", "--experiment", "MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"]
-    assert [word for word in words if word not in text] == []
-
-
 def test_a_rare_pair_is_predicted_like_an_unknown_pair() -> None:
     """The model learns nothing of a pair that occurs less often than asked for."""
     rides = [*RIDES, Ride(7, 8, 2.0)]
@@ -184,7 +174,7 @@ def test_a_rare_pair_is_predicted_like_an_unknown_pair() -> None:
 
 
 def test_a_forest_grown_in_steps_is_the_forest_of_one_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Showing progress changes no tree; the last step is as small as it has to be."""
+    """Showing progress changes no tree; the last step is smaller if necessary."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     draw = np.random.default_rng(0)
     matrix, durations = draw.random((200, 3)), draw.random(200).tolist()
@@ -208,7 +198,7 @@ def test_a_fifth_is_held_out_without_a_second_file(january: Path) -> None:
 
 
 def test_errors_are_measured_in_minutes_beside_the_training_means() -> None:
-    """RMSE and MAE of what the pipeline predicts, and of the mean of other rides."""
+    """They are the RMSE and MAE of the pipeline, and those of the mean of the training rides."""
 
     class Tens:
         def predict(self, features: list[object]) -> list[float]:
