@@ -1,4 +1,4 @@
-"""The README's table of faults, row by row: each is brought about here, and what the table says comes true.
+"""The table of faults in docs/promises.md, row by row: each fault is caused here, and the row is checked.
 
 Rides go the whole way: onto the input stream, through the event source mapping and the function, to the output stream.
 """
@@ -39,13 +39,14 @@ def throttled(call: Call) -> FailedEntries:
     return FailedEntries(frozenset(range(len(call.entries))))
 
 
-def test_every_row_of_the_readme_has_its_test() -> None:
-    """And every test here its row."""
-    readme = (ROOT / "README.md").read_text()
-    section = readme.partition("## When something fails")[2].partition("\n## ")[0]
-    rows = [re.sub(r"[^a-z]+", "_", row.lower()) for row in re.findall(r"^\| \*\*(.+?)\*\* \|", section, re.MULTILINE)]
-    tests = re.findall(r"^def test_(\w+)\(", Path(__file__).read_text(), re.MULTILINE)
-    assert rows == [name for name in tests if name != "every_row_of_the_readme_has_its_test"]
+def test_every_row_of_the_table_has_its_test() -> None:
+    """The rows name these tests, in their order, and a test has the name of the fault."""
+    page = (ROOT / "docs" / "promises.md").read_text()
+    section = page.partition("\n## When something fails\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \|.*\| `(test_\w+)` \|$", section, re.MULTILINE)
+    tests = re.findall(r"^def (test_\w+)\(", Path(__file__).read_text(), re.MULTILINE)
+    assert [test for _, test in rows] == [name for name in tests if name != "test_every_row_of_the_table_has_its_test"]
+    assert [test for _, test in rows] == [f"test_{re.sub('[^a-z]+', '_', fault.lower())}" for fault, _ in rows]
 
 
 @pytest.mark.parametrize("places", [*([place] for place in range(10)), range(10), range(1, 10)], ids=str)
