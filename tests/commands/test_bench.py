@@ -8,18 +8,18 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-
-from scripts.benchmark import cold_starts, inputs, measured_process, warm_batches
-from scripts.benchmark import endpoint as bench_endpoint
 from scripts.benchmark.cold_starts import STARTS, ColdStart, Process
-from scripts.benchmark.consumers import COMMON, FLOOR, OURS
 from scripts.benchmark.cost import Price, dollars_per_million_rides
 from scripts.benchmark.environments import closure
 from scripts.benchmark.plan import QUICK
-from scripts.benchmark.results import cold_ratios, warm_ratios
 from scripts.benchmark.steps import shares
 from scripts.benchmark.warm_batches import Batch, Cell
 from scripts.benchmark.worker import Turn, timed
+
+from scripts.benchmark import cold_starts, inputs, measured_process, warm_batches
+from scripts.benchmark import endpoint as bench_endpoint
+from scripts.benchmark.consumers import COMMON, FLOOR, OURS
+from scripts.benchmark.results import cold_ratios, warm_ratios
 from scripts.cli import CommandError
 from scripts.sources.chosen import generated_rides
 from tests.conftest import SAMPLE_MODEL
