@@ -93,8 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="warm batches, cold starts (default: both)")
     add("--models", nargs="+", choices=MODELS, default=MODELS, help="(default: both)")
     add("--quick", action="store_true", help="small models, small batches and few rounds: for a look, not for figures")
-    rounds = of_default(FULL.rounds, QUICK.rounds)
-    add("--rounds", type=cli.count, metavar="N", help=f"the rounds of which medians are taken {rounds}")
+    add("--rounds", type=cli.count, metavar="N", help=f"the number of rounds {of_default(FULL.rounds, QUICK.rounds)}")
     add(
         "--budget",
         type=cli.seconds,
