@@ -60,7 +60,7 @@ def results_table(rows: Sequence[Row], model: str) -> Table:
     table.caption = f"{NOT_MEASURED}: not measured because a batch would take longer than --budget"
     for name in ("", "median"):
         table.add_column(name)
-    for name in (*CONSUMERS, "common/\nours", "ours/\nfloor"):
+    for name in (*(consumer.replace(" ", "\n") for consumer in CONSUMERS), "common/\nours", "ours/\nfloor"):
         table.add_column(name, justify="right")
     for row in rows:
         if row.model == model:
