@@ -17,12 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 COLOURS = {COMMON: "#b3452c", OURS: "#1f6f8b", FLOOR: "#8a8a8a"}
-STYLE: "dict[RcKeyType, Any]" = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titleweight": "bold",
-}
+STYLE: "dict[RcKeyType, Any]" = {"axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
 PANEL_INCHES, DOTS_AN_INCH = (5.4, 4.4), 110
 
 
@@ -54,8 +49,8 @@ def _draw_warm(rows: Sequence[Row], axes: Axes) -> None:
     for consumer, colour in COLOURS.items():
         times = [_by_consumer(row)[consumer] or math.nan for row in rows]
         axes.plot([row.rides for row in rows], times, "o-", color=colour, label=consumer)
-    axes.set(title=f"Warm batches, {rows[0].model}", xlabel="rides a batch", ylabel="ms a batch")
-    axes.set(xscale="log", yscale="log")
+    axes.set(title=f"Warm batches, {rows[0].model}", xscale="log", yscale="log")
+    axes.set(xlabel="rides a batch", ylabel="ms a batch")
     axes.grid(which="major", color="#e6e6e6")
     axes.minorticks_off()
     for axis in (axes.xaxis, axes.yaxis):
