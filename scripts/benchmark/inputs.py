@@ -6,16 +6,13 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from rides import Ride
 from scripts.cli import CommandError
-from scripts.sources.chosen import generated_rides, tlc_rides
+from scripts.sources.chosen import read_tlc_rides
+from scripts.sources.download import open_trips
 from scripts.sources.events import kinesis_event
-from scripts.sources.record import RideRecord
-from scripts.sources.synthetic import synthetic_rides
+from scripts.sources.records import RideRecord
+from scripts.sources.synthetic import generate_events, generate_rides
 from trips import MAX_DURATION, MIN_DURATION, Trips, training_trips
 
 RIDGE, FOREST = MODELS = ("ridge", "forest")
@@ -74,18 +71,20 @@ class LoggedModel:
 
 def read_inputs(files: Sequence[str]) -> Inputs:
     """Return the first file's trips and the last file's rides. Raises TripRecordError."""
+    with open_trips(files[0]) as path:
+        trips = training_trips(path)
     names = f"{Path(files[0]).name} to train on, {Path(files[-1]).name} to predict"
-    return Inputs(training_trips(files[0]), tlc_rides(files[-1]).records, names)
+    return Inputs(trips, read_tlc_rides(files[-1]).records, names)
 
 
 def generate_inputs(trips: int) -> Inputs:
     """Return synthetic trips and rides that last about as long as taxi rides; they are the same in each run."""
     draw = random.Random(SEED)
-    rides = [msgspec.convert(event["ride"], Ride) for event in synthetic_rides(trips, SEED)]
+    rides = [event.ride for event in generate_events(trips, SEED)]
     usual = (MINUTES_AT_THE_CURB + MINUTES_A_MILE * ride.trip_distance for ride in rides)
     durations = [min(max(minutes * draw.lognormvariate(0, SPREAD), MIN_DURATION), MAX_DURATION) for minutes in usual]
     description = f"{trips:,} synthetic rides to train on"
-    return Inputs(Trips(rides, durations, 0), generated_rides(LARGEST_BATCH, SEED + 1), description)
+    return Inputs(Trips(rides, durations, 0), generate_rides(LARGEST_BATCH, SEED + 1), description)
 
 
 def write_events(records: Sequence[RideRecord], sizes: Iterable[int], folder: Path) -> None:
@@ -99,33 +98,26 @@ def write_events(records: Sequence[RideRecord], sizes: Iterable[int], folder: Pa
 
 def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> dict[str, LoggedModel]:
     """Train the models on the trips and log them with MLflow into the folder, as ``scripts/train`` does."""
-    from scripts.commands import train  # isort: skip - it configures MLflow, so it comes before mlflow
+    # Imported here because mlflow takes seconds to import, and "training" before it because it configures mlflow.
+    from scripts.models import training  # isort: skip
     import mlflow
 
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     experiment = mlflow.create_experiment("bench", artifact_location=(folder / "models").as_uri())
     logged = {}
     for name in names:
-        estimator = train.MODELS[name]()
+        estimator = training.MODELS[name]()
         if name == FOREST:
             estimator.set_params(n_estimators=trees)
-        pipeline = train.fit(estimator, train.features(trips.rides, min_pair_count=1), trips.durations)
+        pipeline = training.fit(estimator, training.features(trips.rides, min_pair_count=1), trips.durations)
         if name == FOREST:
             # Training uses all cores, but people log a forest with scikit-learn's default, one core.
             estimator.set_params(n_jobs=None)
-        logged[name] = _log(pipeline, experiment)
+        with mlflow.start_run(experiment_id=experiment) as run:
+            skops = training.log_model(pipeline)
+            cloudpickle = mlflow.sklearn.log_model(
+                pipeline, name=CLOUDPICKLE, serialization_format=CLOUDPICKLE, pip_requirements=[]
+            )
+        folders = [Path(training.as_path(model.artifact_path)) for model in (skops, cloudpickle)]
+        logged[name] = LoggedModel(run.info.run_id, dict(zip(SERIALIZATIONS, folders, strict=True)))
     return logged
-
-
-def _log(pipeline: Any, experiment: str) -> LoggedModel:
-    import mlflow.sklearn
-
-    from scripts.commands import train
-
-    with mlflow.start_run(experiment_id=experiment) as run:
-        skops = train.log_model(pipeline)
-        cloudpickle = mlflow.sklearn.log_model(
-            pipeline, name=CLOUDPICKLE, serialization_format=CLOUDPICKLE, pip_requirements=[]
-        )
-    folders = [Path(train.as_path(model.artifact_path)) for model in (skops, cloudpickle)]
-    return LoggedModel(run.info.run_id, dict(zip(SERIALIZATIONS, folders, strict=True)))

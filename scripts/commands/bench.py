@@ -78,9 +78,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     of_default = "(default: {0}; {1} with --quick)".format
     add = parser.add_argument
     add(

@@ -19,8 +19,8 @@ from rich.file_proxy import FileProxy
 
 from artifacts import open_artifact
 from scripts import cli
+from scripts.aws.putting import put
 from scripts.cli import CONSOLE, SAMPLE_MODEL
-from scripts.commands.put_rides import put
 from scripts.localaws import chaos, moto, report, setup
 from scripts.localaws.account import Account, find, settle
 from scripts.localaws.chaos import Decide
@@ -28,7 +28,7 @@ from scripts.localaws.context import LambdaContext
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
 from scripts.sources import chosen
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord
 from streaming.delivery import OutputStream
 from trips import TripRecordError
 
@@ -74,7 +74,7 @@ class Stack:
 def main() -> int:
     """Run the stack as the command line says; return the exit code, 0 where every ride was predicted or rejected."""
     options = parse_arguments()
-    source = chosen.chosen_rides(options, options.seed)
+    source = chosen.rides_from_options(options, options.seed)
     decide = chaos.seeded(CHAOS, options.seed) if options.chaos else None
     with running_stack(options.shards, decide) as stack:
         put_at, settled = put_and_predict(stack.mapping, source.records)

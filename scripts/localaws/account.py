@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from scripts.aws.predictions import ReadPrediction, read_predictions
 from scripts.aws.shards import follow
-from scripts.commands.read_predictions import ReadPrediction, predictions_of
 from scripts.localaws.setup import FAILURES_BUCKET, OUTPUT_STREAM, REJECTIONS_PREFIX
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Account:
 def find(kinesis: "KinesisClient", s3: "S3Client") -> Findings:
     """Read back the predictions, through shard iterators, and what lies in the failures bucket."""
     rounds = itertools.takewhile(bool, follow(kinesis, OUTPUT_STREAM))
-    predictions = [prediction for found in rounds for prediction in predictions_of(found)]
+    predictions = [prediction for found in rounds for prediction in read_predictions(found)]
     lines = (line for body in stored_objects(s3, f"{REJECTIONS_PREFIX}/") for line in body.splitlines())
     rejected = [msgspec.json.decode(line, type=Rejected) for line in lines]
     given_up = {

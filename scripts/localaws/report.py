@@ -14,7 +14,7 @@ from rides import RideEvent
 from scripts.cli import printable
 from scripts.localaws.account import Account
 from scripts.localaws.setup import FAILURES_BUCKET, INPUT_STREAM, OUTPUT_STREAM, REJECTIONS, shell_exports
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord
 
 MOST_ROWS, FIRST_ROWS = 50, 20
 """All rides are shown up to the one number; of more than that, the other."""

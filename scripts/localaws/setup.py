@@ -5,6 +5,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from artifacts import Artifact, describe
+from scripts import cli
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION, environment_without_account
 from scripts.localaws.server import HOST
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
-INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
+INPUT_STREAM, OUTPUT_STREAM = cli.INPUT_STREAM, cli.OUTPUT_STREAM
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
 REJECTIONS_PREFIX = "rejections"
 REJECTIONS = f"s3://{FAILURES_BUCKET}/{REJECTIONS_PREFIX}"

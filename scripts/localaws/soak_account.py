@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rides import Prediction
+from scripts.aws.predictions import read_predictions
 from scripts.aws.shards import follow
-from scripts.commands.read_predictions import predictions_of
 from scripts.localaws import setup
 from scripts.localaws.account import stored_objects
 from scripts.localaws.soak_rides import Expected, Outcome
@@ -49,7 +49,7 @@ class Account:
 def stored_predictions(kinesis: "KinesisClient") -> Iterator[Prediction]:
     """Yield all that is on the output stream."""
     for found in itertools.takewhile(bool, follow(kinesis, setup.OUTPUT_STREAM)):
-        for read in predictions_of(found):
+        for read in read_predictions(found):
             yield read.prediction
 
 

@@ -8,10 +8,9 @@ import msgspec
 
 from model import Model, PredictionError
 from rides import RideEvent
-from scripts.sources.aggregated import aggregated
-from scripts.sources.bad import spoiled
-from scripts.sources.chosen import generated_rides
-from scripts.sources.record import RideRecord
+from scripts.sources.bad import with_bad_rides
+from scripts.sources.records import RideRecord, aggregate
+from scripts.sources.synthetic import generate_rides
 
 AGGREGATED_EVERY, PACKED = 10, 20
 """Every tenth ride comes in an aggregated record, twenty of them in one."""
@@ -44,8 +43,8 @@ class Parcel:
 
 def made_parcels(number: int, bad: float, seed: int, model: Model) -> Iterator[Parcel]:
     """Yield the records of so many rides, ``bad`` percent of which are bad ones of all kinds."""
-    good = generated_rides(number, seed)
-    records = spoiled(good, bad, seed)
+    good = generate_rides(number, seed)
+    records = with_bad_rides(good, bad, seed)
     outcomes = [
         expected if record is original else None
         for record, original, expected in zip(records, good, predicted_by(model, good), strict=True)
@@ -53,8 +52,8 @@ def made_parcels(number: int, bad: float, seed: int, model: Model) -> Iterator[P
     for start in range(0, number, AGGREGATED_EVERY * PACKED):
         block = range(start, min(start + AGGREGATED_EVERY * PACKED, number))
         packed = block[::AGGREGATED_EVERY]
-        (aggregate,) = aggregated([records[place] for place in packed])
-        yield Parcel(aggregate, [outcomes[place] for place in packed], is_aggregated=True)
+        (packet,) = aggregate([records[place] for place in packed])
+        yield Parcel(packet, [outcomes[place] for place in packed], is_aggregated=True)
         for place in block:
             if place not in packed:
                 yield Parcel(records[place], [outcomes[place]])

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from scripts.cli import INPUT_STREAM
 from scripts.localaws.lanes import event_record
 from scripts.localaws.moto import REGION
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord
 
 SHARD = "shardId-000000000000"
-INPUT_ARN = f"arn:aws:kinesis:{REGION}:000000000000:stream/ride_events"
+INPUT_ARN = f"arn:aws:kinesis:{REGION}:000000000000:stream/{INPUT_STREAM}"
 
 
 def kinesis_event(records: Iterable[RideRecord], first_number: int = 1) -> dict[str, Any]:

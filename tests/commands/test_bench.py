@@ -15,7 +15,7 @@ from scripts.benchmark.inputs import MODELS, SKOPS, LoggedModel, write_events
 from scripts.benchmark.processes import WARM, Cell, Launch, Sample, make_variables, measure_in_turns
 from scripts.benchmark.results import CPU, MEMORY, WALL, Row, make_rows
 from scripts.cli import CommandError
-from scripts.sources.chosen import generated_rides
+from scripts.sources.synthetic import generate_rides
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import failed, finish
 
@@ -40,12 +40,12 @@ def test_quick_run_reports_both_models_and_leaves_no_other_file(tmp_path: Path) 
 def test_batch_with_too_few_rides_is_refused(tmp_path: Path) -> None:
     """A smaller batch would be shown under the wrong size."""
     with pytest.raises(CommandError, match="a batch of 5 rides is wanted, and there are 3"):
-        write_events(generated_rides(3, seed=0), [1, 5], tmp_path)
+        write_events(generate_rides(3, seed=0), [1, 5], tmp_path)
 
 
 def test_cold_start_of_each_consumer_predicts_and_reports_its_memory(tmp_path: Path) -> None:
     """Common practice needs the most memory, because it imports mlflow."""
-    write_events(generated_rides(1, seed=0), [1], tmp_path)
+    write_events(generate_rides(1, seed=0), [1], tmp_path)
     with bench_endpoint.serve() as endpoint:
         variables = make_variables(endpoint, LoggedModel("a-run", {SKOPS: Path(SAMPLE_MODEL)}), SKOPS)
         starts = {consumer: Launch(consumer, variables, tmp_path).measure_cold_start() for consumer in CONSUMERS}

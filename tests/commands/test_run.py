@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from rides import Prediction, encode_prediction
-from scripts.commands.read_predictions import ReadPrediction
+from scripts.aws.predictions import ReadPrediction
 from scripts.commands.run import wait_until_settled
 from scripts.localaws import setup
 from scripts.localaws.account import Account, Findings, Rejected, find, settle

@@ -13,7 +13,7 @@ from model import Model, load_model
 from rides import Prediction
 from scripts.localaws.soak_account import Account, settle
 from scripts.localaws.soak_rides import Expected, Outcome, Parcel, made_parcels
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import failed, finish, start
 

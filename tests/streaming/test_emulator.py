@@ -12,8 +12,8 @@ import pytest
 
 from scripts.cli import CommandError
 from scripts.image import emulator as lambda_emulator
-from scripts.sources.aggregated import aggregated
-from scripts.sources.chosen import generated_rides
+from scripts.sources.records import aggregate
+from scripts.sources.synthetic import generate_rides
 from tests.builders import encoded, kinesis_event, record, ride_event
 from tests.conftest import SAMPLE_MODEL
 from tests.streaming import slow_stream
@@ -145,7 +145,7 @@ def test_the_largest_batch_is_answered_in_time_by_a_function_whose_output_stream
 
 def test_a_dry_run_of_more_predictions_than_an_answer_holds_fails(dry_run: EmulatedFunction) -> None:
     """As aggregated records can bring them. Only a dry run's answer grows with what goes well."""
-    (packed,) = aggregated(generated_rides(100, seed=0))
+    (packed,) = aggregate(generate_rides(100, seed=0))
     answer = dry_run.invoke(numbered(*[packed.data] * 300))
     assert answer["errorType"] == "Function.ResponseSizeTooLarge"
 

@@ -17,7 +17,7 @@ import pytest
 
 import model
 from scripts.aws.kept_objects import KeptObjects
-from scripts.commands.replay import Choice, replay, survey
+from scripts.aws.replaying import ReplayFilter, plan_replay, replay
 from scripts.localaws.chaos import (
     Call,
     Delayed,
@@ -28,9 +28,8 @@ from scripts.localaws.chaos import (
 )
 from scripts.localaws.context import LambdaContext
 from scripts.localaws.rules import MappingSettings
-from scripts.sources.aggregated import aggregated
 from scripts.sources.bad import FAULTS
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord, aggregate
 from streaming import delivery
 from tests.builders import ride_event
 from tests.flow import Chaos, Flow
@@ -70,7 +69,7 @@ def test_a_record_is_no_ride(flow: Flow, places: Sequence[int]) -> None:
 
 def test_an_aggregated_record_is_broken(flow: Flow) -> None:
     """It is one rejection, and what is beside it is predicted."""
-    (record,) = aggregated([RideRecord("1", json.dumps(ride_event(1)).encode())])
+    (record,) = aggregate([RideRecord("1", json.dumps(ride_event(1)).encode())])
     flow.deliver(flow.function(), flow.put(record.data, record.data[:-1] + b"?", ride_event(2)))
     assert flow.predicted() == [1, 2]
     assert flow.rejected() == ["aggregate"]
@@ -257,11 +256,9 @@ def test_the_mapping_gives_a_batch_up(flow: Flow, chaos: Chaos) -> None:
     with chaos(throttled):
         counters = flow.deliver(flow.function(), flow.put(ride_event(1), b"{", ride_event(3)), settings)
     assert (counters.discarded, flow.predicted()) == (3, [])
-    objects, everything = KeptObjects(flow.s3, f"s3://{flow.bucket}/rejections"), Choice()
-    put_again = replay(
-        objects, delivery.OutputStream(flow.kinesis, flow.input), survey(objects, everything), everything
-    )
-    assert put_again == 4
+    objects = KeptObjects(flow.s3, f"s3://{flow.bucket}/rejections")
+    stream = delivery.OutputStream(flow.kinesis, flow.input)
+    assert replay(objects, stream, plan_replay(objects, ReplayFilter())) == 4
     flow.deliver(flow.function(), 7)
     assert sorted(set(flow.predicted())) == [1, 3]
     assert set(flow.rejected()) == {"json"}
