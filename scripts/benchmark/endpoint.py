@@ -15,7 +15,6 @@ from scripts.localaws import server
 from scripts.localaws.server import HOST
 from scripts.sources.events import SHARD
 
-OPERATION_PREFIX = b"Kinesis_20131202."
 SEQUENCE_NUMBER = "49630081666084879290581185630324770398608704880802529282"
 """As long as a sequence number of Kinesis. All responses have the same one because no consumer compares them."""
 
@@ -51,7 +50,7 @@ class Connection(socketserver.StreamRequestHandler):
 
 def respond(target: bytes, body: bytes) -> bytes:
     """Return the whole HTTP response to a request: 400 unless it is a PutRecord or PutRecords."""
-    match target.removeprefix(OPERATION_PREFIX):
+    match target.removeprefix(b"Kinesis_20131202."):
         case b"PutRecord":
             return _accept()
         case b"PutRecords":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = {COMMON: "#b3452c", OURS: "#1f6f8b", FLOOR: "#8a8a8a"}
 STYLE: "dict[RcKeyType, Any]" = {"axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-PANEL_INCHES, DOTS_AN_INCH = (5.4, 4.4), 110
+PANEL_WIDTH, PANEL_HEIGHT, DOTS_AN_INCH = 5.4, 4.4, 110  # the first two in inches
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -32,8 +32,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     models = list(dict.fromkeys(row.model for row in warm))
     panels = len(models) + bool(cold)
     with mpl.rc_context(STYLE):
-        size = (panels * PANEL_INCHES[0], PANEL_INCHES[1])
-        figure = Figure(figsize=size, dpi=DOTS_AN_INCH, layout="constrained")
+        figure = Figure(figsize=(panels * PANEL_WIDTH, PANEL_HEIGHT), dpi=DOTS_AN_INCH, layout="constrained")
         for place, model in enumerate(models, 1):
             _draw_warm([row for row in warm if row.model == model], figure.add_subplot(1, panels, place))
         if cold:
