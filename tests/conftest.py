@@ -14,7 +14,8 @@ import boto3
 import pytest
 
 from scripts.localaws import moto
-from scripts.localaws.chaos import ChaosEndpoint, Decide, serve
+from scripts.localaws.chaos import ChaosEndpoint, serve
+from scripts.localaws.faults import Decide
 from scripts.localaws.setup import FUNCTION_VARIABLES
 from streaming import delivery
 from tests.flow import Flow

@@ -27,6 +27,7 @@ from scripts.image.container import (
 from scripts.image.engine import Engine
 from scripts.image.heavy_model import GREEDY, SLOW
 from scripts.localaws import chaos
+from scripts.localaws.faults import Delayed
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
 from scripts.localaws.setup import FAILURES_BUCKET
 from scripts.sources.bad import with_bad_rides
@@ -267,7 +268,7 @@ def reports_in_time_what_a_hanging_stream_leaves(stage: Stage) -> str:
     timeout = 10
     event = good_rides(100)
     with (
-        chaos.serve(stage.endpoint, lambda call: chaos.Delayed(600) if call.number else None) as hanging,
+        chaos.serve(stage.endpoint, lambda call: Delayed(600) if call.number else None) as hanging,
         stage.function(timeout=timeout, AWS_ENDPOINT_URL_KINESIS=hanging.url) as function,
     ):
         _expect("response before the stream hangs", function.invoke(good_rides(1)), COMPLETE)

@@ -9,7 +9,8 @@ import pytest
 from scripts.aws.putting import put
 from scripts.aws.shards import ShardReader
 from scripts.cli import CommandError
-from scripts.localaws.chaos import Call, FailedEntries, Fault, serve
+from scripts.localaws.chaos import serve
+from scripts.localaws.faults import Call, FailedEntries, Fault
 from scripts.sources.synthetic import generate_rides
 from streaming.delivery import OutputStream
 from streaming.records import decode_event

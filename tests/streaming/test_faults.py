@@ -18,16 +18,9 @@ import pytest
 import model
 from scripts.aws.kept_objects import KeptObjects
 from scripts.aws.replaying import ReplayFilter, plan_replay, replay
-from scripts.localaws.chaos import (
-    Call,
-    Delayed,
-    DroppedAfter,
-    DroppedBefore,
-    FailedEntries,
-    FailedRequest,
-)
-from scripts.localaws.context import LambdaContext
+from scripts.localaws.faults import Call, Delayed, DroppedAfter, DroppedBefore, FailedEntries, FailedRequest
 from scripts.localaws.rules import MappingSettings
+from scripts.localaws.sandbox import LambdaContext
 from scripts.sources.bad import FAULTS
 from scripts.sources.records import RideRecord, aggregate
 from streaming import delivery

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from model import Features
 from rides import Ride
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.localaws.chaos import (
+from scripts.localaws.chaos import ChaosEndpoint
+from scripts.localaws.faults import (
     Answered,
     Call,
-    ChaosEndpoint,
     Delayed,
     DroppedAfter,
     DroppedBefore,

@@ -6,7 +6,7 @@ import pytest
 from rides import RideEvent
 from scripts.aws.kept_objects import KeptObjects
 from scripts.aws.replaying import ReplayFilter, plan_replay, replay
-from scripts.localaws.chaos import Call, FailedRequest, Fault
+from scripts.localaws.faults import Call, FailedRequest, Fault
 from scripts.localaws.rules import MappingSettings
 from scripts.sources.bad import with_bad_rides
 from scripts.sources.synthetic import generate_rides
