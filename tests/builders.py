@@ -5,8 +5,7 @@ import hashlib
 import json
 from typing import Any
 
-from scripts.sources.aggregated import aggregated
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord, aggregate
 from streaming.aggregation import MAGIC
 
 SHARD = "shardId-000000000000"
@@ -54,7 +53,7 @@ def kinesis_event(*data: object) -> dict[str, Any]:
 
 def packed(*data: bytes) -> bytes:
     """Build the data of an aggregated record, in which the n-th record has the key ``key-n``."""
-    (record,) = aggregated([RideRecord(f"key-{index}", item) for index, item in enumerate(data)])
+    (record,) = aggregate([RideRecord(f"key-{index}", item) for index, item in enumerate(data)])
     return record.data
 
 

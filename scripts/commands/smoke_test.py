@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 PROGRAM = "smoke-test"
 
-EXAMPLES = """\
+EXAMPLES = f"""\
 examples:
   smoke-test --stack ride-predictions
   smoke-test --stack ride-predictions-staging --profile staging --timeout 300
-  smoke-test --input ride_events --output ride_predictions --version e1efc53e9bd149078b0c12aeaa6365df
+  smoke-test --input {cli.INPUT_STREAM} --output {cli.OUTPUT_STREAM} --version e1efc53e9bd149078b0c12aeaa6365df
 """
 
 RIDE = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}

@@ -8,8 +8,7 @@ import pytest
 
 from rides import InvalidRideError
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.sources.aggregated import aggregated
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord, aggregate
 from streaming.aggregation import (
     MAGIC,
     PackedRecord,
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 def packed_with_key(key: str) -> bytes:
     """Build the data of an aggregated record with one record of this key."""
-    (record,) = aggregated([RideRecord(key, b"{}")])
+    (record,) = aggregate([RideRecord(key, b"{}")])
     return record.data
 
 
@@ -135,7 +134,7 @@ class TestAggregated:
     def test_at_most_the_given_number_is_packed_into_one(self) -> None:
         """They stay in order, and the aggregated record has the key of the first."""
         records = [RideRecord(f"key-{number}", b"ride %d" % number) for number in range(25)]
-        packets = aggregated(records, most=10)
+        packets = aggregate(records, most=10)
         assert [packet.partition_key for packet in packets] == ["key-0", "key-10", "key-20"]
         inside = [RideRecord(*one) for packet in packets for one in packed_records(packet.data)]
         assert inside == records
@@ -143,7 +142,7 @@ class TestAggregated:
     def test_an_aggregate_is_never_too_large_for_a_stream(self) -> None:
         """The key counts too. A record that is too large to be packed stays as it is, in its place."""
         large = RideRecord("large", bytes(1_048_570))
-        packets = aggregated([*(RideRecord("ü" * 200, bytes(400_000)) for _ in range(3)), large, RideRecord("k", b"")])
+        packets = aggregate([*(RideRecord("ü" * 200, bytes(400_000)) for _ in range(3)), large, RideRecord("k", b"")])
         assert [len(packet.data) // 400_000 for packet in packets] == [2, 1, 2, 0]
         assert packets[2] is large
         assert all(len(packet.data) + len(packet.partition_key.encode()) <= 1_048_576 for packet in packets)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scripts.localaws.chaos import Call, Delayed, DroppedBefore, FailedRequest, Fault
-from scripts.localaws.context import LambdaContext
+from scripts.localaws.faults import Call, Delayed, DroppedBefore, FailedRequest, Fault
+from scripts.localaws.sandbox import LambdaContext
 from streaming import delivery
 from streaming.delivery import Deadline, FailuresBucket, backoff, with_timeout
 from tests.conftest import Clock

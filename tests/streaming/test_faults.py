@@ -1,4 +1,4 @@
-"""The table of faults, row by row: a test causes each fault, and checks what the table says about it.
+"""The table of faults in docs/promises.md, row by row: each fault is caused here, and the row is checked.
 
 Rides go the whole way: onto the input stream, through the event source mapping and the function, to the output stream.
 """
@@ -16,17 +16,10 @@ import pytest
 
 import model
 from scripts.aws.kept_objects import KeptObjects
-from scripts.commands.replay import Choice, replay, survey
-from scripts.localaws.chaos import (
-    Call,
-    Delayed,
-    DroppedAfter,
-    DroppedBefore,
-    FailedEntries,
-    FailedRequest,
-)
-from scripts.localaws.context import LambdaContext
+from scripts.aws.replaying import ReplayFilter, plan_replay, replay
+from scripts.localaws.faults import Call, Delayed, DroppedAfter, DroppedBefore, FailedEntries, FailedRequest
 from scripts.localaws.rules import MappingSettings
+from scripts.localaws.sandbox import LambdaContext
 from scripts.sources.bad import FAULTS
 from streaming import delivery
 from tests.builders import packed, ride_event
@@ -42,13 +35,14 @@ def throttled(call: Call) -> FailedEntries:
     return FailedEntries(frozenset(range(len(call.entries))))
 
 
-def test_every_row_of_the_readme_has_its_test() -> None:
-    """Every test here also has its row."""
-    readme = (ROOT / "README.md").read_text()
-    section = readme.partition("## When something fails")[2].partition("\n## ")[0]
-    rows = [re.sub(r"[^a-z]+", "_", row.lower()) for row in re.findall(r"^\| \*\*(.+?)\*\* \|", section, re.MULTILINE)]
-    tests = re.findall(r"^def test_(\w+)\(", Path(__file__).read_text(), re.MULTILINE)
-    assert rows == [name for name in tests if name != "every_row_of_the_readme_has_its_test"]
+def test_every_row_of_the_table_has_its_test() -> None:
+    """The rows name these tests in the same order, and each test has the name of its fault."""
+    page = (ROOT / "docs" / "promises.md").read_text()
+    section = page.partition("\n## When something fails\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \|.*\| `(test_\w+)` \|$", section, re.MULTILINE)
+    tests = re.findall(r"^def (test_\w+)\(", Path(__file__).read_text(), re.MULTILINE)
+    assert [test for _, test in rows] == [name for name in tests if name != "test_every_row_of_the_table_has_its_test"]
+    assert [test for _, test in rows] == [f"test_{re.sub('[^a-z]+', '_', fault.lower())}" for fault, _ in rows]
 
 
 @pytest.mark.parametrize("places", [*([place] for place in range(10)), range(10), range(1, 10)], ids=str)
@@ -258,11 +252,9 @@ def test_the_mapping_gives_a_batch_up(flow: Flow, chaos: Chaos) -> None:
     with chaos(throttled):
         counters = flow.deliver(flow.function(), flow.put(ride_event(1), b"{", ride_event(3)), settings)
     assert (counters.discarded, flow.predicted()) == (3, [])
-    objects, everything = KeptObjects(flow.s3, f"s3://{flow.bucket}/rejections"), Choice()
-    put_again = replay(
-        objects, delivery.OutputStream(flow.kinesis, flow.input), survey(objects, everything), everything
-    )
-    assert put_again == 4
+    objects = KeptObjects(flow.s3, f"s3://{flow.bucket}/rejections")
+    stream = delivery.OutputStream(flow.kinesis, flow.input)
+    assert replay(objects, stream, plan_replay(objects, ReplayFilter())) == 4
     flow.deliver(flow.function(), 7)
     assert sorted(set(flow.predicted())) == [1, 3]
     assert set(flow.rejected()) == {"json"}

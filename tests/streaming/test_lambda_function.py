@@ -10,8 +10,8 @@ import pytest
 
 from artifacts import ModelError
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.localaws.chaos import Call, Decide, FailedEntries, Fault
-from scripts.localaws.context import LambdaContext
+from scripts.localaws.faults import Call, Decide, FailedEntries, Fault
+from scripts.localaws.sandbox import LambdaContext
 from settings import SettingsError
 from streaming import delivery
 from tests.builders import kinesis_event, packed, ride_event

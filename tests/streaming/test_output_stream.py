@@ -1,18 +1,17 @@
 """Putting entries on the output stream: requests, retries, order, and the end of the time."""
 
-import socket
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.localaws.chaos import (
+from scripts.localaws.faults import (
     Answered,
     Call,
     Delayed,
+    Dripping,
     DroppedAfter,
     DroppedBefore,
     FailedEntries,
@@ -353,35 +352,11 @@ class TestTime:
         assert set(on_stream(kinesis, stream)) == {0, 1}
 
     def test_a_response_without_end_is_abandoned(
-        self, dripping: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+        self, chaos: Chaos, stream: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each byte would start the SDK's own timeout anew."""
         monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", dripping)
-        done = OutputStream.connect("any").put(entries(2), Deadline(1))
+        with chaos(lambda call: Dripping()):
+            done = OutputStream.connect(stream).put(entries(2), Deadline(1))
         assert numbers(done.undelivered) == [0, 1]
         assert done.errors == {"TimeoutError": 4}
-
-    @pytest.fixture
-    def dripping(self) -> Iterator[str]:
-        """Run a server that responds to every connection with a byte every tenth of a second, without end."""
-        closing = threading.Event()
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-
-            def drip(connection: socket.socket) -> None:
-                with connection:
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-                    while not closing.wait(0.1):
-                        connection.sendall(b" ")
-
-            def accept() -> None:
-                while not closing.is_set():
-                    try:
-                        connection, _ = listening.accept()
-                    except OSError:
-                        return
-                    threading.Thread(target=drip, args=(connection,), daemon=True).start()
-
-            threading.Thread(target=accept, daemon=True).start()
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-            closing.set()

@@ -2,16 +2,19 @@
 
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from scripts.aws.shards import ShardReader
+from scripts.localaws.chaos import serve
+from scripts.localaws.faults import Dripping
 from tests.builders import kinesis_event, ride_event
 from tests.conftest import SAMPLE_MODEL
-from tests.streaming import slow_stream
 from tests.streaming.runtime_api import CrashedError, TimedOutError, sandbox
+from tests.tools import PATIENCE
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -32,18 +35,22 @@ def test_a_batch_is_predicted_onto_the_stream(kinesis: "KinesisClient", stream: 
     assert [record["PartitionKey"] for record in records] == NUMBERS
 
 
-def test_an_output_stream_whose_answer_drips_is_reported_before_lambda_ends_the_function() -> None:
-    """Its records come again, and the same sandbox delivers them once the stream is well."""
-    variables = {"PREDICTIONS_STREAM_NAME": "predictions", "MODEL_LOCATION": SAMPLE_MODEL}
+def test_an_output_stream_whose_response_never_ends_is_reported_before_lambda_ends_the_function(
+    kinesis: "KinesisClient", endpoint: str, stream: str
+) -> None:
+    """Its records come again, and the same sandbox delivers them when the stream has recovered."""
+    variables = {"PREDICTIONS_STREAM_NAME": stream, "MODEL_LOCATION": SAMPLE_MODEL}
+    has_recovered = threading.Event()
     with (
-        slow_stream.serve(dripping=True) as stream,
-        sandbox(**variables, AWS_ENDPOINT_URL_KINESIS=stream.url) as function,
+        serve(endpoint, lambda call: None if has_recovered.is_set() else Dripping()) as dripping,
+        sandbox(**variables, AWS_ENDPOINT_URL_KINESIS=dripping.url) as function,
     ):
         reported = function.invoke(THREE_RIDES, timeout=4)["batchItemFailures"]
         assert reported[0] == {"itemIdentifier": "1"}
-        stream.mended.set()
-        assert function.invoke(THREE_RIDES, timeout=4) == {"batchItemFailures": []}
-    assert stream.accepted == NUMBERS
+        has_recovered.set()
+        assert function.invoke(THREE_RIDES, timeout=PATIENCE) == {"batchItemFailures": []}
+    records = ShardReader(kinesis, stream, "shardId-000000000000").read()
+    assert [record["PartitionKey"] for record in records] == NUMBERS
 
 
 @pytest.mark.parametrize(
