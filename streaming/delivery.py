@@ -277,6 +277,7 @@ def with_timeout(call: Callable[[], Response], deadline: Deadline) -> Response:
     Raises:
         TimeoutError: if it takes longer. Whatever the call raises is raised too.
     """
+    seconds = min(REQUEST_SECONDS, max(MIN_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE))
     future: Future[Response] = Future()
 
     def run() -> None:
@@ -287,7 +288,7 @@ def with_timeout(call: Callable[[], Response], deadline: Deadline) -> Response:
 
     # The thread of an abandoned call is left behind and ends with the call. A daemon does not keep the process alive.
     threading.Thread(target=run, daemon=True).start()
-    return future.result(min(REQUEST_SECONDS, max(MIN_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE)))
+    return future.result(seconds)
 
 
 def error_name(error: Exception) -> str:

@@ -198,10 +198,6 @@ class TestLoading:
 class TestVersion:
     """The version that predictions are tagged with."""
 
-    def test_version_is_the_given_one(self, saved: Saved) -> None:
-        """RUN_ID comes first."""
-        assert load_model(saved("skops"), version="abc").version == "abc"
-
     def test_version_defaults_to_the_run_id(self, saved: Saved, tmp_path: Path) -> None:
         """MLflow writes the run id into a logged model."""
         shutil.copytree(saved("skops"), tmp_path / "model")

@@ -73,14 +73,15 @@ def test_the_model_raises_for_a_ride(flow: Flow, monkeypatch: pytest.MonkeyPatch
 
     def picky(features: list[dict[str, Any]]) -> Any:
         if any(ride["PU_DO"] == "1_1" for ride in features):
-            raise ZeroDivisionError
+            raise ZeroDivisionError("no such zone")
         return call(features)
 
     monkeypatch.setattr(function.MODEL, "_call", picky)
     bad = ride_event(5, PULocationID=1, DOLocationID=1)
     flow.deliver(function, flow.put(*(ride_event(number) for number in range(5)), bad, ride_event(6)))
     assert flow.predicted() == [0, 1, 2, 3, 4, 6]
-    assert flow.rejected() == ["prediction"]
+    ((kind, reason),) = ((line["kind"], line["reason"]) for line in flow.rejections())
+    assert (kind, reason) == ("prediction", "the model raised ZeroDivisionError: no such zone")
     assert flow.metric("RejectionsPrediction") == 1
 
 

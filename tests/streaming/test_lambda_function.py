@@ -193,26 +193,6 @@ class TestRejections:
         assert failed(handler(kinesis_event(*data), None)) == ["2", "9", "10"]
         assert len(predictions()) == 8
 
-    def test_a_ride_that_the_model_cannot_predict_is_rejected(
-        self, function: Function, predictions: Read, objects: Objects, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The other rides are predicted, and the reason says what the model raised."""
-        module = function()
-        call = module.MODEL._call
-
-        def picky(features: list[dict[str, Any]]) -> Any:
-            if any(ride["PU_DO"] == "1_1" for ride in features):
-                raise ZeroDivisionError("no such zone")
-            return call(features)
-
-        monkeypatch.setattr(module.MODEL, "_call", picky)
-        data = [ride_event(1), ride_event(2, PULocationID=1, DOLocationID=1), ride_event(3)]
-        assert failed(module.lambda_handler(kinesis_event(*data), None)) == []
-        assert ids(predictions()) == [1, 3]
-        ((line,),) = objects().values()
-        assert line["kind"] == "prediction"
-        assert "ZeroDivisionError: no such zone" in line["reason"]
-
 
 class TestUndelivered:
     """Predictions that the output stream does not accept."""
@@ -334,8 +314,3 @@ class TestColdStart:
         handler = function(MODEL_LOCATION="", MODEL_BUCKET=bucket, RUN_ID=run_id).lambda_handler
         assert failed(handler(rides(1), None)) == []
         assert predictions()[0]["version"] == run_id
-
-    def test_another_event_raises(self, cold_start: Function) -> None:
-        """Lambda counts an error, and the event does not count as done."""
-        with pytest.raises(ValueError, match="not a Kinesis event"):
-            cold_start(TEST_RUN="True").lambda_handler({"Records": [{"body": "SQS"}]}, None)
