@@ -42,7 +42,7 @@ class PredictionError(Exception):
 
 
 class NotTriedError(PredictionError):
-    """The time was over before the model was called for this ride."""
+    """The call for the batch failed, and the time was over before the model was called again for this ride."""
 
 
 class Features(TypedDict):
