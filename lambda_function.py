@@ -2,16 +2,16 @@
 
     Records     -- decode  --> rides       | rejections
     rides       -- predict --> predictions | rejections     one model call for the whole batch
-    predictions -- deliver --> accepted    | undelivered    by PutRecords, again and again within the time left
-    rejections  -- store   --> kept in S3  | undelivered
-    undelivered -- answer  --> batchItemFailures            Lambda delivers again from the lowest sequence number
+    predictions -- deliver --> accepted    | undelivered    PutRecords, with retries within the time left
+    rejections  -- store   --> stored      | undelivered    one S3 object for the batch
+    undelivered -- respond --> batchItemFailures            Lambda redelivers from the lowest sequence number
 
-Every record ends as a prediction that Kinesis accepted, as a rejection that S3 holds, or in the answer.
+Every record is predicted and accepted by the output stream, rejected and stored in S3, or reported in the response.
 """
 
 import gc
 
-# Until all is loaded: what a cold start makes stays, and looking through it takes a tenth of the time.
+# GC is off while loading: nothing created here is ever freed, and scanning it would make cold starts about 10 % longer.
 gc.disable()
 
 import os
@@ -20,98 +20,97 @@ from typing import Any
 
 import msgspec
 
-from artifacts import find_run
-from model import PredictionError, load_model
-from rides import ReceivedRide, Rejection, decode, encode_prediction, partition_key, rejections_object
-from settings import Settings
+from model import NotTriedError, PredictionError, load_from_settings
+from rides import Prediction, encode_prediction
+from settings import StreamSettings
 from streaming.delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
-from streaming.telemetry import Tally, Telemetry
+from streaming.records import ReceivedRide, Rejection, decode_event, partition_key, rejections_object
+from streaming.telemetry import Telemetry
 
-SETTINGS = Settings.from_environment(os.environ)
-TELEMETRY = Telemetry(SETTINGS.model_name, level=SETTINGS.log_level, namespace=SETTINGS.metrics_namespace)
+SETTINGS = StreamSettings.from_environment(os.environ)
+TELEMETRY = Telemetry(SETTINGS.model.name, level=SETTINGS.log_level, namespace=SETTINGS.metrics_namespace)
 with TELEMETRY.loading():
-    MODEL = load_model(
-        SETTINGS.model_location or find_run(SETTINGS.model_bucket, SETTINGS.experiment_id, SETTINGS.run_id),
-        sha256=SETTINGS.model_sha256,
-        version=SETTINGS.run_id,
-    )
+    MODEL = load_from_settings(SETTINGS.model)
 STREAM = None if SETTINGS.dry_run else OutputStream.connect(SETTINGS.predictions_stream)
 FAILURES = None
 if SETTINGS.failures_location and not SETTINGS.dry_run:
     FAILURES = FailuresBucket(SETTINGS.failures_location)
-# Nor is it looked through for each large batch again, which takes a third of the batch's time.
+# GC never looks at what was loaded again. Otherwise it would take a third of the time of each large batch.
 gc.freeze()
 gc.enable()
 
 
 def lambda_handler(event: Mapping[str, Any], context: Context | None = None) -> dict[str, Any]:
-    """Predict the rides of a Kinesis event and answer which records Lambda must deliver again.
+    """Predict the rides of a Kinesis event and respond which records Lambda must deliver again.
 
     Raises:
-        NotAKinesisEventError: where the event is none.
-        DeliveryError: where the output stream takes nothing, and no retry would change that.
-            In both cases Lambda counts an error and delivers the whole batch again.
+        NotAKinesisEventError: if the event is not one.
+        DeliveryError: if the output stream accepts nothing, and no retry would change that.
+            In both cases Lambda counts an error and redelivers the whole batch.
     """
     deadline = Deadline.of(context)
     with TELEMETRY.invocation(context) as tally:
-        received, rejections = decode(event)
+        received, rejections = decode_event(event)
         tally.decoded(len(event["Records"]), received, rejections)
         with tally.predicting():
-            entries, unpredictable, untried = predict(received, deadline.earlier(0.5))
-        undelivered = untried + deliver(entries, deadline.earlier(0.25, most=5.0), tally)
-        undelivered += store([*rejections, *unpredictable], deadline, tally)
+            entries, unpredictable, not_tried = predict(received, deadline.reserving(0.5))
+        rejections += unpredictable
+        delivery = deliver(entries, deadline.reserving(0.25, most=5.0))
+        tally.delivered(len(entries), delivery)
+        storage_error = store(rejections, deadline)
+        tally.stored(rejections, storage_error)
+        undelivered = [*not_tried, *delivery.sequence_numbers, *(_numbers(rejections) if storage_error else ())]
         tally.undelivered = len(undelivered)
-    return answer(undelivered, entries)
+    return response(undelivered, entries, rejections)
 
 
 def predict(received: Sequence[ReceivedRide], deadline: Deadline) -> tuple[list[Entry], list[Rejection], list[str]]:
-    """Return the predictions to put, the rejections of rides without one, and the numbers of rides left untried."""
-    entries, rejections, untried = [], [], []
+    """Return the predictions to put, the rejections of rides without one, and the numbers of rides not tried."""
+    entries, rejections, not_tried = [], [], []
     values = MODEL.predict([ride.event.ride for ride in received], deadline.is_over)
     for ride, value in zip(received, values, strict=True):
-        number = ride.record.kinesis.sequence_number
-        if value is None:
-            untried.append(number)
-            continue
-        if isinstance(value, PredictionError):
+        if isinstance(value, NotTriedError):
+            not_tried.append(ride.record.sequence_number)
+        elif isinstance(value, PredictionError):
             rejections.append(Rejection(ride.record, "prediction", str(value)))
-            continue
-        data = encode_prediction(
-            ride, value, field=SETTINGS.prediction_field, model=SETTINGS.model_name, version=MODEL.version
-        )
-        entry = Entry(number, partition_key(ride.event.ride_id), data)
-        if len(entry) <= MAX_ENTRY_BYTES:
-            entries.append(entry)
-        else:
-            reason = f"the prediction takes {len(entry)} bytes, and a stream {MAX_ENTRY_BYTES} at most"
+        elif (entry := prediction_entry(ride, value)).size > MAX_ENTRY_BYTES:
+            reason = f"the prediction takes {entry.size} bytes, and a stream {MAX_ENTRY_BYTES} at most"
             rejections.append(Rejection(ride.record, "prediction", reason))
-    return entries, rejections, untried
+        else:
+            entries.append(entry)
+    return entries, rejections, not_tried
 
 
-def deliver(entries: Sequence[Entry], deadline: Deadline, tally: Tally) -> list[str]:
-    """Put the entries on the output stream; return the sequence numbers of those that it did not accept."""
-    delivery = Delivery() if STREAM is None else STREAM.put(entries, deadline)
-    tally.predictions = len(entries) - len(delivery.undelivered)
-    tally.put_again = delivery.put_again
-    tally.errors.update(delivery.errors)
-    return [entry.sequence_number for entry in delivery.undelivered]
+def prediction_entry(ride: ReceivedRide, value: float) -> Entry:
+    """Return the entry for PutRecords that carries a ride's predicted value."""
+    model, ride_id = SETTINGS.model, ride.event.ride_id
+    prediction = Prediction(model.name, MODEL.version, model.prediction_field, value, ride_id, ride.record.event_id)
+    return Entry(ride.record.sequence_number, partition_key(ride_id), encode_prediction(prediction))
 
 
-def store(rejections: Sequence[Rejection], deadline: Deadline, tally: Tally) -> list[str]:
-    """Keep the rejections in the failures bucket; return the sequence numbers of those that it does not hold."""
-    tally.rejections = rejections
+def deliver(entries: Sequence[Entry], deadline: Deadline) -> Delivery:
+    """Put the entries on the output stream; in a dry run, on nothing."""
+    return STREAM.put(entries, deadline) if STREAM else Delivery()
+
+
+def store(rejections: Sequence[Rejection], deadline: Deadline) -> str | None:
+    """Keep the rejections in the failures bucket; return the name of the error if it does not hold them."""
     if not rejections or (SETTINGS.dry_run and SETTINGS.failures_location):
-        return []
-    error = FAILURES.store(*rejections_object(rejections), deadline) if FAILURES else "NoFailuresLocation"
-    if error is None:
-        return []
-    tally.errors[error] += len(rejections)
-    return [rejection.record.kinesis.sequence_number for rejection in rejections]
+        return None
+    return FAILURES.store(*rejections_object(rejections), deadline) if FAILURES else "NoFailuresLocation"
 
 
-def answer(undelivered: Sequence[str], entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return the function's response: the undelivered records, lowest first; in a dry run the predictions too."""
+def response(undelivered: Sequence[str], entries: Sequence[Entry], rejections: Sequence[Rejection]) -> dict[str, Any]:
+    """Return the undelivered records, lowest first; in a dry run the predictions and the rejections too."""
     failures = [{"itemIdentifier": number} for number in sorted(set(undelivered), key=int)]
-    if SETTINGS.dry_run:
-        return {"batchItemFailures": failures, "predictions": [msgspec.json.decode(entry.data) for entry in entries]}
-    return {"batchItemFailures": failures}
+    if not SETTINGS.dry_run:
+        return {"batchItemFailures": failures}
+    return {
+        "batchItemFailures": failures,
+        "predictions": [msgspec.json.decode(entry.data) for entry in entries],
+        "rejections": [rejection.summary for rejection in rejections],
+    }
+
+
+def _numbers(rejections: Sequence[Rejection]) -> list[str]:
+    return [rejection.record.sequence_number for rejection in rejections]

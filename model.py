@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 import numpy as np
 
-from artifacts import MLMODEL, Artifact, ModelError, describe, open_artifact
+from artifacts import MLMODEL, Artifact, ModelError, describe, find_run, open_artifact
 
 if TYPE_CHECKING:
     from rides import Ride
+    from settings import ModelSettings
 
 TRUSTED_TYPES = [
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -38,7 +39,11 @@ Pipeline = Any
 
 
 class PredictionError(Exception):
-    """The model has no duration for a ride."""
+    """The model has no duration for a ride. The message says why."""
+
+
+class NotTriedError(PredictionError):
+    """The time was over before the model was called for this ride."""
 
 
 class Features(TypedDict):
@@ -67,19 +72,20 @@ class Model:
 
     def predict(
         self, rides: "Sequence[Ride]", is_over: Callable[[], bool] = lambda: False
-    ) -> list[float | PredictionError | None]:
-        """Return each ride's duration in minutes, in order; an error in the place of what the model has no answer for.
+    ) -> list[float | PredictionError]:
+        """Return each ride's duration in minutes, in order, or an error in its place if the model has no answer.
 
-        The model is called once for all rides. Only where that raises is the batch halved, and halved again, until the
-        rides that the model cannot take stand alone. Once ``is_over`` says so, no half is tried any more: None stands
-        in the place of rides that are in none.
+        The model is called once for all rides. Only if that call raises, the batch is halved, and halved again, until
+        each ride that the model cannot predict stands alone. As soon as ``is_over`` returns True, no further half is
+        tried, and its rides get a NotTriedError.
         """
         return self._predict([prepare_features(ride) for ride in rides], is_over) if rides else []
 
-    def _predict(self, features: list[Features], is_over: Callable[[], bool]) -> list[float | PredictionError | None]:
+    def _predict(self, features: list[Features], is_over: Callable[[], bool]) -> list[float | PredictionError]:
         try:
             return [_finite(duration) for duration in _as_durations(self._call(features), len(features))]
         except MemoryError:
+            # Halving would only repeat it. Lambda redelivers the batch, by then perhaps in a new sandbox.
             raise
         except Exception as error:
             if len(features) == 1:
@@ -88,10 +94,10 @@ class Model:
         halves = (features[:middle], features[middle:])
         return [duration for half in halves for duration in self._predict_half(half, is_over)]
 
-    def _predict_half(
-        self, features: list[Features], is_over: Callable[[], bool]
-    ) -> Sequence[float | PredictionError | None]:
-        return [None] * len(features) if is_over() else self._predict(features, is_over)
+    def _predict_half(self, features: list[Features], is_over: Callable[[], bool]) -> Sequence[float | PredictionError]:
+        if is_over():
+            return [NotTriedError("the time was over")] * len(features)
+        return self._predict(features, is_over)
 
 
 def _as_durations(answer: Any, wanted: int) -> list[float]:
@@ -103,6 +109,12 @@ def _as_durations(answer: Any, wanted: int) -> list[float]:
 
 def _finite(duration: float) -> float | PredictionError:
     return duration if math.isfinite(duration) else PredictionError(f"the model predicted {duration}")
+
+
+def load_from_settings(settings: "ModelSettings") -> Model:
+    """Load the model that the settings name. Raises ModelError as ``load_model`` and ``find_run`` do."""
+    location = settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
+    return load_model(location, sha256=settings.sha256, version=settings.run_id)
 
 
 def load_model(location: str, *, sha256: str | None = None, version: str | None = None) -> Model:

@@ -1,4 +1,4 @@
-"""The environment variables."""
+"""What the environment variables say."""
 
 import re
 from collections.abc import Mapping
@@ -12,57 +12,77 @@ TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
 
 class SettingsError(Exception):
-    """An environment variable is missing, malformed or contradicts another; the message names it in one line."""
+    """An environment variable is missing, malformed or contradicts another. The message names it in one line."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the function is told by its environment. A variable that is set to nothing counts as not set."""
+class ModelSettings:
+    """Which model to load and what to tag its predictions with. Every entry point has these settings."""
 
-    predictions_stream: str
-    """The output stream's name; empty in a dry run that names none."""
-    model_location: str | None
-    """The folder or ``s3://`` URI of the model; None where bucket and run are given instead."""
-    model_bucket: str
+    location: str | None
+    """The folder or ``s3://`` URI of the model; None if bucket and run are given instead."""
+    bucket: str
     experiment_id: str
     run_id: str
-    """The version that predictions are tagged with; empty where the artifact's own run id is to be taken."""
-    model_name: str
+    """The version that predictions are tagged with; if empty, the artifact's own run id is used."""
+    name: str
     prediction_field: str
     """What predictions call the predicted value."""
-    model_sha256: str | None
+    sha256: str | None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "ModelSettings":
+        """Read the settings from environment variables. Raises SettingsError."""
+        variables = _strip(environment)
+        _check_model_place(variables)
+        return cls(
+            location=variables.get("MODEL_LOCATION") or None,
+            bucket=variables.get("MODEL_BUCKET", ""),
+            experiment_id=variables.get("MLFLOW_EXPERIMENT_ID") or "1",
+            run_id=variables.get("RUN_ID", ""),
+            name=variables.get("MODEL_NAME") or "ride_duration_prediction_model",
+            prediction_field=_field(variables, "PREDICTION_FIELD"),
+            sha256=_digest(variables, "MODEL_SHA256"),
+        )
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """The Lambda function's settings. A variable that is set to nothing counts as not set."""
+
+    model: ModelSettings
+    predictions_stream: str
+    """The output stream's name; may be empty in a dry run."""
     failures_location: str | None
-    """``s3://bucket/prefix`` for what was rejected; None where the mapping's own policy decides."""
+    """``s3://bucket/prefix`` for rejections. If None, rejected records are reported as failures, and the event source
+    mapping retries or discards them."""
     dry_run: bool
     log_level: str
     metrics_namespace: str | None
-    """None where nothing is counted: in a dry run, and where Powertools' own variable says so."""
+    """None if nothing is counted: in a dry run, or if Powertools' own variable says so."""
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+    def from_environment(cls, environment: Mapping[str, str]) -> "StreamSettings":
         """Read the settings from environment variables.
 
         Raises:
-            SettingsError: where one is missing, malformed or contradicts another.
+            SettingsError: if one is missing, malformed or contradicts another.
         """
-        variables = {name: value.strip() for name, value in environment.items()}
+        variables = _strip(environment)
         dry_run = _flag(variables, "TEST_RUN")
         uncounted = dry_run or _flag(variables, "POWERTOOLS_METRICS_DISABLED")
-        _check_model_place(variables)
         return cls(
+            model=ModelSettings.from_environment(variables),
             predictions_stream=_required(variables, "PREDICTIONS_STREAM_NAME", unless=dry_run),
-            model_location=variables.get("MODEL_LOCATION") or None,
-            model_bucket=variables.get("MODEL_BUCKET", ""),
-            experiment_id=variables.get("MLFLOW_EXPERIMENT_ID") or "1",
-            run_id=variables.get("RUN_ID", ""),
-            model_name=variables.get("MODEL_NAME") or "ride_duration_prediction_model",
-            prediction_field=_field(variables, "PREDICTION_FIELD"),
-            model_sha256=_digest(variables, "MODEL_SHA256"),
             failures_location=_s3_uri(variables, "FAILURES_LOCATION"),
             dry_run=dry_run,
             log_level=_log_level(variables),
             metrics_namespace=None if uncounted else variables.get("POWERTOOLS_METRICS_NAMESPACE") or "RidePredictions",
         )
+
+
+def _strip(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value.strip() for name, value in environment.items()}
 
 
 def _check_model_place(variables: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Aggregated records: what the Kinesis Producer Library packs into one Kinesis record, taken apart again.
+"""Aggregated records: unpacking what the Kinesis Producer Library (KPL) packed into one Kinesis record.
 
 The format is that of the KPL's ``aggregation-format.md``: four magic bytes, a protobuf ``AggregatedRecord``, its MD5.
 """
@@ -15,33 +15,30 @@ MAX_KEY_LENGTH = 256
 """Characters of a partition key (API reference, PutRecords)."""
 
 MAX_PACKED = 65_536
-"""No event has room for more rides: 6 MB of base64, and 72 bytes for the smallest."""
-
-MAGIC_IN_BASE64 = "84maw"
-"""What the base64 of every aggregated record begins with: as many characters as the magic bytes alone decide."""
+"""No event has room for more rides: it has 6 MB of base64, and the smallest ride takes 72 bytes."""
 
 
 class PackedRecord(NamedTuple):
-    """What a producer put, one of many in an aggregated record."""
+    """One of the records in an aggregated record, as its producer put it."""
 
     partition_key: str
     data: bytes
 
 
 class BrokenAggregateError(ValueError):
-    """An aggregated record cannot be taken apart."""
+    """An aggregated record cannot be unpacked. The message says why."""
 
 
 def is_aggregated(data: bytes) -> bool:
-    """Return whether a Kinesis record's data is an aggregated record, whole or broken."""
+    """Return whether a Kinesis record's data is an aggregated record, intact or broken."""
     return data.startswith(MAGIC)
 
 
 def packed_records(data: bytes) -> list[PackedRecord]:
-    """Return what an aggregated record holds, in the order in which it was put.
+    """Return the records in an aggregated record, in the order in which they were put.
 
     Raises:
-        BrokenAggregateError: where the digest is another one, or the protobuf is none; then nothing in it is trusted.
+        BrokenAggregateError: if the digest or the protobuf is wrong. Then nothing in it is trusted.
     """
     message, digest = data[len(MAGIC) : -DIGEST_BYTES], data[-DIGEST_BYTES:]
     if hashlib.md5(message, usedforsecurity=False).digest() != digest:
@@ -64,15 +61,15 @@ def packed_records(data: bytes) -> list[PackedRecord]:
 
 
 def _text(key: str | bytes) -> str:
-    """Return a partition key as text; protobuf gives bytes where it is no UTF-8."""
+    """Return a partition key as text. protobuf gives bytes if it is not UTF-8."""
     return key if isinstance(key, str) else key.decode(errors="replace")
 
 
 @functools.cache
 def _message_type() -> Any:
-    """Return protobuf's class for an aggregated record: its import takes 50 ms, which most functions never need."""
+    """Return protobuf's class for an aggregated record. Its import takes 50 ms, and most functions never need it."""
     path = list(sys.path)
-    # This module, and not the one with the messages: it puts its folder on sys.path, without which theirs fails.
+    # Not the module with the messages itself: its imports work only after this one has changed sys.path.
     from aws_kinesis_agg import deaggregator
 
     sys.path[:] = path

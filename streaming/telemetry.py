@@ -1,6 +1,6 @@
-"""What operators see of a batch: one JSON log line, and one line of metrics that CloudWatch takes from the log.
+"""What operators see of a batch: one JSON log line, and one line of metrics that CloudWatch extracts from the log.
 
-Neither ever holds a ride: an id, a zone or a partition key is at most in a log line of the level DEBUG.
+Neither ever holds a ride. Ids, zones and partition keys appear only in log lines of the level DEBUG.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ from typing import Any
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from rides import ReceivedRide, Rejection
+from streaming.delivery import Delivery
+from streaming.records import ReceivedRide, Rejection
 
 FAILED = "the invocation failed: Lambda delivers the whole batch again"
 LEFT = "records are left for redelivery"
@@ -22,24 +23,24 @@ DONE = "batch done"
 
 @dataclass(slots=True)
 class Tally:
-    """The numbers of one invocation. Where nothing else is said they count user records: aggregated ones hold many."""
+    """The numbers of one invocation. They count user records unless a comment says otherwise."""
 
     request_id: str | None = None
     shard: str = ""
     records: int = 0
-    """Kinesis records."""
+    """Kinesis records. An aggregated one holds many user records."""
     rides: int = 0
-    """Valid ones."""
+    """Valid rides."""
     predictions: int = 0
-    """Accepted by the output stream; in a dry run, made."""
+    """Predictions that the output stream accepted; in a dry run, all."""
     rejections: Sequence[Rejection] = ()
-    """All of them, whether or not they are stored."""
+    """All rejections, whether or not S3 holds them."""
     put_again: int = 0
-    """Entries that were put once more, each time counted."""
+    """Entries that were put once more, counted each time."""
     undelivered: int = 0
-    """Neither predicted nor stored: Lambda delivers them again. All Kinesis records of an invocation that fails."""
+    """Rides and rejections that Lambda redelivers; all Kinesis records if the invocation fails."""
     errors: Counter[str] = field(default_factory=Counter)
-    """What AWS or the SDK called a failure, over all tries; an entry of PutRecords counts as one."""
+    """Failures over all attempts, by the name that AWS or the SDK gives them; each entry of PutRecords counts."""
     predict_seconds: float = 0.0
     oldest_arrival: float | None = None
     """Seconds since the epoch at which Kinesis got the oldest record."""
@@ -49,37 +50,49 @@ class Tally:
         self.records = records
         self.rides = len(received)
         user_records = [ride.record for ride in received] + [rejection.record for rejection in rejections]
-        arrivals = [record.kinesis.approximate_arrival_timestamp for record in user_records]
-        self.oldest_arrival = min((arrival for arrival in arrivals if arrival is not None), default=None)
+        arrivals = [record.arrival for record in user_records if record.arrival is not None]
+        self.oldest_arrival = min(arrivals, default=None)
         self.shard = user_records[0].event_id.partition(":")[0] if user_records else ""
 
     @contextlib.contextmanager
     def predicting(self) -> Iterator[None]:
-        """Take the time that the block needs for the time that the model needs."""
+        """Measure the block as the time that the model needs."""
         began = time.perf_counter()
         yield
         self.predict_seconds = time.perf_counter() - began
+
+    def delivered(self, entries: int, delivery: Delivery) -> None:
+        """Count what became of the entries for the output stream."""
+        self.predictions = entries - len(delivery.undelivered)
+        self.put_again = delivery.put_again
+        self.errors.update(delivery.errors)
+
+    def stored(self, rejections: Sequence[Rejection], error: str | None) -> None:
+        """Count the rejections, and the error if S3 does not hold them."""
+        self.rejections = rejections
+        if error:
+            self.errors[error] += len(rejections)
 
 
 class Telemetry:
     """The log and the metrics of the function, one for each sandbox."""
 
     def __init__(self, service: str, *, level: str, namespace: str | None) -> None:
-        """Log as ``service``, which is the metrics' one dimension too; with no namespace there are no metrics."""
+        """Log as ``service``, which is also the metrics' one dimension. Without a namespace there are no metrics."""
         self.logger = Logger(service=service, level=level)
         self._metrics = Metrics(namespace=namespace, service=service) if namespace else None
         self._model_load_seconds: float | None = None
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
-        """Take the time that the block needs for the model's; the first invocation reports it, as a cold start."""
+        """Measure the block as the model's load time. The first invocation reports it as a cold start."""
         began = time.perf_counter()
         yield
         self._model_load_seconds = time.perf_counter() - began
 
     @contextlib.contextmanager
     def invocation(self, context: Any) -> Iterator[Tally]:
-        """Give the tally of an invocation, and report it when the block ends, however it ends."""
+        """Give the tally of an invocation, and report it when the block ends, also if it raises."""
         tally = Tally(request_id=getattr(context, "aws_request_id", None))
         try:
             yield tally
@@ -114,7 +127,7 @@ class Telemetry:
 
 
 def _counts(tally: Tally) -> dict[str, Any]:
-    """Return what a log line says of a batch."""
+    """Return the fields of a batch's log line."""
     return {
         "function_request_id": tally.request_id,
         "shard": tally.shard,
@@ -129,7 +142,7 @@ def _counts(tally: Tally) -> dict[str, Any]:
 
 
 def _numbers(tally: Tally) -> dict[str, int]:
-    """Return the metrics that are counts, by name: always the same ones, but for the kinds of rejections."""
+    """Return the metrics that are counts, by name. Only the kinds of rejections vary from batch to batch."""
     kinds = {f"Rejections{kind.title().replace('-', '')}": number for kind, number in _kinds(tally).items()}
     return {
         "Records": tally.records,

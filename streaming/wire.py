@@ -1,8 +1,8 @@
-"""PutRecords on the wire: msgspec writes the request and reads the answer, where botocore would do both in Python.
+"""PutRecords on the wire: msgspec writes the request and reads the response, faster than botocore does.
 
-botocore walks over every entry in Python. Without that a batch of 1,000 rides costs a third less CPU (a linear model,
-with and without in one run). All else stays botocore's: endpoint, credentials, signature, HTTP, errors. The means are
-the SDK's events (boto3 guide, "Extensibility guide").
+botocore serializes and parses each entry in Python. With msgspec, a batch of 1,000 rides costs a third less CPU (a
+linear model, both measured in one run). Everything else stays botocore's work: endpoint, credentials, signature, HTTP
+and errors. The hooks are the SDK's events (boto3 guide, "Extensibility guide").
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,44 +13,46 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
 PARAMETERS = "put_records_parameters"
-"""Where the request's context keeps what botocore is not to walk over."""
+"""The key in the request's context under which the parameters wait while botocore handles a request without entries."""
 
 _encoder = msgspec.json.Encoder()
 
 
-class _Answer(msgspec.Struct):
-    """What is read of an answer: a result for each entry, of which nothing is taken for granted."""
+class _Response(msgspec.Struct):
+    """The part of a response that is read: a result for each entry, of which nothing is taken for granted."""
 
     Records: list[Any]
 
 
-def shortcut(client: "KinesisClient") -> "KinesisClient":
-    """Let PutRecords of this client, which must not check parameters, take the short way; return the client."""
+def speed_up_put_records(client: "KinesisClient") -> "KinesisClient":
+    """Have msgspec write and read PutRecords of this client, which must not validate parameters; return the client."""
     events = client.meta.events
-    events.register("provide-client-params.kinesis.PutRecords", _set_aside)
-    events.register("before-call.kinesis.PutRecords", _write)
-    events.register("before-parse.kinesis.PutRecords", _read)
+    # In the order in which botocore emits them: before it serializes, before it sends, before it parses.
+    events.register("provide-client-params.kinesis.PutRecords", _hide_entries)
+    events.register("before-call.kinesis.PutRecords", _write_body)
+    events.register("before-parse.kinesis.PutRecords", _read_body)
     return client
 
 
-def _set_aside(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
-    """Keep the parameters, and have botocore make a request without entries."""
+def _hide_entries(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    """Keep the parameters in the context, and let botocore build a request without entries."""
     context[PARAMETERS] = params.copy()
     params["Records"] = []
 
 
-def _write(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
-    """Give the request its body; bytes are base64 in msgspec's JSON, as Kinesis wants them."""
+def _write_body(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    """Give the request its real body. msgspec writes bytes as base64, as Kinesis expects them."""
     params["body"] = _encoder.encode(context[PARAMETERS])
 
 
-def _read(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Read the answer of a request that was accepted; anything odd is left to botocore, which says what is wrong."""
+def _read_body(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """Read a successful response. Anything odd is left to botocore's own parser, which says what is wrong."""
     if response_dict["status_code"] != 200:
         return
     try:
-        answer = msgspec.json.decode(response_dict["body"], type=_Answer)
+        response = msgspec.json.decode(response_dict["body"], type=_Response)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
-    customized_response_dict["Records"] = answer.Records
+    customized_response_dict["Records"] = response.Records
+    # botocore still parses a body, and would walk over all results again.
     response_dict["body"] = b"{}"

@@ -14,10 +14,10 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from rides import KinesisData
 from scripts.sources.record import RideRecord
 from streaming.aggregation import MAX_KEY_LENGTH
 from streaming.delivery import MAX_ENTRY_BYTES
+from streaming.records import KinesisData
 
 DISCARDED = "discarded"
 """The kind of a record that the mapping gave up; its reason is the mapping's condition."""

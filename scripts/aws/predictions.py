@@ -1,27 +1,12 @@
 """An output record as its readers take it, whatever the predicted value is called in it."""
 
-from dataclasses import dataclass
-
 import msgspec
 
-from rides import RIDE_ID
+from rides import RIDE_ID, Prediction
 
 
 class NotAPredictionError(Exception):
     """A record's data is no prediction; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What an output record says."""
-
-    model: str
-    version: str
-    field: str
-    """What the value is: ``ride_duration``, in minutes, where the model is the one that this project trains."""
-    value: float
-    ride_id: int | str
-    event_id: str
 
 
 class _Record(msgspec.Struct):

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from artifacts import ModelError
-from rides import NotAKinesisEventError, Rejection, decode
 from scripts import cli
 from scripts.cli import CONSOLE, CommandError, printable
 from settings import SettingsError
 from streaming.delivery import Deadline
+from streaming.records import NotAKinesisEventError, Rejection, decode_event
 
 PROGRAM = "invoke"
 
@@ -45,7 +45,7 @@ def main() -> int:
         import lambda_function
 
         response = lambda_function.lambda_handler(event, None)
-        received, undecodable = decode(event)
+        received, undecodable = decode_event(event)
         _, unpredictable, _ = lambda_function.predict(received, Deadline())
     show_rejections([*undecodable, *unpredictable])
     print(json.dumps(response, indent=2, ensure_ascii=False))
@@ -105,7 +105,7 @@ def show_rejections(rejections: Sequence[Rejection]) -> None:
     for column in ("sequence number", "kind", "reason"):
         table.add_column(column, overflow="fold")
     for rejection in rejections:
-        cells = (rejection.record.kinesis.sequence_number, rejection.kind, rejection.reason)
+        cells = (rejection.record.sequence_number, rejection.kind, rejection.reason)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     CONSOLE.print(table)
 

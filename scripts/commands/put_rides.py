@@ -12,7 +12,7 @@ from scripts.cli import CommandError
 from scripts.sources import chosen
 from scripts.sources.aggregated import aggregated
 from scripts.sources.record import RideRecord
-from streaming.delivery import Deadline, Entry, OutputStream, chunked
+from streaming.delivery import Deadline, Entry, OutputStream, split_into_requests
 from trips import TripRecordError
 
 PROGRAM = "put-rides"
@@ -75,7 +75,7 @@ def put(stream: OutputStream, records: Sequence[RideRecord]) -> Iterator[list[En
     """
     entries = [Entry(str(place), record.partition_key, record.data) for place, record in enumerate(records)]
     accepted = 0
-    for chunk in chunked(entries):
+    for chunk in split_into_requests(entries):
         pending = chunk
         while pending:
             delivery = stream.put(pending, Deadline())

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rides import Prediction
 from scripts import cli
-from scripts.aws.predictions import NotAPredictionError, Prediction, read_prediction
+from scripts.aws.predictions import NotAPredictionError, read_prediction
 from scripts.aws.shards import follow
 from scripts.cli import CONSOLE, printable
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import boto3
 
+from rides import Prediction
 from scripts import cli
-from scripts.aws.predictions import NotAPredictionError, Prediction, read_prediction
+from scripts.aws.predictions import NotAPredictionError, read_prediction
 from scripts.aws.shards import follow
 from scripts.aws.stack import find_stack
 from scripts.cli import CONSOLE, CommandError, printable

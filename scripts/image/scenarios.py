@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from model import Model
-from rides import ReceivedRide, decode
-from scripts.aws.predictions import Prediction, read_prediction
+from rides import Prediction
+from scripts.aws.predictions import read_prediction
 from scripts.aws.shards import ShardReader
 from scripts.environment import ROOT, locked
 from scripts.image import container
@@ -33,6 +33,7 @@ from scripts.sources.aggregated import aggregated
 from scripts.sources.bad import spoiled
 from scripts.sources.chosen import generated_rides
 from scripts.sources.events import SHARD, kinesis_event
+from streaming.records import ReceivedRide, decode_event
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -320,7 +321,7 @@ SCENARIOS: Sequence[Callable[[Stage], str]] = (
 
 def _settles(stage: Stage, function: FunctionContainer, event: dict[str, Any]) -> str:
     """Invoke the function, and check that each record ended as what it is: a right prediction, or a rejection."""
-    received, undecodable = decode(event)
+    received, undecodable = decode_event(event)
     _expect("response", function.invoke(event), COMPLETE)
     wanted = _right_predictions(stage.sample, received)
     found = stage.predictions()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from scripts.aws.predictions import Prediction
+from rides import Prediction
 from scripts.aws.shards import follow
 from scripts.commands.read_predictions import predictions_of
 from scripts.localaws import setup

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-import rides
 from rides import RideEvent
 from scripts.cli import MAX_SEED, CommandError
 from scripts.sources import chosen as chosen_module
@@ -19,6 +18,7 @@ from scripts.sources.bad import FAULTS, spoiled
 from scripts.sources.chosen import RideSource, generated_rides, json_rides, tlc_rides
 from scripts.sources.record import RideRecord
 from scripts.sources.synthetic import PAIRS, synthetic_rides
+from streaming.records import decode_event
 from tests.builders import kinesis_event
 from tests.trip_records import trip, write
 
@@ -34,7 +34,7 @@ def chosen(*arguments: str, seed: int = 0) -> RideSource:
 
 def rejected(records: list[RideRecord]) -> int:
     """Count the records that the function rejects."""
-    _, rejections = rides.decode(kinesis_event(*(record.data for record in records)))
+    _, rejections = decode_event(kinesis_event(*(record.data for record in records)))
     return len(rejections)
 
 
@@ -176,7 +176,7 @@ def test_all_faults_take_their_turn() -> None:
     records = generated_rides(len(FAULTS), seed=0)
     results = {record.data for record in spoiled(records, 100, seed=0)}
     assert b"" in results
-    kinds = Counter(rejection.kind for rejection in rides.decode(kinesis_event(*results))[1])
+    kinds = Counter(rejection.kind for rejection in decode_event(kinesis_event(*results))[1])
     assert set(kinds) == {"utf-8", "json", "ride"}
 
 

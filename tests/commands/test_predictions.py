@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from scripts.aws.predictions import NotAPredictionError, Prediction, read_prediction
+from rides import Prediction
+from scripts.aws.predictions import NotAPredictionError, read_prediction
 
 
 def data(prediction: Any) -> bytes:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from rides import decode
 from scripts.aws.shards import ShardReader
 from scripts.cli import CommandError
 from scripts.commands.put_rides import put
 from scripts.localaws.chaos import Call, FailedEntries, Fault, serve
 from scripts.sources.chosen import generated_rides
 from streaming.delivery import OutputStream
+from streaming.records import decode_event
 from tests.builders import kinesis_event
 from tests.tools import ROOT, failed, finish
 from tests.trip_records import trip, write
@@ -48,7 +48,7 @@ def test_every_call_puts_other_rides(kinesis: "KinesisClient", stream: str) -> N
 def test_bad_rides_are_put_among_the_good(kinesis: "KinesisClient", stream: str) -> None:
     """As many percent as asked for."""
     finish("put-rides", "--stream", stream, "--rides", "60", "--bad", "10")
-    received, rejections = decode(kinesis_event(*(record["Data"] for record in on(kinesis, stream))))
+    received, rejections = decode_event(kinesis_event(*(record["Data"] for record in on(kinesis, stream))))
     assert (len(received), len(rejections)) == (54, 6)
 
 
@@ -92,7 +92,7 @@ def test_a_stream_that_accepts_no_more_ends_it(
     kinesis: "KinesisClient", stream: str, kinesis_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With how far it came."""
-    monkeypatch.setattr("streaming.delivery.MAX_FRUITLESS_TRIES", 2)
+    monkeypatch.setattr("streaming.delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
 
     def throttle(call: Call) -> Fault | None:
         return FailedEntries(frozenset(range(len(call.entries)))) if call.number else None

@@ -344,7 +344,7 @@ class TestInterruptions:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """It says how many are put; only what was accepted as a whole is moved."""
-        monkeypatch.setattr("streaming.delivery.MAX_FRUITLESS_TRIES", 2)
+        monkeypatch.setattr("streaming.delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
         second, third = rejection(2) + rejection(3), rejection(4)
         keep(s3, bucket, **{"1-1": rejection(1), "2-3": second, "4-4": third})
         objects = KeptObjects(s3, f"s3://{bucket}/rejections")

@@ -19,15 +19,13 @@ import boto3
 import msgspec
 import pytest
 
-from rides import decode, encode_prediction
-from scripts.aws.predictions import Prediction
+from rides import Prediction, encode_prediction
 from scripts.commands.read_predictions import ReadPrediction
 from scripts.commands.run import wait_until_settled
 from scripts.localaws import setup
 from scripts.localaws.account import Account, Findings, Rejected, find, settle
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
-from tests.builders import kinesis_event, ride_event
 from tests.tools import PATIENCE, finish, start
 from tests.trip_records import trip, write
 
@@ -259,8 +257,7 @@ def test_what_a_run_left_behind_is_found(kinesis: "KinesisClient", s3: "S3Client
     """In the output stream, among the rejections, and in the mapping's on-failure destination."""
     setup.create(kinesis, s3, shards=2)
     for ride_id in (1, 2):
-        (ride,), _ = decode(kinesis_event(ride_event(ride_id)))
-        data = encode_prediction(ride, 12.5, field="ride_duration", model="model", version="version")
+        data = encode_prediction(Prediction("model", "version", "ride_duration", 12.5, ride_id, f"shard:{ride_id}"))
         kinesis.put_record(StreamName=setup.OUTPUT_STREAM, PartitionKey=str(ride_id), Data=data)
     lines = msgspec.json.Encoder().encode_lines([rejection("3"), rejection("4")])
     s3.put_object(Bucket=setup.FAILURES_BUCKET, Key=f"{setup.REJECTIONS_PREFIX}/a/b/1-2.jsonl", Body=lines)

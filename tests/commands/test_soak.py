@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from model import Model, load_model
-from scripts.aws.predictions import Prediction
+from rides import Prediction
 from scripts.localaws.soak_account import Account, settle
 from scripts.localaws.soak_rides import Expected, Outcome, Parcel, made_parcels
 from scripts.sources.record import RideRecord

@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from rides import (
+from rides import Prediction, Ride, encode_prediction
+from streaming.records import (
     NotAKinesisEventError,
     ReceivedRide,
     Rejection,
-    Ride,
-    decode,
-    encode_prediction,
+    decode_event,
     partition_key,
     rejections_object,
 )
@@ -23,14 +22,14 @@ from tests.builders import encoded, kinesis_event, record, ride_event
 
 def only_ride(*data: object) -> ReceivedRide:
     """Decode an event of one record that must be a ride."""
-    received, rejections = decode(kinesis_event(*data))
+    received, rejections = decode_event(kinesis_event(*data))
     assert rejections == []
     return received[0]
 
 
 def only_rejection(data: object) -> Rejection:
     """Decode an event of one record that must be rejected."""
-    received, rejections = decode(kinesis_event(data))
+    received, rejections = decode_event(kinesis_event(data))
     assert received == []
     return rejections[0]
 
@@ -70,7 +69,7 @@ class TestGoodRides:
         """On-demand streams with automatic distribution send none."""
         event = kinesis_event(ride_event())
         del event["Records"][0]["kinesis"]["partitionKey"]
-        assert len(decode(event)[0]) == 1
+        assert len(decode_event(event)[0]) == 1
 
 
 class TestBadRides:
@@ -121,7 +120,7 @@ class TestBadRides:
 
     def test_it_does_not_sink_its_neighbours(self) -> None:
         """Rides before and behind it come through, in order."""
-        received, rejections = decode(kinesis_event(ride_event(1), b"{", ride_event(3)))
+        received, rejections = decode_event(kinesis_event(ride_event(1), b"{", ride_event(3)))
         assert [ride.event.ride_id for ride in received] == [1, 3]
         assert [rejection.record.event_id for rejection in rejections] == ["shardId-000000000000:2"]
 
@@ -131,7 +130,7 @@ class TestEvents:
 
     def test_an_empty_batch_is_no_rides(self) -> None:
         """There is nothing to do and nothing wrong."""
-        assert decode({"Records": []}) == ([], [])
+        assert decode_event({"Records": []}) == ([], [])
 
     @pytest.mark.parametrize(
         ("event", "message"),
@@ -148,7 +147,7 @@ class TestEvents:
     def test_what_is_no_kinesis_event_is_said_to_be_none(self, event: Any, message: str) -> None:
         """The error names what is missing, for the person who invokes by hand."""
         with pytest.raises(NotAKinesisEventError, match=message):
-            decode(event)
+            decode_event(event)
 
     def test_a_megabyte_record_is_read(self) -> None:
         """Kinesis takes records of 1 MiB; an unknown field may fill one."""
@@ -177,9 +176,7 @@ class TestPredictions:
 
     def test_it_is_the_contracts_json(self) -> None:
         """Names, nesting and types are those that readers rely on."""
-        data = encode_prediction(
-            only_ride(ride_event(256)), 21.29, field="ride_duration", model="a model", version="a run"
-        )
+        data = encode_prediction(Prediction("a model", "a run", "ride_duration", 21.29, 256, "shardId-000000000000:1"))
         assert json.loads(data) == {
             "model": "a model",
             "version": "a run",
@@ -189,7 +186,7 @@ class TestPredictions:
 
     def test_a_value_keeps_every_digit(self) -> None:
         """A reader gets the very double that the model gave."""
-        data = encode_prediction(only_ride(ride_event()), 0.1 + 0.2, field="fare", model="m", version="v")
+        data = encode_prediction(Prediction("m", "v", "fare", 0.1 + 0.2, 1, "e"))
         assert json.loads(data)["prediction"]["fare"] == 0.1 + 0.2
 
 
@@ -216,19 +213,19 @@ class TestRejectionsObject:
         """JSON can bring one in, and UTF-8 cannot take it out."""
         event = kinesis_event("\ud800")
         event["Records"][0]["kinesis"]["partitionKey"] = "key \ud800"
-        line = json.loads(rejections_object(decode(event)[1])[1])
+        line = json.loads(rejections_object(decode_event(event)[1])[1])
         assert (line["partition_key"], line["data"]) == ("key ?", "?")
 
     def test_the_key_names_stream_shard_and_numbers(self) -> None:
         """Whoever lists the bucket sees where a rejection came from; numbers are compared as numbers."""
-        _, rejections = decode({"Records": [record("*", 10), record("*", 9), record("*", 100)]})
+        _, rejections = decode_event({"Records": [record("*", 10), record("*", 9), record("*", 100)]})
         key, body = rejections_object(rejections)
         assert re.fullmatch(r"ride_events/shardId-000000000000/9-100-[0-9a-f]{12}\.jsonl", key)
         assert [msgspec.json.decode(line)["sequence_number"] for line in body.splitlines()] == ["9", "10", "100"]
 
     def test_a_part_of_a_batch_does_not_overwrite_the_whole(self) -> None:
         """Neither a bisected redelivery's, nor one that had no time for the record in the middle; nor the other way."""
-        _, rejections = decode(kinesis_event("*", ride_event(), "*", "*"))
+        _, rejections = decode_event(kinesis_event("*", ride_event(), "*", "*"))
         first, second, third = rejections
         keys = [rejections_object(some)[0] for some in (rejections, [first], [first, third], [first, second])]
         assert len(set(keys)) == 4

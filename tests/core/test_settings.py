@@ -1,8 +1,10 @@
 """The environment variables: what is read, and what stops the cold start."""
 
+import operator
+
 import pytest
 
-from settings import Settings, SettingsError
+from settings import ModelSettings, SettingsError, StreamSettings
 
 MINIMUM = {"PREDICTIONS_STREAM_NAME": "ride_predictions", "MODEL_LOCATION": "s3://models/1/models/m-1/artifacts"}
 RUN = {"PREDICTIONS_STREAM_NAME": "ride_predictions", "MODEL_BUCKET": "models", "RUN_ID": "abc"}
@@ -10,15 +12,17 @@ RUN = {"PREDICTIONS_STREAM_NAME": "ride_predictions", "MODEL_BUCKET": "models", 
 
 def test_two_variables_are_enough() -> None:
     """Everything else has a default."""
-    assert Settings.from_environment(MINIMUM) == Settings(
+    assert StreamSettings.from_environment(MINIMUM) == StreamSettings(
+        model=ModelSettings(
+            location="s3://models/1/models/m-1/artifacts",
+            bucket="",
+            experiment_id="1",
+            run_id="",
+            name="ride_duration_prediction_model",
+            prediction_field="ride_duration",
+            sha256=None,
+        ),
         predictions_stream="ride_predictions",
-        model_location="s3://models/1/models/m-1/artifacts",
-        model_bucket="",
-        experiment_id="1",
-        run_id="",
-        model_name="ride_duration_prediction_model",
-        prediction_field="ride_duration",
-        model_sha256=None,
         failures_location=None,
         dry_run=False,
         log_level="INFO",
@@ -29,50 +33,50 @@ def test_two_variables_are_enough() -> None:
 @pytest.mark.parametrize("name", ["TEST_RUN", "POWERTOOLS_METRICS_DISABLED"])
 def test_a_dry_run_counts_nowhere(name: str) -> None:
     """Its batches are no traffic; and Powertools has a variable for it."""
-    assert Settings.from_environment({**MINIMUM, name: "true"}).metrics_namespace is None
+    assert StreamSettings.from_environment({**MINIMUM, name: "true"}).metrics_namespace is None
 
 
 def test_the_metrics_may_have_another_namespace() -> None:
     """By the variable that Powertools has for it."""
-    settings = Settings.from_environment({**MINIMUM, "POWERTOOLS_METRICS_NAMESPACE": "Taxis"})
+    settings = StreamSettings.from_environment({**MINIMUM, "POWERTOOLS_METRICS_NAMESPACE": "Taxis"})
     assert settings.metrics_namespace == "Taxis"
 
 
 def test_a_run_names_the_model_too() -> None:
     """The course's three variables work, with experiment 1 by default."""
-    settings = Settings.from_environment(RUN)
-    assert (settings.model_bucket, settings.experiment_id, settings.run_id) == ("models", "1", "abc")
-    assert settings.model_location is None
+    settings = ModelSettings.from_environment(RUN)
+    assert (settings.bucket, settings.experiment_id, settings.run_id) == ("models", "1", "abc")
+    assert settings.location is None
 
 
 def test_another_experiment_may_be_named() -> None:
     """MLflow numbers them."""
-    assert Settings.from_environment({**RUN, "MLFLOW_EXPERIMENT_ID": "7"}).experiment_id == "7"
+    assert ModelSettings.from_environment({**RUN, "MLFLOW_EXPERIMENT_ID": "7"}).experiment_id == "7"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "field", "expected"),
     [
         ("PREDICTIONS_STREAM_NAME", " ride_predictions\n", "predictions_stream", "ride_predictions"),
-        ("MODEL_SHA256", "AB" * 32, "model_sha256", "ab" * 32),
+        ("MODEL_SHA256", "AB" * 32, "model.sha256", "ab" * 32),
         ("FAILURES_LOCATION", "s3://failures/rides/", "failures_location", "s3://failures/rides"),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
-        ("PREDICTION_FIELD", " tip_amount", "prediction_field", "tip_amount"),
+        ("PREDICTION_FIELD", " tip_amount", "model.prediction_field", "tip_amount"),
     ],
 )
 def test_values_are_read_as_people_write_them(name: str, value: str, field: str, expected: str) -> None:
     """Spaces, capitals and a last slash make no difference."""
-    assert getattr(Settings.from_environment({**MINIMUM, name: value}), field) == expected
+    assert operator.attrgetter(field)(StreamSettings.from_environment({**MINIMUM, name: value})) == expected
 
 
 def test_a_location_may_be_tagged_with_a_run() -> None:
     """RUN_ID beside MODEL_LOCATION is the version, no contradiction."""
-    assert Settings.from_environment({**MINIMUM, "RUN_ID": "abc"}).run_id == "abc"
+    assert ModelSettings.from_environment({**MINIMUM, "RUN_ID": "abc"}).run_id == "abc"
 
 
 def test_a_dry_run_needs_no_stream() -> None:
     """Nothing is written, so nothing must be named."""
-    assert Settings.from_environment({"TEST_RUN": "True", "MODEL_LOCATION": "model"}).dry_run
+    assert StreamSettings.from_environment({"TEST_RUN": "True", "MODEL_LOCATION": "model"}).dry_run
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_a_dry_run_needs_no_stream() -> None:
 )
 def test_test_run_is_read_as_people_write_it(value: str, expected: bool) -> None:
     """``TEST_RUN=False`` does not mean True."""
-    assert Settings.from_environment({**MINIMUM, "TEST_RUN": value}).dry_run is expected
+    assert StreamSettings.from_environment({**MINIMUM, "TEST_RUN": value}).dry_run is expected
 
 
 def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
@@ -89,7 +93,7 @@ def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
         ["MODEL_BUCKET", "RUN_ID", "MODEL_SHA256", "FAILURES_LOCATION", "LOG_LEVEL", "MODEL_NAME", "PREDICTION_FIELD"],
         "",
     )
-    assert Settings.from_environment({**MINIMUM, **empty}) == Settings.from_environment(MINIMUM)
+    assert StreamSettings.from_environment({**MINIMUM, **empty}) == StreamSettings.from_environment(MINIMUM)
 
 
 @pytest.mark.parametrize(
@@ -113,5 +117,5 @@ def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
 def test_what_is_missing_or_wrong_is_named_in_one_line(environment: dict[str, str], named: str) -> None:
     """The message says which variable to mend."""
     with pytest.raises(SettingsError, match=named) as caught:
-        Settings.from_environment(environment)
+        StreamSettings.from_environment(environment)
     assert "\n" not in str(caught.value)

@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 import pytest
 
-from rides import Rejection, RejectionKind, decode
+from rides import RejectionKind
+from streaming.records import Rejection, decode_event
 from tests.builders import kinesis_event
 from tests.conftest import SAMPLE_MODEL
 from tests.deploy.deployment import LEAST, UNUSUAL, resources_of
@@ -136,7 +137,7 @@ def emitted(cold_start: Callable[..., ModuleType], capsys: pytest.CaptureFixture
     function = resources_of("AWS::Lambda::Function", **UNUSUAL)["Consumer"]
     variables = {**function["Environment"]["Variables"], "MODEL_LOCATION": SAMPLE_MODEL, "MODEL_SHA256": ""}
     telemetry = cold_start(**variables).TELEMETRY
-    _, (rejection,) = decode(kinesis_event(b"no ride"))
+    _, (rejection,) = decode_event(kinesis_event(b"no ride"))
     with telemetry.invocation(None) as tally:
         tally.decoded(1, [], [rejection])
         tally.rejections = [Rejection(rejection.record, kind, "no reason") for kind in get_args(RejectionKind)]

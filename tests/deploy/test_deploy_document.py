@@ -13,7 +13,7 @@ import boto3
 import pytest
 
 from scripts.localaws.moto import DUMMY_CREDENTIALS
-from settings import Settings
+from settings import StreamSettings
 from tests.deploy.deployment import evaluated
 from tests.deploy.test_policies import grants
 from tests.tools import PATIENCE, ROOT
@@ -93,7 +93,7 @@ def check_function() -> None:
     sizes = ("PackageType", "Architectures", "MemorySize", "Timeout", "Role")
     assert {name: function[name] for name in sizes} == {name: expected[name] for name in sizes}
     by_hand, by_template = (
-        replace(Settings.from_environment(of["Environment"]["Variables"]), metrics_namespace="")
+        replace(StreamSettings.from_environment(of["Environment"]["Variables"]), metrics_namespace="")
         for of in (function, expected)
     )
     assert by_hand == by_template

@@ -214,7 +214,7 @@ def work(
 ) -> Callable[[dict[str, str], str], list[Call]]:
     """Give a function that lays the model into a place, lets the consumer do all that it can, and returns its calls."""
     monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
-    monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 2)
+    monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
     event = kinesis_event(ride_event(1), ride_event(2), b"no ride")
 
     def let_work(variables: dict[str, str], place: str) -> list[Call]:

@@ -32,8 +32,8 @@ from streaming.delivery import (
     FailuresBucket,
     OutputStream,
     backoff,
-    chunked,
     first_of_each_key,
+    split_into_requests,
 )
 from tests.flow import Chaos
 
@@ -110,24 +110,24 @@ class TestChunks:
     )
     def test_a_request_has_at_most_500_entries(self, count: int, sizes: list[int]) -> None:
         """And none is cut before it is full."""
-        assert [len(chunk) for chunk in chunked(entries(count))] == sizes
+        assert [len(chunk) for chunk in split_into_requests(entries(count))] == sizes
 
     def test_a_request_has_at_most_four_and_a_half_mebibytes(self) -> None:
         """Data and keys count, in bytes."""
         many = [Entry(str(number), "ü" * 10, b"x" * 1_000_000) for number in range(9)]
-        chunks = list(chunked(many))
+        chunks = list(split_into_requests(many))
         assert [len(chunk) for chunk in chunks] == [4, 4, 1]
-        assert all(sum(len(entry) for entry in chunk) <= 4.5 * 1024 * 1024 for chunk in chunks)
+        assert all(sum(entry.size for entry in chunk) <= 4.5 * 1024 * 1024 for chunk in chunks)
 
     def test_keys_count_too(self) -> None:
         """Five entries whose data alone would fit into one request."""
         many = [Entry(str(number), "k" * 256, b"x" * 943_700) for number in range(5)]
-        assert [len(chunk) for chunk in chunked(many)] == [4, 1]
+        assert [len(chunk) for chunk in split_into_requests(many)] == [4, 1]
 
     def test_order_is_kept(self) -> None:
         """Chunks one after the other are the entries again."""
         many = entries(1234)
-        assert [entry for chunk in chunked(many) for entry in chunk] == many
+        assert [entry for chunk in split_into_requests(many) for entry in chunk] == many
 
 
 class TestPut:
@@ -161,13 +161,13 @@ class TestPut:
             done = OutputStream.connect(stream).put(entries(1500), Deadline())
         assert numbers(done.undelivered) == [700, *range(1000, 1500)]
         assert on_stream(kinesis, stream) == [number for number in range(1000) if number != 700]
-        assert server.entry_counts == [500, 500] + [1] * delivery.MAX_FRUITLESS_TRIES
+        assert server.entry_counts == [500, 500] + [1] * delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS
 
     def test_a_chunk_is_tried_as_long_as_that_brings_something(
         self, chaos: Chaos, kinesis: "KinesisClient", stream: str
     ) -> None:
         """A stream that takes one entry at a time takes them all, in more tries than a dead one is given."""
-        many = 2 * delivery.MAX_FRUITLESS_TRIES
+        many = 2 * delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS
         with chaos(lambda call: failing(*range(1, len(call.entries)))) as server:
             assert OutputStream.connect(stream).put(entries(many), Deadline()).undelivered == []
         assert server.entry_counts == list(range(many, 0, -1))
@@ -236,7 +236,7 @@ class TestPut:
             monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", url)
             done = OutputStream.connect("any").put(entries(2), Deadline())
         assert numbers(done.undelivered) == [0, 1]
-        assert done.errors.total() == 2 * delivery.MAX_FRUITLESS_TRIES
+        assert done.errors.total() == 2 * delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS
         assert all(done.errors)
 
     def test_an_endpoint_that_is_gone_leaves_everything_undelivered(
@@ -335,14 +335,14 @@ class TestTime:
 
     def test_without_time_nothing_is_begun(self, stream: str, kinesis: "KinesisClient") -> None:
         """Everything is for the next delivery."""
-        done = OutputStream.connect(stream).put(entries(2), Deadline(delivery.LEAST_REQUEST_SECONDS / 2))
+        done = OutputStream.connect(stream).put(entries(2), Deadline(delivery.MIN_REQUEST_SECONDS / 2))
         assert numbers(done.undelivered) == [0, 1]
         assert done.errors == {"OutOfTime": 2}
         assert on_stream(kinesis, stream) == []
 
     def test_tries_end_before_the_deadline(self, chaos: Chaos, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """However many there could be."""
-        monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 1_000_000)
+        monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 1_000_000)
         monkeypatch.setattr(delivery, "MAX_BACKOFF_SECONDS", 0.05)
         deadline = Deadline(0.5)
         with chaos(all_failing) as server:
@@ -447,9 +447,9 @@ class TestDeadline:
     def test_an_earlier_one_leaves_time_for_what_follows(self) -> None:
         """A share of what is left, under a bound."""
         deadline = Deadline(100)
-        assert deadline.earlier(0.5).left() == pytest.approx(50, abs=1)
-        assert deadline.earlier(0.5, most=5).left() == pytest.approx(95, abs=1)
-        assert Deadline().earlier(0.5).left() == math.inf
+        assert deadline.reserving(0.5).left() == pytest.approx(50, abs=1)
+        assert deadline.reserving(0.5, most=5).left() == pytest.approx(95, abs=1)
+        assert Deadline().reserving(0.5).left() == math.inf
 
 
 class TestFailuresBucket:
@@ -483,7 +483,7 @@ class TestFailuresBucket:
     @pytest.mark.parametrize(("status", "body"), [(403, b"<Error/>"), (500, b"<Error><Code/></Error>"), (403, b"no")])
     def test_an_odd_answer_is_a_reason_too(self, status: int, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
         """And no success: what stands between here and S3 may answer anything."""
-        monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 2)
+        monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
         with answering(status, body) as url:
             monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
             assert FailuresBucket("s3://failures").store("key", b"lines", Deadline())
@@ -492,7 +492,7 @@ class TestFailuresBucket:
         """With the reason."""
         with chaos(lambda call: FailedRequest(503, "SlowDown"), "s3") as server:
             assert FailuresBucket(f"s3://{bucket}").store("key", b"lines", Deadline()) == "SlowDown"
-        assert server.faults.total() == delivery.MAX_FRUITLESS_TRIES
+        assert server.faults.total() == delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS
 
     def test_without_time_it_is_not_begun(self, s3: "S3Client", bucket: str) -> None:
         """As with PutRecords."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rides import decode
+from streaming.records import decode_event
 
 EVENTS = Path(__file__).parents[2] / "events"
 NAMES = sorted(path.stem for path in EVENTS.glob("kinesis-*.json") if ".response" not in path.name)
@@ -45,7 +45,7 @@ def test_the_well_known_event_holds_the_ride_to_put() -> None:
 
 def test_the_poison_is_of_every_kind() -> None:
     """Each bad record fails at a step, or on a field, of its own."""
-    received, rejections = decode(load("kinesis-poison"))
+    received, rejections = decode_event(load("kinesis-poison"))
     assert [ride.event.ride_id for ride in received] == [1, 3, 6, 9]
     assert [rejection.kind for rejection in rejections] == ["base64", "json", "ride", "ride", "json"]
     assert ["trip_distance" in rejection.reason for rejection in rejections] == [False, False, True, True, True]

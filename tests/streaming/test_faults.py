@@ -119,13 +119,13 @@ def test_entries_are_throttled(flow: Flow, chaos: Chaos) -> None:
 
 def test_the_output_stream_stays_throttled(flow: Flow, chaos: Chaos) -> None:
     """What it does not take is reported, and delivered again until it does."""
-    with chaos(lambda call: throttled(call) if call.number < 2 * delivery.MAX_FRUITLESS_TRIES else None):
+    with chaos(lambda call: throttled(call) if call.number < 2 * delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS else None):
         counters = flow.deliver(flow.function(), flow.put(*(ride_event(number) for number in range(9))))
     assert (counters.invocations, counters.discarded) == (3, 0)
     assert sorted(flow.predicted()) == list(range(9))
     assert flow.rejected() == []
     assert flow.metric("Undelivered") == 18
-    assert flow.errors() == {"ProvisionedThroughputExceededException": 9 * 2 * delivery.MAX_FRUITLESS_TRIES}
+    assert flow.errors() == {"ProvisionedThroughputExceededException": 9 * 2 * delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS}
 
 
 @pytest.mark.parametrize("fault", [FailedRequest(500, "InternalFailure"), DroppedBefore()], ids=str)
@@ -156,7 +156,7 @@ def test_a_request_hangs(flow: Flow, chaos: Chaos) -> None:
 
 def test_the_time_runs_out(flow: Flow, chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left is reported before the function's timeout, and delivered again."""
-    monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 1_000_000)
+    monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 1_000_000)
     monkeypatch.setattr(delivery, "MAX_BACKOFF_SECONDS", 0.01)
     began = time.monotonic()
     with chaos(lambda call: throttled(call) if time.monotonic() - began < 3 else None):
@@ -188,7 +188,7 @@ def test_access_is_denied_or_the_credentials_have_expired(flow: Flow, chaos: Cha
 
 def test_the_failures_bucket_takes_nothing(flow: Flow, chaos: Chaos) -> None:
     """The rejected records are reported, and kept as soon as it does."""
-    tries = 2 * delivery.MAX_FRUITLESS_TRIES
+    tries = 2 * delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS
     with chaos(lambda call: FailedRequest(503, "SlowDown") if call.number < tries else None, "s3"):
         counters = flow.deliver(flow.function(), flow.put(ride_event(1), b"{", ride_event(3)))
     assert counters.invocations == 3

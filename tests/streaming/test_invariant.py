@@ -295,7 +295,7 @@ class Consumer:
         """Return what has to come to the output stream for a ride that the model is asked for alone."""
         (duration,) = self.function.MODEL.predict([Ride(**event["ride"])])
         return {
-            "model": self.function.SETTINGS.model_name,
+            "model": self.function.SETTINGS.model.name,
             "version": self.function.MODEL.version,
             "prediction": {"ride_duration": pytest.approx(duration), "ride_id": event["ride_id"]},
             "event_id": event_id,

@@ -293,7 +293,7 @@ class TestUndelivered:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A quarter of what there is."""
-        monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 1_000_000)
+        monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 1_000_000)
         monkeypatch.setattr(delivery, "MAX_BACKOFF_SECONDS", 0.01)
         with chaos(throttled("1")):
             handler = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}").lambda_handler

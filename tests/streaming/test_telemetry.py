@@ -104,7 +104,7 @@ def test_what_is_left_is_a_warning_that_says_what_and_how_many(
 ) -> None:
     """In one line."""
     monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
-    monkeypatch.setattr(delivery, "MAX_FRUITLESS_TRIES", 2)
+    monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
     with chaos(lambda call: FailedEntries(frozenset({0}))):
         function().lambda_handler(kinesis_event(ride_event(1), ride_event(2), b"{"), None)
     ((log,), (metrics,)) = told()

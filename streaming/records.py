@@ -1,0 +1,206 @@
+"""The Kinesis envelope: a Lambda event's records in, rides and rejections out, and what is kept of a rejection."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from rides import MAX_ID_LENGTH, InvalidRideError, RejectionKind, RideEvent, decode_ride
+from streaming.aggregation import BrokenAggregateError, is_aggregated, packed_records
+
+MAX_REASON_LENGTH = 1000
+"""Characters: the message of a model's exception can be of any length."""
+
+
+class KinesisData(Struct, frozen=True, rename="camel"):
+    """The ``kinesis`` part of a record in a Lambda event."""
+
+    sequence_number: str
+    data: str
+    partition_key: str | None = None
+    approximate_arrival_timestamp: float | None = None
+
+
+class KinesisRecord(Struct, frozen=True):
+    """A record as the event source mapping hands it to the function."""
+
+    kinesis: KinesisData
+    event_id: str = msgspec.field(name="eventID")
+    stream_arn: str = msgspec.field(name="eventSourceARN", default="")
+
+
+class UserRecord(Struct, frozen=True):
+    """What a producer put: the content of a Kinesis record, or one of the records packed into an aggregated one.
+
+    A packed record has its own partition key and data, the sequence number of the Kinesis record that it came in, and
+    that record's ``event_id`` followed by its index.
+    """
+
+    sequence_number: str
+    event_id: str
+    partition_key: str | None
+    arrival: float | None
+    """Seconds since the epoch."""
+    stream_arn: str
+    data: str | bytes
+    """Base64 as Lambda handed it over; the bytes themselves if it was packed."""
+
+
+class ReceivedRide(Struct, frozen=True):
+    """A valid ride event with the user record that brought it."""
+
+    record: UserRecord
+    event: RideEvent
+
+
+class Rejection(Struct, frozen=True):
+    """A user record that no redelivery will ever turn into a prediction, with the reason."""
+
+    record: UserRecord
+    kind: RejectionKind
+    reason: str
+
+    @property
+    def summary(self) -> dict[str, str]:
+        """What a dry run responds of it: never its data, which would make a response too large."""
+        return {
+            "kind": self.kind,
+            "reason": _encodable(self.reason[:MAX_REASON_LENGTH]),
+            "event_id": self.record.event_id,
+            "sequence_number": self.record.sequence_number,
+        }
+
+
+class RejectionLine(Struct, frozen=True, kw_only=True):
+    """A rejection as a line of JSON in the failures bucket. The function writes it, and the tools read it."""
+
+    kind: str
+    reason: str
+    event_id: str = ""
+    sequence_number: str = ""
+    partition_key: str | None = None
+    arrival: float | None = None
+    data: str
+    """Base64 of what the producer put; as it came if it is not base64."""
+
+
+class NotAKinesisEventError(ValueError):
+    """The function was called with something other than a Kinesis event."""
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rejection]]:
+    """Return the rides of a Kinesis event and the rejections of everything else, each in input order.
+
+    An aggregated record gives as many as were packed into it, or one rejection if it cannot be unpacked.
+
+    Raises:
+        NotAKinesisEventError: if the event as a whole lacks what every Kinesis event has; the message names it.
+    """
+    received: list[ReceivedRide] = []
+    rejections: list[Rejection] = []
+    for kinesis_record in _kinesis_records(event):
+        record = _user_record(kinesis_record)
+        try:
+            for user_record, data in _unpack(record):
+                try:
+                    received.append(ReceivedRide(user_record, decode_ride(data)))
+                except InvalidRideError as error:
+                    rejections.append(Rejection(user_record, error.kind, error.reason))
+        except InvalidRideError as error:
+            rejections.append(Rejection(record, error.kind, error.reason))
+    return received, rejections
+
+
+def partition_key(ride_id: int | str) -> str:
+    """Return the partition key of a ride's output record, which is its id.
+
+    Kinesis seems to count UTF-16 code units. An id that is too long by that count, which takes rare characters such as
+    emoji, gives the first part of itself.
+    """
+    key = str(ride_id)
+    if len(key) <= MAX_ID_LENGTH // 2 or key.isascii():
+        return key
+    return key.encode("utf-16-le")[: 2 * MAX_ID_LENGTH].decode("utf-16-le", errors="ignore")
+
+
+def rejections_object(rejections: Sequence[Rejection]) -> tuple[str, bytes]:
+    """Return the S3 key and body for the rejections of one invocation: JSON lines, lowest sequence number first.
+
+    The same rejections give the same key. It depends on all event_ids: a redelivery may reject other records, such as
+    those of the batch's first half alone, and neither object may overwrite the other, whichever is written last.
+    """
+    ordered = sorted(rejections, key=lambda rejection: int(rejection.record.sequence_number))
+    first, last = ordered[0].record, ordered[-1].record
+    stream = first.stream_arn.rpartition("/")[2] or "stream"
+    shard = first.event_id.partition(":")[0]
+    event_ids = "\n".join(rejection.record.event_id for rejection in ordered)
+    digest = hashlib.sha256(_encodable(event_ids).encode()).hexdigest()[:12]
+    key = f"{stream}/{shard}/{first.sequence_number}-{last.sequence_number}-{digest}.jsonl"
+    return key, _encoder.encode_lines([_rejection_line(rejection) for rejection in ordered])
+
+
+def _rejection_line(rejection: Rejection) -> RejectionLine:
+    record = rejection.record
+    return RejectionLine(
+        kind=rejection.kind,
+        reason=_encodable(rejection.reason[:MAX_REASON_LENGTH]),
+        event_id=record.event_id,
+        sequence_number=record.sequence_number,
+        partition_key=record.partition_key and _encodable(record.partition_key),
+        arrival=record.arrival,
+        data=base64.b64encode(record.data).decode() if isinstance(record.data, bytes) else _encodable(record.data),
+    )
+
+
+def _encodable(text: str) -> str:
+    """Return the text with lone surrogates replaced: JSON can bring them in, and UTF-8 cannot encode them."""
+    return text.encode(errors="replace").decode()
+
+
+def _kinesis_records(event: Mapping[str, Any]) -> list[KinesisRecord]:
+    try:
+        return msgspec.convert(event["Records"], list[KinesisRecord])
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        what = "it has no `Records`" if isinstance(error, KeyError | TypeError) else f"in its `Records`: {error}"
+        raise NotAKinesisEventError(f"not a Kinesis event: {what}") from error
+
+
+def _user_record(record: KinesisRecord) -> UserRecord:
+    kinesis = record.kinesis
+    return UserRecord(
+        kinesis.sequence_number,
+        record.event_id,
+        kinesis.partition_key,
+        kinesis.approximate_arrival_timestamp,
+        record.stream_arn,
+        kinesis.data,
+    )
+
+
+def _unpack(record: UserRecord) -> Iterator[tuple[UserRecord, bytes]]:
+    """Yield each user record in a Kinesis record, most often the one that it is itself, with its data."""
+    data = _decode_base64(record.data)
+    if not is_aggregated(data):
+        yield record, data
+        return
+    try:
+        packed = packed_records(data)
+    except BrokenAggregateError as error:
+        raise InvalidRideError("aggregate", str(error)) from error
+    for index, (key, content) in enumerate(packed):
+        event_id = f"{record.event_id}:{index}"
+        yield msgspec.structs.replace(record, event_id=event_id, partition_key=key, data=content), content
+
+
+def _decode_base64(data: str | bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(data, strict_mode=True)
+    except ValueError as error:
+        raise InvalidRideError("base64", f"the data is not base64: {error}") from error
