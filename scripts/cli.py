@@ -20,6 +20,9 @@ from streaming.delivery import DeliveryError
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
+SAMPLE_MODEL = Path(__file__).parent / "sample_model" / "model"
+"""The model that commands run with unless another one is named."""
+
 CONSOLE = Console(stderr=True)
 """For people. What a command prints for programs goes to stdout."""
 

@@ -14,14 +14,12 @@ from rich.text import Text
 
 from artifacts import ModelError
 from scripts import cli
-from scripts.cli import CONSOLE, CommandError, printable
+from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
 from settings import SettingsError
 from streaming.delivery import Deadline
 from streaming.records import NotAKinesisEventError, Rejection, decode_event
 
 PROGRAM = "invoke"
-
-SAMPLE_MODEL = Path(__file__).parents[1] / "sample_model" / "model"
 
 EPILOG = """\
 The function is configured by its own environment variables (RUN_ID, MODEL_NAME, PREDICTIONS_STREAM_NAME, ...). Its

@@ -19,8 +19,7 @@ from rich.file_proxy import FileProxy
 
 from artifacts import open_artifact
 from scripts import cli
-from scripts.cli import CONSOLE
-from scripts.commands.invoke import SAMPLE_MODEL
+from scripts.cli import CONSOLE, SAMPLE_MODEL
 from scripts.commands.put_rides import put
 from scripts.localaws import chaos, moto, report, setup
 from scripts.localaws.account import Account, find, settle

@@ -29,8 +29,7 @@ from rich.console import Console
 from artifacts import open_artifact
 from model import load_model
 from scripts import cli
-from scripts.cli import CONSOLE, INTERRUPTED, STDOUT, CommandError
-from scripts.commands.invoke import SAMPLE_MODEL
+from scripts.cli import CONSOLE, INTERRUPTED, SAMPLE_MODEL, STDOUT, CommandError
 from scripts.commands.run import REFRESH_SECONDS, STALL_SECONDS, wait_until_settled
 from scripts.localaws import moto, setup
 from scripts.localaws.chaos import HARD, ChaosEndpoint, seeded, serve

@@ -23,8 +23,7 @@ from rich.text import Text
 from artifacts import open_artifact
 from model import load_model
 from scripts import cli
-from scripts.cli import CONSOLE, CommandError, printable
-from scripts.commands.invoke import SAMPLE_MODEL
+from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
 from scripts.environment import ROOT
 from scripts.image import engine as container_engine
 from scripts.image import measures, standin, wheels

@@ -16,9 +16,8 @@ import pytest
 
 from model import load_model
 from rides import Ride
-from scripts.cli import CommandError
+from scripts.cli import SAMPLE_MODEL, CommandError
 from scripts.commands import test_image
-from scripts.commands.invoke import SAMPLE_MODEL
 from scripts.environment import locked
 from scripts.image import container, engine, standin, wheels
 from scripts.image.engine import Engine
