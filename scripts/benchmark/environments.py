@@ -18,7 +18,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from scripts.cli import CONSOLE, CommandError
-from scripts.environment import MISLEADING, ROOT, locked, requirement
+from scripts.environment import MISLEADING, ROOT, locked_packages, requirement
 
 FOLDER = ROOT / ".bench"
 PACKAGES, MLFLOW, SKINNY = ENVIRONMENTS = ("packages", "mlflow", "mlflow-skinny")
@@ -46,9 +46,9 @@ def interpreter(name: str) -> Path:
 
 def _contents(name: str) -> Mapping[str, Any]:
     if name == SKINNY:
-        everything = locked(["packages", "training"])
+        everything = locked_packages(["packages", "training"])
         return {package: everything[package] for package in closure(SKINNY_NEEDS)}
-    return locked(["packages", "training"] if name == MLFLOW else ["packages"])
+    return locked_packages(["packages", "training"] if name == MLFLOW else ["packages"])
 
 
 def closure(names: tuple[str, ...]) -> set[str]:

@@ -21,7 +21,7 @@ import yaml
 from scripts import cli
 from scripts.aws.stack import find_stack
 from scripts.cli import CONSOLE, CommandError
-from scripts.image.engine import Engine
+from scripts.image.container import Engine
 
 PROGRAM = "deploy"
 
