@@ -12,13 +12,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from scripts.image.engine import Engine
 
 from model import load_model
 from rides import Ride
 from scripts.cli import SAMPLE_MODEL, CommandError
 from scripts.commands import test_image
 from scripts.image import container, wheels
+from scripts.image.container import Engine
 from scripts.image.heavy_model import GREEDY, SLOW, heavy_model
 from scripts.image.scenarios import ScenarioError, Stage
 from tests.tools import ROOT
