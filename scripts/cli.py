@@ -1,4 +1,4 @@
-"""What the command lines share: errors in one line, Ctrl-C without a traceback, an AWS profile, and progress bars."""
+"""What all commands share: a parser, options, errors as one line, Ctrl-C without a traceback, progress and tables."""
 
 import argparse
 import logging
@@ -23,25 +23,28 @@ if TYPE_CHECKING:
 SAMPLE_MODEL = Path(__file__).parent / "sample_model" / "model"
 """The model that commands run with unless another one is named."""
 
+INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
+"""The names of the streams, unless others are given."""
+
 CONSOLE = Console(stderr=True)
-"""For people. What a command prints for programs goes to stdout."""
+"""For people. A command prints its results for other programs to stdout."""
 
 INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended before it was done, as in a shell."""
+"""The exit code after Ctrl-C, as in a shell."""
 
 STDOUT = "-"
-"""What an option takes in a file's place."""
+"""The file name that stands for stdout in an option."""
 
 MAX_SEED = 1_000_000
-"""Above it, the ids of synthetic rides would be larger than every reader of JSON takes."""
+"""With a larger seed, the ids of synthetic rides would be too large for readers of JSON that only have doubles."""
 
 
 class CommandError(Exception):
-    """What was asked for cannot be done; the message says why and what to do."""
+    """The command cannot do its work; the message says why and what to do."""
 
 
 class _ConsoleHandler(logging.Handler):
-    """Log lines above a bar that is being drawn, each on one line however narrow the terminal."""
+    """Prints log lines above a progress bar, each on one line even if the terminal is narrow."""
 
     def emit(self, record: logging.LogRecord) -> None:
         CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
@@ -50,11 +53,12 @@ class _ConsoleHandler(logging.Handler):
 def run(program: str, main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) -> int:
     """Run a command and return its exit code: 1 with one line on stderr for an error, 130 after Ctrl-C.
 
-    ``explained`` are the command's own errors whose message is that line. SIGTERM and SIGHUP end a command as Ctrl-C
-    does, so that nothing it started is left behind.
+    ``explained`` are the command's own exceptions whose message is that line. SIGTERM and SIGHUP end a command like
+    Ctrl-C, so that it stops everything that it started.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+        # nohup starts a command with SIGHUP ignored: leave it so.
+        if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
     logging.basicConfig(handlers=[_ConsoleHandler()])
     try:
@@ -62,8 +66,8 @@ def run(program: str, main: Callable[[], int], explained: tuple[type[Exception],
     except KeyboardInterrupt:
         return INTERRUPTED
     except ClientError as error:
-        said = error.response.get("Error", {})
-        message = f"{error.operation_name}: {said.get('Code')}: {said.get('Message')}"
+        details = error.response.get("Error", {})
+        message = f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
     except (CommandError, DeliveryError, BotoCoreError) as error:
         message = str(error)
     except explained as error:
@@ -76,58 +80,68 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def parser(program: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return a command's parser. Its help shows the description and the epilog with their own line breaks."""
+    return argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def count(text: str) -> int:
-    """Return the positive integer that an option was given. Raises ArgumentTypeError."""
+    """Convert an option's value to an integer of 1 or more. Raises ArgumentTypeError."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
     return int(text)
 
 
 def seed(text: str) -> int:
-    """Return the seed that an option was given. Raises ArgumentTypeError."""
+    """Convert an option's value to a seed. Raises ArgumentTypeError."""
     if not text.isdecimal() or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {MAX_SEED}")
     return int(text)
 
 
 def percent(text: str) -> float:
-    """Return the percentage that an option was given. Raises ArgumentTypeError."""
+    """Convert an option's value to a percentage. Raises ArgumentTypeError."""
     return _number(text, 100, "a percentage from 0 to 100")
 
 
 def seconds(text: str) -> float:
-    """Return the number of seconds, 0 or more, that an option was given. Raises ArgumentTypeError."""
+    """Convert an option's value to a number of seconds, 0 or more. Raises ArgumentTypeError."""
     return _number(text, threading.TIMEOUT_MAX, "a number of seconds")
 
 
-def _number(text: str, most: float, what: str) -> float:
+def _number(text: str, most: float, description: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = -1.0
-    if not 0 <= number <= most:
-        raise argparse.ArgumentTypeError(f"{text} is not {what}")
+    if not 0 <= number <= most:  # NaN is refused too
+        raise argparse.ArgumentTypeError(f"{text} is not {description}")
     return number
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
-    """Give a command the option whose value ``use_profile`` takes."""
+    """Add the option ``--profile``, whose value ``use_profile`` takes."""
     parser.add_argument(
         "--profile",
         metavar="NAME",
-        help="a profile of your AWS configuration; without it the AWS variables decide (AWS_PROFILE, AWS_ACCESS_KEY_ID,"
+        help="a profile of your AWS configuration (default: the AWS variables decide: AWS_PROFILE, AWS_ACCESS_KEY_ID,"
         " AWS_DEFAULT_REGION, ...). AWS_ENDPOINT_URL is honoured either way",
     )
 
 
 def use_profile(profile: str | None) -> None:
-    """Make every client from now on one of the profile, which goes before credentials in the environment."""
+    """Make all clients from now on use the profile, which takes precedence over credentials in the environment."""
     if profile:
         boto3.setup_default_session(profile_name=profile)
 
 
 def require_stream(client: "KinesisClient", stream: str) -> None:
-    """Raise CommandError where there is no such stream, with the place that was looked at."""
+    """Raise CommandError if there is no such stream; the message names the region and the endpoint."""
     try:
         client.list_shards(StreamName=stream, MaxResults=1)
     except client.exceptions.ResourceNotFoundException as error:
@@ -138,7 +152,7 @@ def require_stream(client: "KinesisClient", stream: str) -> None:
 
 
 def check_writable(name: str) -> None:
-    """Raise CommandError where a file cannot be written; what it holds stays as it is."""
+    """Raise CommandError if a file cannot be written; its content does not change."""
     try:
         with Path(name).open("a"):
             pass
@@ -147,11 +161,7 @@ def check_writable(name: str) -> None:
 
 
 def write(name: str, text: str) -> None:
-    """Write a line to a file, or to stdout for ``STDOUT``.
-
-    Raises:
-        CommandError: where the file cannot be written.
-    """
+    """Write text and a line break to a file, or to stdout for ``STDOUT``. Raises CommandError."""
     if name == STDOUT:
         print(text)
         return
@@ -162,7 +172,7 @@ def write(name: str, text: str) -> None:
 
 
 def progress_bar(unit: str = "rides") -> Progress:
-    """Return a bar of rides, or of something else, on stderr."""
+    """Return a progress bar on stderr that counts in this unit."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     return Progress(*columns, TimeElapsedColumn(), console=CONSOLE)
 
@@ -178,5 +188,5 @@ def number_table(title: str, rows: Mapping[str, float]) -> Table:
 
 
 def printable(text: str) -> str:
-    """Return text from a stream as it may stand on a terminal: with control characters written out."""
+    """Return text from a stream with its control characters escaped, so that it cannot act on the terminal."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -14,7 +14,8 @@ import boto3
 import pytest
 
 from scripts.localaws import moto
-from scripts.localaws.chaos import ChaosEndpoint, Decide, serve
+from scripts.localaws.chaos import ChaosEndpoint, serve
+from scripts.localaws.faults import Decide
 from scripts.localaws.setup import FUNCTION_VARIABLES
 from streaming import delivery
 from tests.flow import Flow
@@ -27,8 +28,29 @@ if TYPE_CHECKING:
 SAMPLE_MODEL = str(Path(__file__).parents[1] / "scripts" / "sample_model" / "model")
 
 
+SERVERS = {"endpoint", "kinesis_endpoint", "kinesis_local"}
+"""Fixtures that start a server in a process of its own."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that ``./scripts/test --quick`` passes on."""
+    parser.addoption("--quick", action="store_true", help="leave out the tests that take a second or more")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--quick``, leave out the tests that need a server and those that are marked as slow."""
+    if not config.getoption("--quick"):
+        return
+    slow = [
+        item for item in items if item.get_closest_marker("slow") or SERVERS & set(getattr(item, "fixturenames", ()))
+    ]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
+    """Declare the markers."""
+    config.addinivalue_line("markers", "slow: takes a second or more, so that --quick leaves it out")
     config.addinivalue_line(
         "markers",
         "kinesis(*names, reason): the servers that play Kinesis for a test, moto and kinesis-local; moto alone if not"

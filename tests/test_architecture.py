@@ -1,52 +1,205 @@
-"""The house: which module knows which, and what the project's own files promise each other."""
+"""The architecture: which module may import which, and what the project's own files promise each other."""
 
 import ast
 import json
+import re
 import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = {path.stem: path for path in ROOT.glob("*.py")}
-SCRIPTS = {f"scripts.{path.stem}": path for path in (ROOT / "scripts").glob("*.py")}
+
+LAYERS = [
+    ["rides", "artifacts"],
+    ["settings"],
+    ["model", "trips"],
+    ["streaming"],
+    ["lambda_function"],
+    ["scripts.environment", "scripts.cli"],
+    ["scripts.sources"],
+    ["scripts.aws"],
+    ["scripts.models", "scripts.localaws"],
+    ["scripts.benchmark", "scripts.image"],
+    ["scripts.commands", "scripts.sample_model"],
+]
+"""From the bottom up. A module imports modules of its own package, or of a layer below its own."""
+
+ENTRY_POINTS = ["lambda_function"]
+
+FENCES = {
+    "flask": ["scripts.localaws.moto"],
+    "prefect": [],
+    "moto": ["scripts.localaws.moto"],
+    "pyarrow": ["trips", "scripts.models"],
+    "mlflow": ["model", "scripts.models", "scripts.benchmark"],
+    "boto3": ["artifacts", "streaming.delivery", "scripts"],
+    "rich": ["scripts"],
+}
+"""Packages that only these modules or packages may import."""
+
+MAX_LINES, MIN_LINES, MAX_COMMAND_LINES, MAX_HANDLER_LINES = 400, 25, 220, 119
+
+SINGLE_LITERALS = [r"aws/lambda/", r"shardId-\d+", "ride_events", "ride_predictions"]
+"""Texts that stand in one string of the code alone."""
+
 LOCK = {name: section for name, section in json.loads((ROOT / "Pipfile.lock").read_text()).items() if name != "_meta"}
 
 
-def imports(path: Path) -> set[str]:
-    """Return the names of all modules that a file imports, wherever in it."""
+def find_modules(*patterns: str) -> dict[str, Path]:
+    """Return the files that match, by the name under which Python imports them."""
+    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+PRODUCT = find_modules("*.py", "streaming/*.py")
+SCRIPTS = find_modules("scripts/**/*.py")
+CODE = PRODUCT | SCRIPTS
+TESTS = find_modules("tests/**/*.py")
+TREES = {name: ast.parse(path.read_text()) for name, path in (CODE | TESTS).items()}
+LAUNCHERS = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
+
+
+def find_imports(name: str, known: Iterable[str] | None = None) -> set[str]:
+    """Return the modules that a module imports, anywhere in it and for type checking too; of those known, if given."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+    return names if known is None else names & set(known)
+
+
+def is_part_of(name: str, package: str) -> bool:
+    """Return whether a name is a package's own or that of something in it."""
+    return name == package or name.startswith(f"{package}.")
+
+
+def find_layer(name: str) -> tuple[int, str]:
+    """Return the number of a module's layer and the package in it that the module is part of."""
+    found = [(level, part) for level, parts in enumerate(LAYERS) for part in parts if is_part_of(name, part)]
+    assert len(found) == 1, f"{name} is in {len(found)} layers: give it one in LAYERS"
+    return found[0]
+
+
+def find_closure(name: str) -> set[str]:
+    """Return a module, the modules of the project that it imports, those that they import, and their packages."""
+    found, pending = set(), [name]
+    while pending:
+        module = pending.pop()
+        if module not in found:
+            found.add(module)
+            pending += find_imports(module, CODE)
+            pending += [module.rpartition(".")[0]] if module.rpartition(".")[0] in CODE else []
+    return found
+
+
+def find_strings(name: str) -> Iterator[str]:
+    """Yield the strings of a module but for its docstrings and the like, which only explain."""
+    explaining = {id(node.value) for node in ast.walk(TREES[name]) if isinstance(node, ast.Expr)}
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in explaining:
+            yield node.value
+
+
+def count_lines(path: Path) -> int:
+    """Return the number of a file's lines."""
+    return len(path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", [name for name in CODE if name not in ("scripts", "streaming")])
+def test_a_module_imports_its_own_package_or_lower_layers(name: str) -> None:
+    """Arrows point down only."""
+    level, package = find_layer(name)
+    imported = {other: find_layer(other) for other in find_imports(name, CODE) if other not in ("scripts", "streaming")}
+    assert [other for other, (below, part) in imported.items() if below >= level and part != package] == []
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Imports for type checking count as well."""
-    files = MODULES | SCRIPTS
-    TopologicalSorter({name: imports(path) & set(files) for name, path in files.items()}).prepare()
+    TopologicalSorter({name: find_imports(name, CODE) - {name} for name in CODE}).prepare()
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_what_the_image_holds_imports_no_scripts(module: str) -> None:
-    """The image has only the top-level modules; and none of them needs the handler."""
-    names = imports(MODULES[module])
-    assert not {name for name in names if name.partition(".")[0] in ("scripts", "tests", "lambda_function")}
+def test_nothing_in_the_product_imports_an_entry_point() -> None:
+    """An entry point imports the core, and no other entry point."""
+    assert {name: found for name in PRODUCT if (found := find_imports(name, ENTRY_POINTS))} == {}
 
 
-def test_the_handler_fits_on_two_screens() -> None:
-    """It is the table of contents: whoever reads it knows the system."""
-    assert len(MODULES["lambda_function"].read_text().splitlines()) < 120
+def test_only_the_lambda_function_imports_its_streaming_modules() -> None:
+    """A web service and a batch job know nothing of Kinesis."""
+    others = [name for name in PRODUCT if name != "lambda_function" and not is_part_of(name, "streaming")]
+    assert [name for name in others if any(is_part_of(found, "streaming") for found in find_imports(name))] == []
 
 
-def test_the_dockerfile_copies_every_module() -> None:
-    """A forgotten one would only be missed at a cold start."""
-    copied = (ROOT / "Dockerfile").read_text()
-    assert [name for name in MODULES if f"{name}.py" not in copied] == []
+@pytest.mark.parametrize(("package", "allowed"), FENCES.items())
+def test_a_package_is_imported_only_inside_its_fence(package: str, allowed: list[str]) -> None:
+    """Each such package costs a cold start, or makes a module depend on something that it does not need."""
+    users = [name for name in CODE if any(is_part_of(imported, package) for imported in find_imports(name))]
+    assert [name for name in users if not any(is_part_of(name, place) for place in allowed)] == []
+
+
+def test_an_image_has_the_files_that_its_entry_point_imports() -> None:
+    """Neither one more nor one less: a missing file would only show at a cold start."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from=" not in line]
+    patterns = [word for words in copies for word in words if word.endswith(".py") and not word.startswith("scripts/")]
+    assert set(find_modules(*patterns)) == find_closure("lambda_function")
+
+
+def test_launchers_commands_shortcuts_and_their_list_agree() -> None:
+    """`ls scripts` is the menu: what is in it can be run, by Pipenv too, and is explained."""
+    commands = {path.stem.replace("_", "-") for path in ROOT.glob("scripts/commands/[!_]*.py")}
+    shortcuts = tomllib.loads((ROOT / "Pipfile").read_text())["scripts"]
+    listed = set(re.findall(r"^\| `\./scripts/([\w-]+)", (ROOT / "scripts" / "README.md").read_text(), re.MULTILINE))
+    assert commands == LAUNCHERS - {"test", "environment"}
+    assert shortcuts == {name: f"./scripts/{name}" for name in LAUNCHERS - {"environment"}}
+    assert listed == LAUNCHERS
+
+
+@pytest.mark.parametrize("name", sorted(LAUNCHERS - {"test", "environment"}))
+def test_a_launcher_has_four_lines_one_of_them_a_comment(name: str) -> None:
+    """It says what the command does, and starts its module."""
+    interpreter, comment, strict, start = (ROOT / "scripts" / name).read_text().splitlines()
+    assert (interpreter, strict) == ("#!/usr/bin/env bash", "set -euo pipefail")
+    assert comment.startswith("# ")
+    assert f"python -m scripts.commands.{name.replace('-', '_')} " in start
+
+
+def test_commands_import_no_command() -> None:
+    """What two commands need is in a package below them."""
+    commands = [name for name in SCRIPTS if fnmatch(name, "scripts.commands.*")]
+    assert {name: found for name in commands if (found := find_imports(name, commands))} == {}
+
+
+@pytest.mark.parametrize("name", [name for name in CODE | TESTS if (CODE | TESTS)[name].name != "__init__.py"])
+def test_a_module_is_neither_too_long_nor_too_short(name: str) -> None:
+    """A longer one has two subjects, and a shorter one is part of another."""
+    most = MAX_COMMAND_LINES if name.startswith("scripts.commands.") else MAX_LINES
+    most = MAX_HANDLER_LINES if name == "lambda_function" else most
+    assert MIN_LINES <= count_lines((CODE | TESTS)[name]) <= most
+
+
+def test_a_public_class_name_has_one_meaning() -> None:
+    """Whoever reads a name knows which class it is."""
+    classes = [
+        node.name
+        for name in CODE
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert [name for name, count in Counter(classes).items() if count > 1] == []
+
+
+@pytest.mark.parametrize("literal", SINGLE_LITERALS)
+def test_a_literal_has_one_place(literal: str) -> None:
+    """Every other module imports it from there."""
+    users = [name for name in CODE for text in find_strings(name) if re.search(literal, text)]
+    assert len(users) == 1, users
 
 
 def test_the_locks_categories_agree() -> None:
@@ -59,12 +212,5 @@ def test_the_locks_categories_agree() -> None:
 
 
 def test_the_lock_has_hashes_for_everything() -> None:
-    """No file but the very one that was locked is ever installed."""
+    """No file is ever installed but the one that was locked."""
     assert [name for section in LOCK.values() for name, package in section.items() if not package.get("hashes")] == []
-
-
-def test_the_pipfile_has_a_shortcut_for_each_tool() -> None:
-    """And for nothing that does not exist."""
-    shortcuts = tomllib.loads((ROOT / "Pipfile").read_text())["scripts"]
-    tools = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
-    assert shortcuts == {tool: f"./scripts/{tool}" for tool in tools - {"environment"}}

@@ -14,14 +14,14 @@ PICKUP = datetime.datetime(2023, 2, 1, 12)
 
 
 def trip(minutes: float = 20, **changes: Any) -> dict[str, Any]:
-    """Build a row that lasts so many minutes, under the names of neither taxi colour."""
+    """Build a row of a trip that lasts ``minutes``. ``write`` gives its time columns the names of a taxi colour."""
     dropoff = PICKUP + datetime.timedelta(minutes=minutes)
     usual = {"pickup": PICKUP, "dropoff": dropoff, "PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}
     return usual | changes
 
 
 def linear_trips(number: int) -> list[dict[str, Any]]:
-    """Build trips of three pairs of zones that take 4 minutes, 3 for each mile, and 5 for each zone number above 1."""
+    """Build trips of three pairs of zones. A trip takes 4 minutes, 3 a mile, and 5 for each zone number above 1."""
     draw = random.Random(number)  # noqa: S311  the same trips every time, no secret
     zones_and_miles = ((draw.randint(1, 3), draw.randint(1, 500) / 100) for _ in range(number))
     return [
@@ -36,7 +36,7 @@ def linear_duration(zone: int, miles: float) -> float:
 
 
 def write(path: Path, trips: Iterable[dict[str, Any]], colour: str = "green") -> Path:
-    """Write a file of the taxi colour's columns, among them one that nobody here asks for."""
+    """Write a file with the columns of the taxi colour, and with one that no module reads."""
     table = pa.Table.from_pylist(list(trips))
     times = {time: f"{PREFIXES[colour]}_{time}_datetime" for time in ("pickup", "dropoff")}
     table = table.rename_columns([times.get(name, name) for name in table.column_names])

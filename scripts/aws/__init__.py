@@ -1,1 +1,1 @@
-"""Talking to AWS, real or local: shards, predictions, kept records, stacks."""
+"""Talking to AWS, real or local: reading streams, putting and replaying records, the failures bucket, stacks."""

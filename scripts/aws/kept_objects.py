@@ -1,34 +1,89 @@
-"""The objects of the failures bucket: finding and reading them, and moving what was replayed out of the way."""
+"""The failures bucket: what the function rejected, and what the event source mapping discarded.
 
+An object of rejections has a line of JSON for each: see ``streaming.records.RejectionLine``. An object of discarded
+records is a batch, one JSON object that has the whole event in its ``payload``.
+"""
+
+import base64
+import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import msgspec
 from botocore.exceptions import ClientError
+from msgspec import Raw, Struct
 
-from scripts.aws.kept_records import Content, KeptRecord, UnreadableError, discarded, rejections
+from scripts.sources.records import RideRecord
+from streaming.aggregation import MAX_KEY_LENGTH
+from streaming.delivery import MAX_ENTRY_BYTES
+from streaming.records import KinesisRecord, RejectionLine
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ON_FAILURE_PREFIX = "aws/lambda/"
-"""Where mappings leave what they discard: AWS fixes it, from the bucket's root (``localaws.failure_record``)."""
+"""Where mappings write what they discard. AWS fixes this prefix, which is relative to the bucket's root."""
 
 REPLAYED = "replayed/"
 
 REJECTIONS_KEY = re.compile(r"[^/]+/[^/]+/[^/]+\.jsonl")
-"""Stream, shard and sequence numbers, below the prefix. What was replayed lies a level deeper, and does not match."""
+"""Stream, shard and sequence numbers, relative to the prefix. The keys of replayed rejections have one level more."""
 
 CHANGED_CODES = {"ConditionalRequestConflict", "NoSuchKey", "PreconditionFailed"}
-"""What S3 answers where an object is not, or no longer, the one that a condition names (conditional requests)."""
+"""S3's error codes if an object is not, or no longer, the one that a condition names (conditional requests)."""
 
 ARCHIVED_CODE = "InvalidObjectState"
-"""What S3 answers for an object that a lifecycle rule has moved to Glacier (API reference, GetObject)."""
+"""S3's error code for an object that a lifecycle rule has moved to Glacier (API reference, GetObject)."""
+
+DISCARDED = "discarded"
+"""The kind of a record that the mapping discarded; its reason is the mapping's condition."""
+
+Envelope: TypeAlias = Mapping[str, Raw]
+"""The fields that a mapping wrote around its event; empty for rejections."""
+
+_T = TypeVar("_T")
 
 
 class ChangedError(Exception):
-    """An object is not the one any more that it was when it was found or read: somebody else wrote or removed it."""
+    """Somebody else has written or removed an object since it was found or read."""
+
+
+class UnreadableError(Exception):
+    """An object is not what the function or a mapping writes; the message says what is wrong."""
+
+
+@dataclass(frozen=True)
+class KeptRecord:
+    """A record of the input stream as an object in the failures bucket keeps it."""
+
+    kind: str
+    reason: str
+    stream: str
+    """The stream that it came from."""
+    arrival: datetime
+    """When Kinesis received it; if that is not known, when the object was written."""
+    original: RideRecord | None
+    """The record that was put on the stream; None if a stream would not accept it."""
+    source: bytes
+    """The record's JSON, exactly as the object has it."""
+    obstacle: str = ""
+    """The reason why a stream would not accept the original."""
+
+
+class _RequestContext(Struct, frozen=True):
+    condition: str
+
+
+class _Failure(Struct, frozen=True):
+    payload: str
+    request_context: _RequestContext = msgspec.field(name="requestContext")
+
+
+class _Event(Struct, frozen=True):
+    records: list[Raw] = msgspec.field(name="Records")
 
 
 @dataclass(frozen=True)
@@ -37,11 +92,12 @@ class KeptObject:
 
     key: str
     etag: str
-    content: Content
+    records: Sequence[KeptRecord]
+    envelope: Envelope = field(default_factory=dict)
 
 
 class KeptObjects:
-    """What is kept under a failures location: its rejections, and its bucket's on-failure objects."""
+    """The objects of a failures location: its rejections, and the on-failure objects of its bucket."""
 
     def __init__(self, client: "S3Client", location: str) -> None:
         """Take an ``s3://bucket/prefix`` URI, as FAILURES_LOCATION has it; the prefix may be empty."""
@@ -50,60 +106,61 @@ class KeptObjects:
         self._prefix = f"{prefix}/" if prefix else ""
 
     def find(self, page_size: int = 1000) -> Iterator[str]:
-        """Yield the keys of all the objects, rejections first, asking for so many at a time."""
-        for key in self._listed(self._prefix, page_size):
+        """Yield the keys of all objects, rejections first; each request lists at most ``page_size`` objects."""
+        for key in self._list(self._prefix, page_size):
             if REJECTIONS_KEY.fullmatch(key.removeprefix(self._prefix)):
                 yield key
-        yield from self._listed(ON_FAILURE_PREFIX, page_size)
+        yield from self._list(ON_FAILURE_PREFIX, page_size)
 
     def uri(self, key: str) -> str:
         """Return the URI of an object."""
         return f"s3://{self._bucket}/{key}"
 
     def read(self, key: str) -> KeptObject:
-        """Return the object.
+        """Return an object.
 
         Raises:
-            ChangedError: where it is gone.
-            UnreadableError: where it is not what the function or a mapping writes.
+            ChangedError: if it does not exist any more.
+            UnreadableError: if it is not what the function or a mapping writes.
         """
-        answer = self._unless_changed(key, self._client.get_object)
-        body, written = answer["Body"].read(), answer["LastModified"]
+        response = self._unless_changed(key, self._client.get_object)
+        body, etag, written = response["Body"].read(), response["ETag"], response["LastModified"]
         if key.removeprefix(REPLAYED).startswith(ON_FAILURE_PREFIX):
-            return KeptObject(key, answer["ETag"], discarded(body, written))
+            return KeptObject(key, etag, *decode_discarded(body, written))
         *_, stream, _, _ = key.split("/")
-        return KeptObject(key, answer["ETag"], rejections(body, stream, written))
+        return KeptObject(key, etag, decode_rejections(body, stream, written))
 
     def move(self, kept: KeptObject, records: Sequence[KeptRecord]) -> None:
-        """Move records to where nothing is replayed from: write them there, then take them out of the object.
+        """Move records of an object to the replayed ones: write them there, then remove them from the object.
 
-        Ended at any point, this leaves each record in at least one place. An object that loses its last record is
-        deleted.
+        An interruption leaves each record in at least one place. An object that loses its last record is deleted.
 
         Raises:
-            ChangedError: where the object is no longer the one that was read; it is left alone.
-            UnreadableError: where what was moved there before is not what it should be; the object is left alone.
+            ChangedError: if the object is no longer the one that was read; it is left alone.
+            UnreadableError: if the object of replayed records cannot be read; the object is left alone.
         """
-        self._add(self._replayed_key(kept.key), kept.content, records)
+        self._add(self._replayed_key(kept.key), kept.envelope, records)
         moved = set(records)
-        rest = [record for record in kept.content.records if record not in moved]
+        rest = [record for record in kept.records if record not in moved]
         if rest:
-            body = kept.content.body_of(rest)
+            body = encode_records(rest, kept.envelope)
             self._unless_changed(kept.key, self._client.put_object, Body=body, IfMatch=kept.etag)
         else:
             self._unless_changed(kept.key, self._client.delete_object, IfMatch=kept.etag)
 
-    def _add(self, key: str, content: Content, records: Sequence[KeptRecord]) -> None:
-        """Write the records to an object, beside those that are there from a replay of others or an interrupted one."""
+    def _add(self, key: str, envelope: Envelope, records: Sequence[KeptRecord]) -> None:
+        """Add records to the object of replayed ones, which exists if others were replayed or after an interruption."""
         try:
             there = self.read(key)
         except UnreadableError as error:
             raise UnreadableError(f"what was moved to {self.uri(key)} cannot be read: {error}") from error
         except ChangedError:
-            self._unless_changed(key, self._client.put_object, Body=content.body_of(records), IfNoneMatch="*")
+            body = encode_records(records, envelope)
+            self._unless_changed(key, self._client.put_object, Body=body, IfNoneMatch="*")
             return
-        all_of_them = {record.source: record for record in (*there.content.records, *records)}
-        body = content.body_of(all_of_them.values())
+        # A record that is there already, because a replay was interrupted, is not added twice.
+        every = {record.source: record for record in (*there.records, *records)}
+        body = encode_records(every.values(), envelope)
         self._unless_changed(key, self._client.put_object, Body=body, IfMatch=there.etag)
 
     def _replayed_key(self, key: str) -> str:
@@ -111,13 +168,13 @@ class KeptObjects:
             return f"{REPLAYED}{key}"
         return f"{self._prefix}{REPLAYED}{key.removeprefix(self._prefix)}"
 
-    def _listed(self, prefix: str, page_size: int) -> Iterator[str]:
+    def _list(self, prefix: str, page_size: int) -> Iterator[str]:
         pages: Any = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": page_size}
         )
         for page in pages:
             for found in page.get("Contents", []):
-                if not found["Key"].endswith("/"):  # S3's console makes such objects, to show folders
+                if not found["Key"].endswith("/"):  # S3's console creates such objects to show folders
                     yield found["Key"]
 
     def _unless_changed(self, key: str, call: Callable[..., Any], **arguments: object) -> Any:
@@ -130,3 +187,78 @@ class KeptObjects:
             if code == ARCHIVED_CODE:
                 raise UnreadableError("it is archived: restore it first") from error
             raise
+
+
+def decode_rejections(body: bytes, stream: str, written: datetime) -> list[KeptRecord]:
+    """Return the rejections of a stream's records, from the body of an object that was written at that time.
+
+    Raises:
+        UnreadableError: if a line is not a rejection.
+    """
+    records = []
+    for number, line in enumerate(body.split(b"\n"), 1):
+        if line.strip():
+            found = _decode(line, RejectionLine, f"line {number}")
+            original, obstacle = _original(found.data, found.partition_key)
+            arrival = _time(found.arrival, written)
+            records.append(KeptRecord(found.kind, found.reason, stream, arrival, original, line, obstacle))
+    return records
+
+
+def decode_discarded(body: bytes, written: datetime) -> tuple[list[KeptRecord], Envelope]:
+    """Return the discarded records and the envelope, from the body of an object that was written at that time.
+
+    Raises:
+        UnreadableError: if the object is not one that a mapping for Kinesis writes.
+    """
+    failure = _decode(body, _Failure, "it")
+    event = _decode(failure.payload.encode(), _Event, "its payload")
+    records = []
+    for number, source in enumerate(map(bytes, event.records), 1):
+        found = _decode(source, KinesisRecord, f"record {number} of its payload")
+        stream = found.stream_arn.rpartition("/")[2]
+        arrival = _time(found.kinesis.approximate_arrival_timestamp, written)
+        original, obstacle = _original(found.kinesis.data, found.kinesis.partition_key)
+        condition = failure.request_context.condition
+        records.append(KeptRecord(DISCARDED, condition, stream, arrival, original, source, obstacle))
+    return records, _decode(body, dict[str, Raw], "it")
+
+
+def encode_records(records: Iterable[KeptRecord], envelope: Envelope) -> bytes:
+    """Return the body of an object that keeps these records, in the form of the object that they come from.
+
+    The ``KinesisBatchInfo`` of an envelope stays as it is: it describes the batch that was discarded.
+    """
+    if not envelope:
+        return b"".join(record.source + b"\n" for record in records)
+    event = msgspec.json.encode({"Records": [Raw(record.source) for record in records]})
+    return msgspec.json.encode({**envelope, "payload": event.decode()})
+
+
+def _original(data: str, partition_key: str | None) -> tuple[RideRecord | None, str]:
+    """Return the record that was put on the stream, or else None and the reason why a stream would not accept it."""
+    try:
+        decoded = base64.b64decode(data, validate=True)
+    except ValueError:
+        return None, "the data is not base64"
+    # A record has no key if the stream distributes records by itself. The digest keeps equal records on one shard.
+    key = partition_key or hashlib.sha256(decoded).hexdigest()
+    if len(key) > MAX_KEY_LENGTH:
+        return None, f"the partition key has more than {MAX_KEY_LENGTH} characters"
+    if len(decoded) + len(key.encode()) > MAX_ENTRY_BYTES:
+        return None, "data and partition key are more than 1 MiB"
+    return RideRecord(key, decoded), ""
+
+
+def _decode(data: bytes, form: type[_T], subject: str) -> _T:
+    try:
+        return msgspec.json.decode(data, type=form)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableError(f"{subject} is not what it should be: {error}") from error
+
+
+def _time(seconds: float | None, default: datetime) -> datetime:
+    try:
+        return default if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return default

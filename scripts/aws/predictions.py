@@ -1,12 +1,36 @@
-"""An output record as its readers take it, whatever the predicted value is called in it."""
+"""Reading the records of an output stream, whatever name the predicted value has in them."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from rides import RIDE_ID, Prediction
+from scripts.cli import printable
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis.type_defs import RecordTypeDef
+
+SHOWN_BYTES = 200
+"""A warning shows this much of data that is not a prediction."""
+
+_log = logging.getLogger(__name__)
 
 
 class NotAPredictionError(Exception):
-    """A record's data is no prediction; the message says why."""
+    """A record's data is not a prediction; the message says why."""
+
+
+@dataclass(frozen=True)
+class ReadPrediction:
+    """A prediction, the data that it was read from, and the time when Kinesis received it."""
+
+    prediction: Prediction
+    data: bytes
+    arrived: datetime
 
 
 class _Record(msgspec.Struct):
@@ -26,3 +50,18 @@ def read_prediction(data: bytes) -> Prediction:
         case [int() | str() as ride_id, (field, int() | float() as value)]:
             return Prediction(record.model, record.version, field, value, ride_id, record.event_id)
     raise NotAPredictionError(f"Expected a number and `{RIDE_ID}` - at `$.prediction`")
+
+
+def read_predictions(found: "Iterable[tuple[str, RecordTypeDef]]") -> list[ReadPrediction]:
+    """Return the predictions in pairs of shard id and record; log a warning for data that is not a prediction."""
+    predictions = []
+    for shard_id, record in found:
+        data = record["Data"]
+        try:
+            prediction = read_prediction(data)
+        except NotAPredictionError as error:
+            place = f"{shard_id}:{record['SequenceNumber']}"
+            _log.warning("%s is no prediction: %s: %r", place, printable(str(error)), data[:SHOWN_BYTES])
+        else:
+            predictions.append(ReadPrediction(prediction, data, record["ApproximateArrivalTimestamp"]))
+    return predictions

@@ -69,9 +69,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options; exit with 2 if the template has no parameter of a name."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument(
         "parameters", nargs="*", type=parameter, metavar="PARAMETER=VALUE", help="template.yaml describes them"
     )

@@ -1,4 +1,4 @@
-"""Run the Lambda function's handler here on an event file: a dry run, unless --write is given."""
+"""Run the Lambda function's handler on an event file, on this machine: a dry run, unless --write is given."""
 
 import argparse
 import contextlib
@@ -16,46 +16,45 @@ from artifacts import ModelError
 from scripts import cli
 from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
 from settings import SettingsError
-from streaming.delivery import Deadline
-from streaming.records import NotAKinesisEventError, Rejection, decode_event
+from streaming.records import NotAKinesisEventError, decode_event
 
 PROGRAM = "invoke"
 
-EPILOG = """\
+EPILOG = f"""\
 The function is configured by its own environment variables (RUN_ID, MODEL_NAME, PREDICTIONS_STREAM_NAME, ...). Its
-response goes to stdout; its log and a table of what it rejected go to stderr.
+response goes to stdout; its log and a table of the rejected records go to stderr.
 
 examples:
   invoke events/kinesis-one.json
   RUN_ID=e1efc53e9bd149078b0c12aeaa6365df invoke events/kinesis-one.json
-  PREDICTIONS_STREAM_NAME=ride_predictions invoke --write --profile staging events/kinesis-batch.json
+  PREDICTIONS_STREAM_NAME={cli.OUTPUT_STREAM} invoke --write --profile staging events/kinesis-batch.json
 """
+
+REJECTION_COLUMNS = ("sequence_number", "kind", "reason")
 
 
 def main() -> int:
-    """Invoke the handler as the command line says, and print its response; return the exit code."""
+    """Invoke the handler as the command line says, print its response, and return the exit code."""
     options = parse_arguments()
     event = read_event(options.event)
     configure(os.environ, model=options.model, write=options.write)
     cli.use_profile(options.profile)
-    # The function logs to stdout, where its response goes here.
+    # The function logs to stdout, which here is for the response alone.
     with contextlib.redirect_stdout(sys.stderr):
         import lambda_function
 
         response = lambda_function.lambda_handler(event, None)
-        received, undecodable = decode_event(event)
-        _, unpredictable, _ = lambda_function.predict(received, Deadline())
-    show_rejections([*undecodable, *unpredictable])
+    # With --write the response has no rejections. Decoding shows most of them, and the log line counts them all.
+    undecodable = [rejection.summary for rejection in decode_event(event)[1]] if options.write else []
+    show_rejections(response.get("rejections", undecodable))
     print(json.dumps(response, indent=2, ensure_ascii=False))
     return 0
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the command line's options."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("event", metavar="EVENT_FILE", help="a Kinesis event as JSON, such as those in events/")
+    """Return the options of the command line."""
+    parser = cli.parser(PROGRAM, __doc__, EPILOG)
+    parser.add_argument("event", metavar="EVENT_FILE", help="a Kinesis event as JSON, such as the files in events/")
     parser.add_argument(
         "--write",
         action="store_true",
@@ -71,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def read_event(name: str) -> Any:
-    """Return what the file's JSON says. Raises CommandError."""
+    """Return the JSON of a file. Raises CommandError."""
     try:
         return json.loads(Path(name).read_bytes())
     except OSError as error:
@@ -81,30 +80,24 @@ def read_event(name: str) -> Any:
 
 
 def configure(environment: MutableMapping[str, str], *, model: str | None, write: bool) -> None:
-    """Set the function's variables: those that are set already stay, but for what the options decide."""
+    """Set the function's variables for the options; variables that no option concerns keep their values."""
     environment["TEST_RUN"] = str(not write)
     if model:
         environment["MODEL_LOCATION"] = model
         environment.pop("MODEL_BUCKET", None)
-    elif not names_model(environment):
+    elif not any(environment.get(name, "").strip() for name in ("MODEL_LOCATION", "MODEL_BUCKET")):
         environment["MODEL_LOCATION"] = str(SAMPLE_MODEL)
 
 
-def names_model(environment: Mapping[str, str]) -> bool:
-    """Return whether the environment says which model to use."""
-    return any(environment.get(name, "").strip() for name in ("MODEL_LOCATION", "MODEL_BUCKET"))
-
-
-def show_rejections(rejections: Sequence[Rejection]) -> None:
-    """Show which records were rejected, and why, on stderr; nothing where none was."""
+def show_rejections(rejections: Sequence[Mapping[str, str]]) -> None:
+    """Show a table of rejected records on stderr; print nothing if there are none."""
     if not rejections:
         return
     table = Table(title=f"{len(rejections)} rejected", title_justify="left", box=None, pad_edge=False)
-    for column in ("sequence number", "kind", "reason"):
-        table.add_column(column, overflow="fold")
+    for column in REJECTION_COLUMNS:
+        table.add_column(column.replace("_", " "), overflow="fold")
     for rejection in rejections:
-        cells = (rejection.record.sequence_number, rejection.kind, rejection.reason)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        table.add_row(*(Text(printable(rejection[column])) for column in REJECTION_COLUMNS))
     CONSOLE.print(table)
 
 

@@ -1,18 +1,14 @@
-"""Put what the failures bucket keeps back on the input stream: rejections, and what the mapping gave up.
+"""Put what the failures bucket keeps back on the input stream: rejected records, and discarded batches of records.
 
-Each object's records are moved to replayed/ once the stream has accepted them. A replay that is interrupted loses
-nothing: run it again, and at worst a record is put twice. On the stream each is a new record, with a new event_id; what
-is bad still is rejected again.
+The records of each object are moved to replayed/ when the stream has accepted them. If a replay is interrupted, nothing
+is lost: run it again, and at worst some records are put twice. Each is a new record on the stream, with a new event_id;
+a record that is still bad is rejected again.
 """
 
 import argparse
-import logging
 import os
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -22,13 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts import cli
-from scripts.aws.kept_objects import ChangedError, KeptObjects
-from scripts.aws.kept_records import KeptRecord, Unputtable, UnreadableError
+from scripts.aws.kept_objects import ON_FAILURE_PREFIX, KeptObjects
+from scripts.aws.replaying import ReplayFilter, ReplayPlan, plan_replay, replay
 from scripts.cli import CommandError, printable
-from scripts.commands.put_rides import put
-from scripts.sources.record import RideRecord
 from settings import S3_URI
-from streaming.delivery import DeliveryError, OutputStream
+from streaming.delivery import OutputStream
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -46,87 +40,9 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 SHOWN_GROUPS = 20
 
-CANNOT_BE_READ, CANNOT_BE_PUT = "cannot be read", "cannot be put"
-"""What the table has in place of a kind for what stays where it is."""
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which of the kept records to replay."""
-
-    reasons: tuple[str, ...] = ()
-    """One of them is the record's kind, or part of its reason, in any case; none stand for every reason."""
-    since: datetime | None = None
-    stream: str | None = None
-    """The stream that the record came from."""
-
-    def of(self, records: Iterable[KeptRecord]) -> list[KeptRecord]:
-        """Return those of the records that are chosen."""
-        return [
-            record
-            for record in records
-            if self.stream in (None, record.stream) and self._for_its_reason(record) and self._for_its_arrival(record)
-        ]
-
-    def _for_its_reason(self, record: KeptRecord) -> bool:
-        kind, reason = record.kind.casefold(), record.reason.casefold()
-        return not self.reasons or any(text == kind or text in reason for text in map(str.casefold, self.reasons))
-
-    def _for_its_arrival(self, record: KeptRecord) -> bool:
-        return self.since is None or record.arrival >= self.since
-
-
-@dataclass
-class Group:
-    """How much there is of one kind and reason."""
-
-    records: int = 0
-    objects: int = 0
-    oldest: datetime | None = None
-
-    def add(self, arrivals: Sequence[datetime]) -> None:
-        """Count an object that has records of these arrival times, or whose records nobody knows."""
-        self.records += len(arrivals)
-        self.objects += 1
-        self.oldest = min(filter(None, [self.oldest, *arrivals]), default=None)
-
-
-@dataclass
-class Survey:
-    """What there is of the chosen records, and which objects they are in."""
-
-    groups: defaultdict[tuple[str, str, str], Group] = field(default_factory=lambda: defaultdict(Group))
-    """By stream, kind and reason."""
-    keys: list[str] = field(default_factory=list)
-    """The objects with records that can be put."""
-    puttable: int = 0
-    """How many records these have."""
-    complete: bool = True
-    """Whether all that was chosen can be put, as far as is known."""
-
-    def add(self, key: str, chosen: Sequence[KeptRecord]) -> None:
-        """Count the chosen records of an object."""
-        arrivals: defaultdict[tuple[str, str, str], list[datetime]] = defaultdict(list)
-        for record in chosen:
-            arrivals[group_of(record)].append(record.arrival)
-        for group, times in arrivals.items():
-            self.groups[group].add(times)
-        puttable = len(puttable_of(chosen))
-        if puttable:
-            self.keys.append(key)
-        self.puttable += puttable
-        self.complete &= puttable == len(chosen)
-
-    def add_unreadable(self, why: UnreadableError) -> None:
-        """Count an object that cannot be read: for all that is known, it holds what was chosen."""
-        self.groups["", CANNOT_BE_READ, str(why)].add([])
-        self.complete = False
-
 
 def main() -> int:
-    """Replay what the command line chooses; return the exit code, 0 where all of it is on the stream."""
+    """Replay the records that the command line selects; return the exit code, 0 if all of them are on the stream."""
     options = parse_arguments()
     if not options.failures:
         raise CommandError("no failures location is known: name it with --failures, or set FAILURES_LOCATION")
@@ -136,64 +52,68 @@ def main() -> int:
     s3 = boto3.client("s3")
     require_bucket(s3, options.failures)
     objects = KeptObjects(s3, options.failures)
-    choice = Choice(tuple(options.reason), options.since, options.source)
-    found = survey(objects, choice)
-    if not found.groups:
+    plan = plan_replay(objects, ReplayFilter(tuple(options.reason), options.since, options.source))
+    if not plan.groups:
         print("nothing is kept that is chosen")
         return 0
-    show(found, Console())
+    show(plan, Console())
     if options.dry_run:
         return 0
-    done = replay(objects, OutputStream.connect(options.stream), found, choice)
-    print(f"put {done} records on {options.stream}")
-    return 0 if found.complete else 1
+    print(f"put {replay(objects, OutputStream.connect(options.stream), plan)} records on {options.stream}")
+    return 0 if plan.complete else 1
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the command line's options."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    """Return the options of the command line."""
+    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    add = parser.add_argument
+    add(
         "--failures",
-        type=_location,
+        type=location,
         default=os.environ.get("FAILURES_LOCATION") or None,
         metavar="URI",
-        help="s3://bucket/prefix of the rejections; what the mapping gave up lies in the same bucket, under aws/lambda/"
-        " (default: FAILURES_LOCATION)",
+        help="s3://bucket/prefix of the rejections; batches that the mapping discarded are in the same bucket, below"
+        f" {ON_FAILURE_PREFIX} (default: FAILURES_LOCATION)",
     )
-    parser.add_argument(
-        "--stream", default="ride_events", metavar="NAME", help="the stream to put them on (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        metavar="NAME",
-        help="only records that came from this stream: several can share a bucket (default: from any)",
-    )
-    parser.add_argument(
+    add("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="put them on this stream (default: %(default)s)")
+    add("--from", dest="source", metavar="NAME", help="only records that came from this stream (default: from any)")
+    add(
         "--reason",
         action="append",
-        type=_text,
+        type=reason,
         default=[],
         metavar="TEXT",
-        help="only records of this kind (json, ride, prediction, ...; discarded for what the mapping gave up), or with"
-        " this text in the reason, in any case; may be given again for more",
+        help="only records of this kind (json, ride, prediction, ..., or discarded), or with this text in their reason,"
+        " in any case; give the option again to add others",
     )
-    parser.add_argument(
+    add(
         "--since",
         type=since,
         metavar="WHEN",
-        help="only records that came to the stream at or after this date or time, in ISO format, local unless it has an"
-        " offset; or within this time from now: 90m, 24h, 7d",
+        help="only records that Kinesis received at or after this date or time, in ISO format, local time unless it has"
+        " an offset; or within this time until now: 90m, 24h, 7d",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the table and change nothing")
+    add("--dry-run", action="store_true", help="show the table and change nothing")
     cli.add_profile(parser)
     return parser.parse_args()
 
 
+def location(text: str) -> str:
+    """Check that an option's value is an S3 URI. Raises ArgumentTypeError."""
+    if not re.fullmatch(S3_URI, text):
+        raise argparse.ArgumentTypeError(f"{text} is not an s3://bucket/prefix URI")
+    return text
+
+
+def reason(text: str) -> str:
+    """Check that an option's value is not empty. Raises ArgumentTypeError."""
+    if not text:
+        raise argparse.ArgumentTypeError("every reason has the empty text in it: omit the option to select all of them")
+    return text
+
+
 def since(text: str) -> datetime:
-    """Return the moment that an option was given: a date, a time or a duration until now. Raises ArgumentTypeError."""
+    """Convert an option's value, a date, a time, or a duration until now, to a time. Raises ArgumentTypeError."""
     duration = re.fullmatch(r"(\d+)([smhd])", text)
     try:
         if duration:
@@ -206,7 +126,7 @@ def since(text: str) -> datetime:
 
 
 def require_bucket(client: "S3Client", location: str) -> None:
-    """Raise CommandError where there is no such bucket, with the place that was looked at."""
+    """Raise CommandError if there is no such bucket; the message names the endpoint."""
     bucket = location.removeprefix("s3://").partition("/")[0]
     try:
         client.list_objects_v2(Bucket=bucket, MaxKeys=1)
@@ -216,40 +136,8 @@ def require_bucket(client: "S3Client", location: str) -> None:
         ) from error
 
 
-def survey(objects: KeptObjects, choice: Choice) -> Survey:
-    """Read all that is kept, object by object, and count what is chosen; what cannot be replayed is logged."""
-    found = Survey()
-    with cli.progress_bar("records") as progress:
-        reading = progress.add_task("Reading", total=None)
-        for key in objects.find():
-            try:
-                chosen = choice.of(objects.read(key).content.records)
-            except ChangedError:
-                continue  # somebody else has moved it
-            except UnreadableError as error:
-                warn_of_unreadable(error, objects.uri(key))
-                found.add_unreadable(error)
-                continue
-            found.add(key, chosen)
-            progress.advance(reading, len(chosen))
-            warn_of_unputtable(chosen, objects.uri(key))
-    return found
-
-
-def warn_of_unreadable(why: UnreadableError, uri: str) -> None:
-    """Log that an object stays as it is."""
-    _log.warning("%s stays as it is: %s", uri, printable(str(why)))
-
-
-def warn_of_unputtable(records: Iterable[KeptRecord], uri: str) -> None:
-    """Log each reason why some of an object's records cannot be put."""
-    reasons = {record.original.reason for record in records if isinstance(record.original, Unputtable)}
-    for reason in sorted(reasons):
-        _log.warning("%s keeps records that cannot be put: %s", uri, reason)
-
-
-def show(found: Survey, console: Console) -> None:
-    """Print the table of what is chosen, the most frequent first."""
+def show(plan: ReplayPlan, console: Console) -> None:
+    """Print a table of the selected records, the largest group first."""
     table = Table(title="Chosen records", title_justify="left")
     table.add_column("stream", overflow="fold")
     table.add_column("kind")
@@ -257,70 +145,14 @@ def show(found: Survey, console: Console) -> None:
     table.add_column("records", justify="right")
     table.add_column("objects", justify="right")
     table.add_column("oldest arrival")
-    groups = sorted(found.groups.items(), key=lambda item: (-item[1].records, item[0]))
+    groups = sorted(plan.groups.items(), key=lambda item: (-item[1].records, item[0]))
     for names, group in groups[:SHOWN_GROUPS]:
         oldest = f"{group.oldest.astimezone():%Y-%m-%d %H:%M:%S}" if group.oldest else "-"
-        cells = (Text(printable(name)) for name in names)
-        table.add_row(*cells, f"{group.records:,}", f"{group.objects:,}", oldest)
+        texts = (Text(printable(name)) for name in names)
+        table.add_row(*texts, f"{group.records:,}", f"{group.objects:,}", oldest)
     console.print(table)
     if len(groups) > SHOWN_GROUPS:
         console.print(f"... and {len(groups) - SHOWN_GROUPS:,} more", highlight=False)
-
-
-def replay(objects: KeptObjects, stream: OutputStream, found: Survey, choice: Choice) -> int:
-    """Put the chosen records of the surveyed objects on the stream, object by object, and move them; return how many.
-
-    What a survey finds later is not replayed now: bad records that come back, rejected again, would never let it end.
-
-    Raises:
-        CommandError: where Kinesis accepts no more. The objects before are moved; the one it came to stays as it is.
-    """
-    done = 0
-    with cli.progress_bar("records") as progress:
-        putting = progress.add_task("Putting", total=found.puttable)
-        for key in found.keys:
-            try:
-                kept = objects.read(key)
-                puttable = puttable_of(choice.of(kept.content.records))
-                for chunk in put(stream, [original for _, original in puttable]):
-                    progress.advance(putting, len(chunk))
-                done += len(puttable)
-                objects.move(kept, [record for record, _ in puttable])
-            except (CommandError, DeliveryError) as error:
-                raise CommandError(
-                    f"{objects.uri(key)}: {error}; the {done} of the objects before it are put and moved: run it again"
-                    " for the rest"
-                ) from error
-            except ChangedError as error:
-                _log.warning("%s stays as it is: %s", objects.uri(key), error)
-            except UnreadableError as error:
-                warn_of_unreadable(error, objects.uri(key))
-                found.complete = False
-    return done
-
-
-def puttable_of(records: Iterable[KeptRecord]) -> list[tuple[KeptRecord, RideRecord]]:
-    """Return those of the records that can be put, with their originals."""
-    return [(record, record.original) for record in records if isinstance(record.original, RideRecord)]
-
-
-def group_of(record: KeptRecord) -> tuple[str, str, str]:
-    """Return the stream, kind and reason that a record is counted under."""
-    if isinstance(record.original, Unputtable):
-        return record.stream, CANNOT_BE_PUT, record.original.reason
-    return record.stream, record.kind, record.reason
-
-
-def _text(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("nothing is in every reason: leave the option out for all of them")
-    return text
-
-
-def _location(text: str) -> str:
-    if not re.fullmatch(S3_URI, text):
-        raise argparse.ArgumentTypeError(f"{text} is not an s3://bucket/prefix URI")
-    return text
 
 
 if __name__ == "__main__":

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 PROGRAM = "smoke-test"
 
-EXAMPLES = """\
+EXAMPLES = f"""\
 examples:
   smoke-test --stack ride-predictions
   smoke-test --stack ride-predictions-staging --profile staging --timeout 300
-  smoke-test --input ride_events --output ride_predictions --version e1efc53e9bd149078b0c12aeaa6365df
+  smoke-test --input {cli.INPUT_STREAM} --output {cli.OUTPUT_STREAM} --version e1efc53e9bd149078b0c12aeaa6365df
 """
 
 RIDE = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}
@@ -70,9 +70,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument(
         "--stack",
         type=name,

@@ -57,7 +57,9 @@ def main() -> int:
     categories = ["packages", "training"] if options.with_mlflow else ["packages"]
     engine = find_engine()
     check_wheels(categories)
-    base = options.base or pull_base(engine)
+    base = options.base or base_image()
+    if not options.base:
+        engine.call("pull", "--quiet", base)
     CONSOLE.print(f"Building the Dockerfile with {engine.name}", soft_wrap=True)
     engine.build(ROOT, IMAGE, BASE=base)
     engine.build(ROOT, BAKED, BASE=base, MODEL=str(SAMPLE_MODEL.relative_to(ROOT)))
@@ -76,9 +78,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument(
         "--with-mlflow",
         action="store_true",
@@ -108,12 +108,6 @@ def base_image() -> str:
     if not found:
         raise CommandError("the Dockerfile does not begin with ARG BASE=")
     return found[1]
-
-
-def pull_base(engine: Engine) -> str:
-    """Pull the Dockerfile's base image, to which the built images are compared, and return its name."""
-    engine.call("pull", "--quiet", base_image())
-    return base_image()
 
 
 @contextlib.contextmanager

@@ -30,12 +30,13 @@ from scripts.image.container import (
 )
 from scripts.image.heavy_model import GREEDY, SLOW
 from scripts.localaws import chaos
+from scripts.localaws.faults import Delayed
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
 from scripts.localaws.setup import FAILURES_BUCKET
-from scripts.sources.aggregated import aggregated
-from scripts.sources.bad import spoiled
-from scripts.sources.chosen import generated_rides
+from scripts.sources.bad import with_bad_rides
 from scripts.sources.events import SHARD, kinesis_event
+from scripts.sources.records import aggregate
+from scripts.sources.synthetic import generate_rides
 from streaming.records import RejectionLine, decode_event
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Stage:
 
 def good_rides(count: int) -> dict[str, Any]:
     """Return an event of ``count`` good rides."""
-    return kinesis_event(generated_rides(count, seed=0))
+    return kinesis_event(generate_rides(count, seed=0))
 
 
 def holds_the_locked_packages_and_the_modules(stage: Stage) -> str:
@@ -230,13 +231,13 @@ def predicts_a_good_batch(stage: Stage) -> str:
 def sets_bad_records_aside(stage: Stage) -> str:
     """One record in five is not a ride: the bucket has these, and the stream has predictions of the others."""
     with stage.function() as function:
-        return _settle(stage, function, kinesis_event(spoiled(generated_rides(200, seed=1), percent=20, seed=1)))
+        return _settle(stage, function, kinesis_event(with_bad_rides(generate_rides(200, seed=1), percent=20, seed=1)))
 
 
 def takes_aggregated_records_apart(stage: Stage) -> str:
     """Each ride in a record of the Kinesis Producer Library is predicted."""
     with stage.function() as function:
-        return _settle(stage, function, kinesis_event(aggregated(generated_rides(500, seed=2))))
+        return _settle(stage, function, kinesis_event(aggregate(generate_rides(500, seed=2))))
 
 
 def needs_no_s3_with_a_model_in_it(stage: Stage) -> str:
@@ -268,7 +269,7 @@ def reports_in_time_what_a_hanging_stream_leaves(stage: Stage) -> str:
     timeout = 10
     event = good_rides(100)
     with (
-        chaos.serve(stage.endpoint, lambda call: chaos.Delayed(600) if call.number else None) as hanging,
+        chaos.serve(stage.endpoint, lambda call: Delayed(600) if call.number else None) as hanging,
         stage.function(timeout=timeout, AWS_ENDPOINT_URL_KINESIS=hanging.url) as function,
     ):
         _expect("response before the stream hangs", function.invoke(good_rides(1)), COMPLETE)

@@ -1,6 +1,6 @@
 """Lambda's event source mapping for a Kinesis stream, played locally: it polls the shards and invokes a function.
 
-``scripts.localaws.rules`` decides; here are the threads, the streams and the bucket.
+``scripts.localaws.rules`` decides; this module has the threads, the streams and the bucket.
 """
 
 import logging
@@ -10,38 +10,43 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as AWSConnectionError
 
+from scripts.aws.kept_objects import ON_FAILURE_PREFIX
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.localaws.failure_record import failure_key, failure_record
-from scripts.localaws.lanes import POLL_SECONDS, ShardLanes
 from scripts.localaws.rules import (
     Batch,
     Discard,
     EventRecord,
     MappingSettings,
-    Throttled,
     closing_size,
     decide,
     event_of,
     split_expired,
 )
+from scripts.sources.events import event_record
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
+POLL_SECONDS = 0.2
+"""The pause after a read without records: a shard answers at most five reads a second (API reference, GetRecords)."""
+
+FUNCTION_NAME = "lambda_handler"
+"""The function's name in the records of the on-failure destination."""
+
 _log = logging.getLogger(__name__)
 
 
 def exponential(attempts: int) -> float:
-    """Return the seconds to wait before a batch that was tried so often is tried again: 0.2, doubling to 51.2.
+    """Return the seconds to wait before a batch that was tried this often is tried again: 0.2, doubling to 51.2.
 
     Lambda's own times are not published; these are this project's.
     """
@@ -53,15 +58,12 @@ class Counters:
     """What a mapping did so far."""
 
     invocations: int = 0
-    """Calls of the function; throttled ones are none."""
     delivered: int = 0
-    """Records that the function took, each counted once."""
+    """Records that the function is done with, each counted once."""
     redelivered: int = 0
     """Records that were handed to the function again, counted each time."""
     discarded: int = 0
     """Records given up, whether or not the on-failure destination took them."""
-    destination_delivery_failures: int = 0
-    """Objects that the on-failure destination did not take."""
 
     @property
     def settled(self) -> int:
@@ -69,75 +71,52 @@ class Counters:
         return self.delivered + self.discarded
 
 
+@dataclass(eq=False)
 class EventSourceMapping:
-    """A mapping that runs for the length of a ``with`` block, concurrently over the shards.
+    """A mapping that runs for the length of a ``with`` block, with one thread for each shard.
 
-    Leaving the block waits for the batches in flight and delivers no further ones: what was read and not delivered is
-    still in the stream. Checkpoints are not kept, the stream's retention does not expire records, and shards that a
+    Leaving the block waits for the batches in flight and delivers no others: records that were read but not delivered
+    are still in the stream. Checkpoints are not kept, the stream's retention does not expire records, and shards that a
     split or merge makes while the mapping runs are not polled.
     """
 
-    def __init__(
-        self,
-        kinesis: "KinesisClient",
-        s3: "S3Client",
-        stream: str,
-        invoke: Callable[[dict[str, Any]], object],
-        settings: MappingSettings,
-        *,
-        function_name: str = "lambda_handler",
-        back_off: Callable[[int], float] = exponential,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        """Set up the mapping; nothing is called before the ``with`` block.
+    kinesis: "KinesisClient"
+    s3: "S3Client"
+    """Client for the on-failure destination."""
+    stream: str
+    invoke: Callable[[dict[str, Any]], object]
+    """Called with an event, from one thread for each shard; returns the parsed response, and raises for a function
+    error. It may change the event: each delivery gets its own."""
+    settings: MappingSettings
+    _: KW_ONLY
+    back_off: Callable[[int], float] = exponential
+    """Seconds to wait before the next delivery of a batch that was tried this often."""
+    now: Callable[[], float] = time.time
+    """The time against which records age, in seconds since the epoch."""
 
-        Args:
-            kinesis: client for the stream.
-            s3: client for the on-failure destination.
-            stream: the stream's name.
-            invoke: called with an event, from as many threads at once as there are shards times
-                ParallelizationFactor; returns the parsed response, and raises Throttled, or anything else for a
-                function error. It may change the event: each delivery gets one of its own.
-            settings: the mapping's parameters.
-            function_name: what the records in the on-failure destination call the function.
-            back_off: seconds to wait before the next delivery of a batch that was tried so often.
-            now: the time against which records age, in seconds since the epoch.
-        """
+    def __post_init__(self) -> None:
+        """Prepare the state; nothing is called before the ``with`` block."""
         self.uuid = str(uuid.uuid4())
-        self._kinesis = kinesis
-        self._s3 = s3
-        self._stream = stream
-        self._invoke = invoke
-        self._settings = settings
-        self._function_name = function_name
-        self._back_off = back_off
-        self._now = now
         self._stopping = threading.Event()
         self._changed = threading.Condition()
         self._counters = Counters()
         self._stream_arn = ""
         self._pool: ThreadPoolExecutor
-        self._lanes: list[Future[None]] = []
+        self._polling: list[Future[None]] = []
 
     def __enter__(self) -> Self:
-        """Begin to poll, from the starting position as it is now: LATEST misses nothing put after this returns."""
-        summary = self._kinesis.describe_stream_summary(StreamName=self._stream)["StreamDescriptionSummary"]
+        """Begin to poll, from each shard's oldest record."""
+        summary = self.kinesis.describe_stream_summary(StreamName=self.stream)["StreamDescriptionSummary"]
         self._stream_arn = summary["StreamARN"]
-        lanes = self._settings.parallelization_factor
-        readers = [
-            ShardReader(self._kinesis, self._stream, shard_id, self._settings.starting_position)
-            for shard_id in shard_ids(self._kinesis, self._stream)
-        ]
-        shards = [ShardLanes(reader, self._stream_arn, lanes) for reader in readers]
-        self._pool = ThreadPoolExecutor(len(shards) * lanes, thread_name_prefix=f"mapping-{self._stream}")
-        self._lanes = [self._pool.submit(self._run, shard, lane) for shard in shards for lane in range(lanes)]
-        for future in self._lanes:
-            future.add_done_callback(self._lane_ended)
+        ids = shard_ids(self.kinesis, self.stream)
+        readers = [ShardReader(self.kinesis, self.stream, shard_id) for shard_id in ids]
+        self._pool = ThreadPoolExecutor(len(readers), thread_name_prefix=f"mapping-{self.stream}")
+        self._polling = [self._pool.submit(self._poll, reader) for reader in readers]
+        for future in self._polling:
+            future.add_done_callback(self._wake_waiting)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Wait for the batches in flight; then raise what ended a polling thread, unless the block itself raised."""
         self._stopping.set()
         self._pool.shutdown()
@@ -145,101 +124,104 @@ class EventSourceMapping:
             self._raise_crash()
 
     def counters(self) -> Counters:
-        """Return what the mapping did so far; raise what ended a polling thread, if something did."""
+        """Return what the mapping did so far. Raises the exception that ended a polling thread, if one did."""
         self._raise_crash()
         with self._changed:
             return self._counters
 
     def wait_for(self, records: int, timeout: float) -> bool:
-        """Wait until so many records are settled, ``timeout`` seconds at most, and say whether they are.
+        """Wait until this many records are settled, for at most ``timeout`` seconds, and return whether they are.
 
-        Raises what ended a polling thread, if something did, without waiting any longer.
+        Raises the exception that ended a polling thread, if one did, without waiting any longer.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._counters.settled >= records or self._crashes(), timeout)
         return self.counters().settled >= records
 
-    def _run(self, shard: ShardLanes, lane: int) -> None:
-        """Deliver what comes in one lane of a shard, batch after batch, until the mapping or the shard ends."""
+    def _poll(self, reader: ShardReader) -> None:
+        """Deliver the records of a shard, batch after batch, until the mapping or the shard ends."""
         waiting: list[EventRecord] = []
         opened = 0.0
         while not self._stopping.is_set():
-            size = closing_size(waiting, time.monotonic() - opened, self._settings)
+            size = closing_size(waiting, time.monotonic() - opened, self.settings)
             if size:
-                self._deliver(Batch(tuple(waiting[:size])), shard.shard_id)
+                self._deliver(Batch(tuple(waiting[:size])), reader.shard_id)
                 del waiting[:size]
                 opened = time.monotonic()
-                continue
-            found = shard.take(lane)
-            if found:
+            elif records := self._read(reader):
                 opened = opened if waiting else time.monotonic()
-                waiting += found
-            elif found is None and not waiting:
+                waiting += records
+            elif reader.at_end and not waiting:
                 return
             else:
                 self._stopping.wait(POLL_SECONDS)
 
+    def _read(self, reader: ShardReader) -> list[EventRecord]:
+        """Return a shard's next records; an empty list if the read failed in a way that the next one may not."""
+        try:
+            return [event_record(record, reader.shard_id, self._stream_arn) for record in reader.read()]
+        except (AWSConnectionError, HTTPClientError) as error:
+            _log.warning("Could not read %s, will retry: %s", reader.shard_id, error)
+        except ClientError as error:
+            status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
+            if status < 500 and "Throttling" not in code:
+                raise
+            _log.warning("Could not read %s, will retry: %s", reader.shard_id, error)
+        return []
+
     def _deliver(self, batch: Batch, shard_id: str) -> None:
         """Invoke the function until every record of the batch is delivered or discarded, or the mapping ends."""
         pending = deque([batch])
-        seen = False
+        is_redelivery = False
         while pending:
             tried = pending.popleft()
             if tried.attempts:
-                self._stopping.wait(self._back_off(tried.attempts))
+                self._stopping.wait(self.back_off(tried.attempts))
             if self._stopping.is_set():
                 return
-            expired, due = split_expired(tried, self._now(), self._settings)
+            expired, due = split_expired(tried, self.now(), self.settings)
             if expired:
-                self._give_up(expired, shard_id)
+                self._discard(expired, shard_id)
             if not due:
                 continue
-            outcome = self._outcome(due)
-            decision = decide(due, outcome, self._settings)
+            decision = decide(due, self._invoke_with(due), self.settings)
             pending.extendleft(reversed(decision.again))
-            if isinstance(outcome, Throttled):
-                continue
-            self._count(invocations=1, redelivered=len(due.records) if seen else 0, delivered=decision.delivered)
-            seen = True
+            redelivered = len(due.records) if is_redelivery else 0
+            self._count(invocations=1, redelivered=redelivered, delivered=decision.delivered)
+            is_redelivery = True
             if decision.discarded:
-                self._give_up(decision.discarded, shard_id)
+                self._discard(decision.discarded, shard_id)
 
-    def _outcome(self, batch: Batch) -> object:
-        """Return what the function responds to the batch's event, or the exception that it ends in."""
-        # Through JSON, as Lambda does it: what a function changes in its event must not be in the next delivery.
+    def _invoke_with(self, batch: Batch) -> object:
+        """Return the function's response to the batch's event, or the exception that it ended in."""
+        # Through JSON, as Lambda does it: a change that a function makes to its event must not be in the next delivery.
         event = msgspec.json.decode(msgspec.json.encode(event_of(batch.records)))
         try:
-            return self._invoke(event)
-        except Throttled as throttled:
-            return throttled
+            return self.invoke(event)
         except Exception as error:
             _log.warning("The function failed on a batch of %d records", len(batch.records), exc_info=True)
             return error
 
-    def _give_up(self, discard: Discard, shard_id: str) -> None:
+    def _discard(self, discard: Discard, shard_id: str) -> None:
         """Send the records to the on-failure destination, if there is one, and count them; the shard moves on."""
-        batch_size = len(discard.batch.records)
-        _log.warning("Discarding %d records of %s: %s", batch_size, shard_id, discard.condition)
-        destination = self._settings.on_failure
-        failed = destination is not None and not self._store(discard, shard_id, destination.removeprefix("s3://"))
-        self._count(discarded=batch_size, destination_delivery_failures=int(failed))
+        count = len(discard.batch.records)
+        _log.warning("Discarding %d records of %s: %s", count, shard_id, discard.condition)
+        if self.settings.on_failure:
+            self._store(discard, shard_id, self.settings.on_failure.removeprefix("s3://"))
+        self._count(discarded=count)
 
-    def _store(self, discard: Discard, shard_id: str, bucket: str) -> bool:
-        """Write the records to the on-failure bucket and say whether it took them."""
+    def _store(self, discard: Discard, shard_id: str, bucket: str) -> None:
+        """Write the records to the on-failure bucket."""
         at = datetime.now(UTC)
-        record = failure_record(discard, shard_id, self._stream_arn, self._function_arn(), at)
+        _, partition, _, region, account, _ = self._stream_arn.split(":", 5)
+        function_arn = f"arn:{partition}:lambda:{region}:{account}:function:{FUNCTION_NAME}"
+        record = failure_record(discard, shard_id, self._stream_arn, function_arn, at)
         key = failure_key(self.uuid, shard_id, at)
         try:
-            self._s3.put_object(Bucket=bucket, Key=key, Body=msgspec.json.encode(record))
+            self.s3.put_object(Bucket=bucket, Key=key, Body=msgspec.json.encode(record))
         except (BotoCoreError, ClientError):
-            # Lambda counts it (DestinationDeliveryFailures) and goes on, and so the records are lost here as there.
+            # Lambda only counts it (DestinationDeliveryFailures), and so the records are lost here as there.
             _log.exception("The on-failure destination did not take s3://%s/%s", bucket, key)
-            return False
-        return True
-
-    def _function_arn(self) -> str:
-        _, partition, _, region, account, _ = self._stream_arn.split(":", 5)
-        return f"arn:{partition}:lambda:{region}:{account}:function:{self._function_name}"
 
     def _count(self, **increments: int) -> None:
         with self._changed:
@@ -247,16 +229,71 @@ class EventSourceMapping:
             self._counters = replace(self._counters, **totals)
             self._changed.notify_all()
 
-    def _lane_ended(self, lane: Future[None]) -> None:
-        """Wake whoever waits for records that an ended thread will not deliver any more."""
-        if error := lane.exception():
+    def _wake_waiting(self, polling: Future[None]) -> None:
+        """Wake ``wait_for``: a thread that has ended delivers no more records."""
+        if error := polling.exception():
             _log.error("A polling thread ended", exc_info=error)
         with self._changed:
             self._changed.notify_all()
 
     def _crashes(self) -> list[BaseException]:
-        return [error for lane in self._lanes if lane.done() and (error := lane.exception())]
+        return [error for future in self._polling if future.done() and (error := future.exception())]
 
     def _raise_crash(self) -> None:
         if crashes := self._crashes():
             raise crashes[0]
+
+
+def failure_key(mapping: str, shard_id: str, at: datetime) -> str:
+    """Return a new key for an on-failure object: ``mapping`` is the mapping's UUID, ``at`` is in UTC.
+
+    It has the form of the AWS Lambda developer guide, "Retain discarded batch records for a Kinesis Data Streams event
+    source", and ends in a random UUID.
+    """
+    return f"{ON_FAILURE_PREFIX}{mapping}/{shard_id}/{at:%Y/%m/%d}/{at:%Y-%m-%dT%H.%M.%S}-{uuid.uuid4()}"
+
+
+def failure_record(discard: Discard, shard_id: str, stream_arn: str, function_arn: str, at: datetime) -> dict[str, Any]:
+    """Return an on-failure object: the place of the records in the stream, why they were given up, and the whole event.
+
+    The event is the string ``payload``, JSON within JSON. The guide shows only RetryAttemptsExhausted. LocalStack
+    recorded of AWS: the other condition's name, that it has no ``responseContext``, and that its invoke count is 1 even
+    for records that no function saw.
+    """
+    first, last = discard.batch.records[0], discard.batch.records[-1]
+    record: dict[str, Any] = {
+        "requestContext": {
+            "requestId": str(uuid.uuid4()),
+            "functionArn": function_arn,
+            "condition": discard.condition,
+            "approximateInvokeCount": max(1, discard.batch.attempts),
+        },
+        "responseContext": {
+            "statusCode": 200,
+            "executedVersion": "$LATEST",
+            "functionError": "Unhandled" if discard.function_error else None,
+        },
+        "version": "1.0",
+        "timestamp": _timestamp(at),
+        "KinesisBatchInfo": {
+            "shardId": shard_id,
+            "startSequenceNumber": first["kinesis"]["sequenceNumber"],
+            "endSequenceNumber": last["kinesis"]["sequenceNumber"],
+            "approximateArrivalOfFirstRecord": _arrival(first),
+            "approximateArrivalOfLastRecord": _arrival(last),
+            "batchSize": len(discard.batch.records),
+            "streamArn": stream_arn,
+        },
+        "payload": msgspec.json.encode(event_of(discard.batch.records)).decode(),
+    }
+    if discard.condition == "RecordAgeExceeded":
+        del record["responseContext"]
+    return record
+
+
+def _arrival(record: EventRecord) -> str:
+    return _timestamp(datetime.fromtimestamp(record["kinesis"]["approximateArrivalTimestamp"], UTC))
+
+
+def _timestamp(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

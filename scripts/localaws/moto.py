@@ -13,7 +13,7 @@ from scripts.localaws.server import HOST
 
 REGION = "us-east-1"
 DUMMY_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": REGION}
-"""What the SDK needs to sign requests; moto looks at none of it."""
+"""The SDK needs these to sign requests; moto ignores them."""
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application."""
@@ -24,7 +24,7 @@ def serve() -> Iterator[str]:
     """Run moto's server for the length of the block and yield its endpoint URL.
 
     Raises:
-        RuntimeError: where the server ends before it listens; what it said stands on stderr.
+        RuntimeError: if the server ends before it listens; its own message is on stderr.
     """
     command = [sys.executable, "-m", "scripts.localaws.moto"]
     with server.serve("moto's server", command, environment=environment_without_account(os.environ)) as url:
@@ -32,44 +32,44 @@ def serve() -> Iterator[str]:
 
 
 def environment_without_account(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment with dummy credentials for all that says AWS: no account, region, profile or endpoint."""
+    """Return the environment with dummy credentials in place of all AWS variables, profiles and endpoints."""
     others = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     return {**others, **DUMMY_CREDENTIALS, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
 
 def main() -> None:
-    """Listen on a free port, print it, and serve until stdin ends: with its parent, however that ends."""
+    """Listen on a free port, print it, and serve until stdin ends, which it does with the parent process."""
     from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     speed_up_streams()
-    application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
+    application = serialize_requests(DomainDispatcherApplication(create_backend_app))
     server = make_server(HOST, 0, application, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone already
+    with contextlib.suppress(BrokenPipeError):  # the parent has gone
         print(server.server_port, flush=True)
     sys.stdin.read()
 
 
-def one_at_a_time(application: Application) -> Application:
+def serialize_requests(application: Application) -> Application:
     """Return the application with a lock around it.
 
-    Moto's streams are not safe for threads: of 8,000 records put by four at once, some dozens were lost.
+    Moto's streams are not thread-safe: of 8,000 records that four threads put at once, some dozens were lost.
     """
     lock = threading.Lock()
 
-    def locked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def call_locked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with lock:
             return application(environ, start_response)
 
-    return locked
+    return call_locked
 
 
 def speed_up_streams() -> None:
-    """Replace, in this process, what moto does by walking through all of a shard's records.
+    """Replace the methods with which moto walks through all records of a shard at every put and every read.
 
-    It does so at every put and at every read: 50,000 records on one shard took 19 seconds, and take 3.
+    With them, 50,000 records on one shard took 19 seconds; they take 3 without.
     """
     from moto.kinesis.models import Shard
 
@@ -78,14 +78,14 @@ def speed_up_streams() -> None:
 
 
 def newest_sequence_number(shard: Any) -> int:
-    """Return the sequence number of the newest record of moto's shard; 0 where it has none."""
+    """Return the sequence number of the newest record of moto's shard; 0 if it is empty."""
     return next(reversed(shard.records), 0)
 
 
 def records_after(shard: Any, sequence_number: str, limit: int | None) -> tuple[list[Any], int, int]:
-    """Return the records of moto's shard that follow, the last one's sequence number, and its distance to the newest.
+    """Return the next records of moto's shard, at most ``limit``; the sequence number and the lag of the last one.
 
-    At most ``limit`` records, where it is given. The distance is in milliseconds.
+    The lag is the time in milliseconds between it and the newest record.
     """
     place, newest = int(sequence_number), newest_sequence_number(shard)
     # Moto numbers a shard's records from 1 on without a gap, and never takes one out.

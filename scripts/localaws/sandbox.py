@@ -1,44 +1,54 @@
-"""Sandboxes as Lambda keeps them: processes that run the function, one event at a time, and that may be killed."""
+"""Sandboxes as Lambda keeps them: processes that run the function, one event at a time, and that can be killed."""
 
+import contextlib
 import importlib
 import os
 import random
 import subprocess
 import sys
 import threading
+import time
+import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from scripts.localaws.context import LambdaContext
-
 HANDLER = "lambda_function.lambda_handler"
 
 INIT_SECONDS = 60.0
-"""What a cold start may take. Lambda gives it ten seconds, but not beside so much else on a few cores."""
+"""The time for a cold start. Lambda gives it ten seconds, but on cores that do less beside it."""
 
 EXITED, TIMED_OUT = "Runtime.ExitError", "Sandbox.Timedout"
-"""What Lambda calls a function error that is none of the function's own exceptions."""
+"""Lambda's names of the function errors that are not exceptions of the function."""
+
+
+class LambdaContext:
+    """The context of an invocation that begins now and has this many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        """Start the clock."""
+        self.aws_request_id = str(uuid.uuid4())
+        self._end = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds until the function's timeout."""
+        return int((self._end - time.monotonic()) * 1000)
 
 
 class FunctionError(Exception):
-    """An invocation ended without a response: the function raised, or its process ended."""
+    """An invocation ended without a response: the function raised, timed out, or its process ended."""
 
     def __init__(self, kind: str, message: str) -> None:
         """Take the error's type, as Lambda names it in its response, and its message."""
         self.kind = kind
         super().__init__(f"{kind}: {message}")
-
-
-class TimedOutError(FunctionError):
-    """The function had not answered when its time was over, and was killed."""
 
 
 class _Request(msgspec.Struct):
@@ -47,29 +57,24 @@ class _Request(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """A response, or the type and message of an error; a process's first answer only says that it is ready."""
+    """A response, or the type and message of an error. The first answer of a process only says that it is ready."""
 
     response: Any = None
     error: tuple[str, str] | None = None
 
 
+@dataclass(eq=False)
 class Sandbox:
-    """A process that the function runs in. It is started by the first invocation, and by the first after its end."""
+    """A process that runs the function. The first invocation starts it, and so does the first after its end."""
 
-    def __init__(self, environment: Mapping[str, str], timeout: float, handler: str = HANDLER) -> None:
-        """Start nothing yet.
-
-        Args:
-            environment: the process's whole environment. Its working folder is the project's, whose modules it finds.
-            timeout: the function's timeout in seconds, which a cold start does not count against.
-            handler: the function, as ``module.name``.
-        """
-        self.cold_starts = 0
-        self._environment = environment
-        self._timeout = timeout
-        self._handler = handler
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection
+    environment: Mapping[str, str]
+    """The process's whole environment. Its working folder is the project's."""
+    timeout: float
+    """The function's timeout in seconds; a cold start does not count."""
+    handler: str = HANDLER
+    cold_starts: int = 0
+    _process: subprocess.Popen[bytes] | None = None
+    _connection: Connection = field(init=False)
 
     @property
     def is_running(self) -> bool:
@@ -77,23 +82,18 @@ class Sandbox:
         return self._process is not None and self._process.poll() is None
 
     def invoke(self, event: object) -> Any:
-        """Invoke the function and return its response, which has come through JSON as the event has.
-
-        Raises:
-            FunctionError: where the function raised, could not be loaded, or its process ended.
-            TimedOutError: where its time was over.
-        """
+        """Invoke the function and return its response. Event and response go through JSON. Raises FunctionError."""
         if not self.is_running:
             self._start()
-            self._answer(INIT_SECONDS)
+            self._receive(INIT_SECONDS)
         try:
-            self._connection.send_bytes(msgspec.json.encode(_Request(event, self._timeout)))
+            self._connection.send_bytes(msgspec.json.encode(_Request(event, self.timeout)))
         except OSError as error:
             raise self._exited() from error
-        return self._answer(self._timeout)
+        return self._receive(self.timeout)
 
     def kill(self) -> bool:
-        """Kill the process with SIGKILL, from any thread, and say whether there was one."""
+        """Kill the process with SIGKILL, from any thread, and return whether there was one."""
         if self._process is None or self._process.poll() is not None:
             return False
         self._process.kill()
@@ -103,7 +103,7 @@ class Sandbox:
         """End the process, whatever it is doing."""
         if self._process:
             self.kill()
-            # Closes its stdin too.
+            # Leaving the block closes its stdin too.
             with self._process:
                 self._connection.close()
 
@@ -113,21 +113,21 @@ class Sandbox:
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "scripts.localaws.sandbox", str(theirs.fileno()), self._handler],
+                [sys.executable, "-m", "scripts.localaws.sandbox", str(theirs.fileno()), self.handler],
                 cwd=Path(__file__).parents[2],
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                # Ctrl-C in a terminal goes to the whole group: batches in flight are still to be answered.
+                # Ctrl-C in a terminal goes to the whole group, but batches in flight must still be answered.
                 start_new_session=True,
             )
 
-    def _answer(self, seconds: float) -> Any:
+    def _receive(self, seconds: float) -> Any:
         try:
             if not self._connection.poll(seconds):
                 self.close()
-                raise TimedOutError(TIMED_OUT, f"no answer after {seconds:g} seconds")
+                raise FunctionError(TIMED_OUT, f"no answer after {seconds:g} seconds")
             answer = msgspec.json.decode(self._connection.recv_bytes(), type=_Answer)
         except (EOFError, OSError) as error:
             raise self._exited() from error
@@ -141,38 +141,35 @@ class Sandbox:
 
 
 class Sandboxes:
-    """As many sandboxes as there may be invocations at once, for the length of a ``with`` block."""
+    """As many sandboxes as there may be invocations at once; their processes end with a ``with`` block."""
 
-    def __init__(self, sandboxes: Sequence[Sandbox]) -> None:
-        """Take the sandboxes, which end with the block."""
+    def __init__(self, number: int, environment: Mapping[str, str], timeout: float, handler: str = HANDLER) -> None:
+        """Prepare the sandboxes; see ``Sandbox`` for the other arguments."""
         self.errors: Counter[str] = Counter()
-        """How often an invocation ended in a function error, by the error's type."""
+        """How many invocations ended in a function error, by the error's type."""
         self.kills = 0
-        """How often ``kill_one`` killed a process."""
-        self._sandboxes = sandboxes
+        self._sandboxes = [Sandbox(environment, timeout, handler) for _ in range(number)]
         self._free: SimpleQueue[Sandbox] = SimpleQueue()
+        for sandbox in self._sandboxes:
+            self._free.put(sandbox)
         self._counting = threading.Lock()
 
     def __enter__(self) -> Self:
-        """Offer all of them."""
-        for sandbox in self._sandboxes:
-            self._free.put(sandbox)
+        """Return the sandboxes."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End their processes."""
         for sandbox in self._sandboxes:
             sandbox.close()
 
     @property
     def cold_starts(self) -> int:
-        """How often a process was started."""
+        """How many processes were started."""
         return sum(sandbox.cold_starts for sandbox in self._sandboxes)
 
     def invoke(self, event: object) -> Any:
-        """Invoke the function in a sandbox that is free, or as soon as one is: see ``Sandbox.invoke``."""
+        """Invoke the function in the next free sandbox: see ``Sandbox.invoke``."""
         sandbox = self._free.get()
         try:
             return sandbox.invoke(event)
@@ -184,24 +181,49 @@ class Sandboxes:
             self._free.put(sandbox)
 
     def kill_one(self, draw: random.Random) -> None:
-        """Kill the process of one sandbox, drawn from those that have any."""
+        """Kill the process of one sandbox, drawn from those that have one."""
         running = [sandbox for sandbox in self._sandboxes if sandbox.is_running]
         if running and draw.choice(running).kill():
             self.kills += 1
+
+    @contextlib.contextmanager
+    def killing(self, every: float, draw: random.Random) -> Iterator[None]:
+        """Kill processes for the length of the block, one after ``every`` seconds on average; 0 is never."""
+        ended = threading.Event()
+
+        def kill() -> None:
+            while not ended.wait(draw.uniform(0, 2 * every)):
+                self.kill_one(draw)
+
+        thread = threading.Thread(target=kill, name="killing")
+        if every:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if every:
+                thread.join()
 
 
 def main() -> None:
     """Be a sandbox's process: load the function, and answer the events that come over the connection."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _, descriptor, name = sys.argv
+    module, _, attribute = name.rpartition(".")
     with Connection(int(descriptor)) as connection:
-        handler = _loaded(name, connection)
-        while handler:
+        try:
+            handler: Callable[[Any, LambdaContext], Any] = getattr(importlib.import_module(module), attribute)
+        except Exception as error:
+            connection.send_bytes(_encode_error(error))
+            return
+        connection.send_bytes(msgspec.json.encode(_Answer()))
+        while True:
             try:
                 request = msgspec.json.decode(connection.recv_bytes(), type=_Request)
             except EOFError:
                 return
-            connection.send_bytes(_handled(handler, request))
+            connection.send_bytes(_answer(handler, request))
 
 
 def _end_with_parent() -> None:
@@ -210,26 +232,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _loaded(name: str, connection: Connection) -> Callable[[Any, LambdaContext], Any] | None:
-    """Return the function and say that it is ready; None where it cannot be loaded, after saying why."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        handler: Callable[[Any, LambdaContext], Any] = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        connection.send_bytes(_failure(error))
-        return None
-    connection.send_bytes(msgspec.json.encode(_Answer()))
-    return handler
-
-
-def _handled(handler: Callable[[Any, LambdaContext], Any], request: _Request) -> bytes:
+def _answer(handler: Callable[[Any, LambdaContext], Any], request: _Request) -> bytes:
     try:
         return msgspec.json.encode(_Answer(handler(request.event, LambdaContext(request.seconds))))
     except Exception as error:
-        return _failure(error)
+        return _encode_error(error)
 
 
-def _failure(error: Exception) -> bytes:
+def _encode_error(error: Exception) -> bytes:
     return msgspec.json.encode(_Answer(error=(type(error).__name__, str(error))))
 
 

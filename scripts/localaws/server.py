@@ -1,4 +1,4 @@
-"""A server in a process of its own, which says on stdout which loopback port it listens on, and ends with its stdin."""
+"""Servers in processes of their own: each prints the loopback port that it listens on, and ends with its stdin."""
 
 import contextlib
 import subprocess
@@ -14,14 +14,10 @@ def serve(
 ) -> Iterator[str]:
     """Run the server for the length of the block and yield its URL.
 
-    Args:
-        name: what messages call it.
-        command: what runs it.
-        folder: where it is run; here, where that is not said.
-        environment: its whole environment; this process's, where that is not said.
+    ``name`` is for messages. ``folder`` and ``environment`` default to those of this process.
 
     Raises:
-        RuntimeError: where it ends before it listens; what it said stands on stderr.
+        RuntimeError: if the server ends before it listens; its own message is on stderr.
     """
     process = subprocess.Popen(
         command,
@@ -33,7 +29,7 @@ def serve(
         # Ctrl-C in a terminal goes to the whole group: the server must outlive whoever still talks to it.
         start_new_session=True,
     )
-    # Leaving closes the pipes and waits; that its stdin ends is what ends the server.
+    # Leaving closes the pipes, which ends the server, and waits.
     with process:
         port = process.stdout.readline().strip() if process.stdout else ""
         if not port:

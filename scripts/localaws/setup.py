@@ -1,40 +1,93 @@
-"""The local AWS of the stack: an environment that reaches nothing else, and the streams and buckets in it."""
+"""The local AWS of the stack: an environment that reaches nothing else, with streams, buckets and a model in it."""
 
 import hashlib
-from collections.abc import MutableMapping
+import re
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from artifacts import Artifact, describe
+from artifacts import MLMODEL, ModelError, describe, find_run, open_artifact
+from scripts import cli
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION, environment_without_account
 from scripts.localaws.server import HOST
+from settings import ModelSettings
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
-INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
+INPUT_STREAM, OUTPUT_STREAM = cli.INPUT_STREAM, cli.OUTPUT_STREAM
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
 REJECTIONS_PREFIX = "rejections"
 REJECTIONS = f"s3://{FAILURES_BUCKET}/{REJECTIONS_PREFIX}"
 EXPERIMENT_ID = "1"
 
+MODEL_VARIABLES = ("MLFLOW_EXPERIMENT_ID", "MODEL_BUCKET", "MODEL_LOCATION", "MODEL_SHA256", "RUN_ID")
 FUNCTION_VARIABLES = (
+    *MODEL_VARIABLES,
     "FAILURES_LOCATION",
-    "MLFLOW_EXPERIMENT_ID",
-    "MODEL_BUCKET",
-    "MODEL_LOCATION",
     "MODEL_NAME",
-    "MODEL_SHA256",
     "PREDICTION_FIELD",
     "PREDICTIONS_STREAM_NAME",
-    "RUN_ID",
     "TEST_RUN",
 )
-"""What configures the function, but for LOG_LEVEL."""
+"""The variables that configure the function, but for LOG_LEVEL."""
+
+
+@dataclass(frozen=True)
+class ModelCopy:
+    """The files of a model, wherever it lies, and the run id that its predictions are tagged with."""
+
+    location: str
+    run_id: str
+    files: Mapping[str, bytes]
+    folder: str
+    """Where the files go in the models bucket, relative to the experiment."""
+    sha256: str | None = None
+    """The digest that the user has pinned."""
+
+    @property
+    def uri(self) -> str:
+        """Where the copy lies in the local AWS."""
+        return f"s3://{MODELS_BUCKET}/{EXPERIMENT_ID}/{self.folder}"
+
+
+def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> ModelCopy:
+    """Copy the model at the location, else the one that the environment names, else the sample model.
+
+    The user's own AWS settings read it: call this before ``isolate``.
+
+    Raises:
+        ModelError: if there is no such model, it cannot be read, or no run id is known for it.
+        SettingsError: if the environment's variables contradict each other.
+    """
+    variables = {name: environment.get(name, "") for name in MODEL_VARIABLES}
+    if location:
+        variables.update(MODEL_LOCATION=location, MODEL_BUCKET="")
+    elif not (variables["MODEL_LOCATION"].strip() or variables["MODEL_BUCKET"].strip()):
+        return copy_model(str(cli.SAMPLE_MODEL))
+    settings = ModelSettings.from_environment(variables)
+    found = settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
+    return copy_model(found, settings.run_id, settings.sha256)
+
+
+def copy_model(location: str, run_id: str = "", sha256: str | None = None) -> ModelCopy:
+    """Read the files of a model. Its own run id is used if none is given. Raises ModelError."""
+    artifact = open_artifact(location)
+    description = describe(artifact)
+    version = str(run_id or description.get("run_id") or description.get("model_uuid") or "")
+    if not version:
+        raise ModelError(f"{location}/{MLMODEL} names no run: set RUN_ID to tag predictions with")
+    # MLflow 3 puts a model beside its run. A model without an id of its own, or with another run id than the one to tag
+    # predictions with, is found in the place of MLflow 2.
+    model_id = str(description.get("model_id"))
+    is_beside_run = re.fullmatch("m-[^/]+", model_id) and description.get("run_id") == version
+    folder = f"models/{model_id}/artifacts" if is_beside_run else f"{version}/artifacts/model"
+    return ModelCopy(location, version, {name: artifact.read(name) for name in artifact.names()}, folder, sha256)
 
 
 def isolate(environment: MutableMapping[str, str], endpoint: str) -> None:
-    """Point the SDK at the endpoint alone: no variable, profile or proxy of the user's can lead it anywhere else."""
+    """Point the SDK at the endpoint alone: no variable, profile or proxy of the user can lead it anywhere else."""
     alone = environment_without_account(environment)
     environment.clear()
     environment.update(alone, AWS_ENDPOINT_URL=endpoint)
@@ -43,13 +96,13 @@ def isolate(environment: MutableMapping[str, str], endpoint: str) -> None:
 
 def shell_exports(endpoint: str) -> list[str]:
     """Return the lines that point a shell's AWS command line, version 1 or 2, and the SDKs at the endpoint."""
-    # Version 2 prefers AWS_REGION, which version 1 does not know, and shows answers in a pager unless told not to.
+    # Version 2 prefers AWS_REGION, which version 1 does not know, and pipes its output into a pager unless told not to.
     variables = {"AWS_ENDPOINT_URL": endpoint, **DUMMY_CREDENTIALS, "AWS_REGION": REGION, "AWS_PAGER": ""}
     return [f"export {name}={value}" for name, value in variables.items()]
 
 
 def create(kinesis: "KinesisClient", s3: "S3Client", shards: int) -> None:
-    """Create both streams, each of so many shards, and both buckets."""
+    """Create both streams, each with this number of shards, and both buckets."""
     for stream in (INPUT_STREAM, OUTPUT_STREAM):
         kinesis.create_stream(StreamName=stream, ShardCount=shards)
         kinesis.get_waiter("stream_exists").wait(StreamName=stream)
@@ -57,36 +110,35 @@ def create(kinesis: "KinesisClient", s3: "S3Client", shards: int) -> None:
         s3.create_bucket(Bucket=bucket)
 
 
-def upload(s3: "S3Client", model: Artifact) -> str:
-    """Upload a model as MLflow 3 lays it out in a bucket, and return the id of the run that logged it."""
-    description = describe(model)
-    for name in model.names():
-        key = f"{EXPERIMENT_ID}/models/{description['model_id']}/artifacts/{name}"
-        s3.put_object(Bucket=MODELS_BUCKET, Key=key, Body=model.read(name))
-    return str(description["run_id"])
+def upload(s3: "S3Client", model: ModelCopy) -> None:
+    """Upload a model into the models bucket."""
+    for name, content in model.files.items():
+        s3.put_object(Bucket=MODELS_BUCKET, Key=f"{EXPERIMENT_ID}/{model.folder}/{name}", Body=content)
 
 
-def configure_function(environment: MutableMapping[str, str], run_id: str) -> None:
-    """Set the function's variables for this stack, whatever the user's were; only a LOG_LEVEL of theirs stays."""
+def configure_function(environment: MutableMapping[str, str], model: ModelCopy) -> None:
+    """Set the function's variables for the local AWS and an uploaded model; of the user's, only LOG_LEVEL stays."""
     for name in FUNCTION_VARIABLES:
         environment.pop(name, None)
     environment.update(
         PREDICTIONS_STREAM_NAME=OUTPUT_STREAM,
         MODEL_BUCKET=MODELS_BUCKET,
         MLFLOW_EXPERIMENT_ID=EXPERIMENT_ID,
-        RUN_ID=run_id,
+        RUN_ID=model.run_id,
+        MODEL_SHA256=model.sha256 or "",
         FAILURES_LOCATION=REJECTIONS,
     )
     environment["LOG_LEVEL"] = environment.get("LOG_LEVEL") or "WARNING"
-    # They would go to stdout, batch after batch, where nothing takes them for metrics.
+    # Metrics would be printed for every batch, and nothing here collects them.
     environment["POWERTOOLS_METRICS_DISABLED"] = "true"
 
 
-def shard_of(kinesis: "KinesisClient", stream: str, partition_key: str) -> str:
-    """Return the shard that Kinesis puts a partition key on: the one whose range holds its MD5 (developer guide)."""
+def find_shard(kinesis: "KinesisClient", stream: str, partition_key: str) -> str:
+    """Return the shard of a partition key: its range of hash keys holds the key's MD5 (Kinesis developer guide)."""
     place = int.from_bytes(hashlib.md5(partition_key.encode(), usedforsecurity=False).digest(), "big")
-    for shard in kinesis.list_shards(StreamName=stream)["Shards"]:
-        keys = shard["HashKeyRange"]
-        if int(keys["StartingHashKey"]) <= place <= int(keys["EndingHashKey"]):
-            return shard["ShardId"]
-    raise LookupError(f"no shard of {stream} takes the partition key {partition_key}")
+    ranges = {shard["ShardId"]: shard["HashKeyRange"] for shard in kinesis.list_shards(StreamName=stream)["Shards"]}
+    return next(
+        shard_id
+        for shard_id, keys in ranges.items()
+        if int(keys["StartingHashKey"]) <= place <= int(keys["EndingHashKey"])
+    )

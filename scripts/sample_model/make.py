@@ -1,7 +1,7 @@
-"""Make the sample model again: train it, and put what MLflow logged into ``model/`` beside this.
+"""Make the sample model again: train it, and copy the model that MLflow logged into the folder ``model``.
 
-It is logged to a bucket of moto's server: an artifact names the place that it was logged to, and this one must not name
-a folder of whoever made it. The figures that are printed belong into its card, ``README.md`` beside this.
+It is logged to a bucket of moto's server, because an artifact names the place that it was logged to, and this one must
+not name a folder of whoever made it. The printed figures belong into the model's card, ``README.md`` in this folder.
 """
 
 import argparse
@@ -23,7 +23,7 @@ OPTIONS = ("--model", "ridge", "--min-pair-count", "8")
 
 
 def main() -> None:
-    """Train on the first file and validate on the second; exit with the training's own code where it fails."""
+    """Train on the first file and measure on the second; if the training fails, exit with its code."""
     options = parse_arguments()
     forget_own_settings()
     with moto.serve() as endpoint, tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the command line's options."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         description="Train the sample model again and replace the one in scripts/sample_model/model.",
         epilog="The TLC's trip record page has both files; the URLs do as well.",
@@ -62,13 +62,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def forget_own_settings() -> None:
-    """Drop the caller's AWS and MLflow settings from the environment: none of them may lead the model elsewhere."""
+    """Remove all AWS and MLflow variables from the environment, because they could send the model elsewhere."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_"))]:
         del os.environ[name]
 
 
 def replace(folder: Path, bucket: S3Artifact) -> None:
-    """Make the folder hold the files of the one model in the bucket, and nothing else."""
+    """Replace the files of the folder by those of the only model in the bucket."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name in bucket.names():

@@ -1,1 +1,1 @@
-"""Where rides come from: the generator, files, and what turns them bad or packs them."""
+"""Where rides come from: the generator, JSON lines and TLC files; bad rides and aggregated records; Lambda events."""

@@ -1,47 +1,36 @@
-"""Bad rides: what a real stream carries beside good ones, and what the consumer has to reject."""
+"""Bad rides, as they occur on a real stream; the consumer has to reject each of them."""
 
 import json
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
-import msgspec
+from rides import MAX_ID_LENGTH
+from scripts.sources.records import RideRecord
 
-from rides import MAX_ID_LENGTH, RideEvent
-from scripts.sources.record import RideRecord
-
-Event = dict[str, Any]
-"""A good ride event as Python reads its JSON."""
+Fault: TypeAlias = Callable[[dict[str, Any]], bytes]
+"""Makes the data of a bad ride from the JSON of a good one."""
 
 
 def _json(event: object) -> bytes:
-    # Python's own writer: the one that puts NaN into JSON.
+    # Python's own encoder, because it writes NaN and Infinity, which other encoders refuse.
     return json.dumps(event).encode()
 
 
-def _all_but(name: str, fields: Event) -> Event:
-    return {other: value for other, value in fields.items() if other != name}
+def _without(name: str) -> Fault:
+    return lambda event: _json(event).replace(f'"{name}":'.encode(), f'"no {name}":'.encode())
 
 
-def _without(name: str) -> Callable[[Event], bytes]:
-    return lambda event: _json(_all_but(name, event))
-
-
-def _ride_without(name: str) -> Callable[[Event], bytes]:
-    return lambda event: _json({**event, "ride": _all_but(name, event["ride"])})
-
-
-def _with_id(ride_id: object) -> Callable[[Event], bytes]:
+def _with_id(ride_id: object) -> Fault:
     return lambda event: _json({**event, "ride_id": ride_id})
 
 
-def _ride_with(name: str, value: object) -> Callable[[Event], bytes]:
+def _ride_with(name: str, value: object) -> Fault:
     return lambda event: _json({**event, "ride": {**event["ride"], name: value}})
 
 
-FAULTS: dict[str, Callable[[Event], bytes]] = {
+FAULTS: dict[str, Fault] = {
     "nothing at all": lambda _: b"",
     "cut off": lambda event: _json(event)[:-9],
     "not UTF-8": lambda event: _json(event).replace(b'"ride"', b'"ride\xff"', 1),
@@ -49,8 +38,8 @@ FAULTS: dict[str, Callable[[Event], bytes]] = {
     "a list": lambda event: _json([event]),
     "no ride": _without("ride"),
     "no ride_id": _without("ride_id"),
-    "no pickup": _ride_without("PULocationID"),
-    "no distance": _ride_without("trip_distance"),
+    "no pickup": _without("PULocationID"),
+    "no distance": _without("trip_distance"),
     "pickup as text": _ride_with("PULocationID", "74"),
     "pickup with a fraction": _ride_with("PULocationID", 74.5),
     "dropoff null": _ride_with("DOLocationID", None),
@@ -65,30 +54,22 @@ FAULTS: dict[str, Callable[[Event], bytes]] = {
     "ride_id empty": _with_id(""),
     "ride_id too long": _with_id("x" * (MAX_ID_LENGTH + 1)),
 }
-"""The ways in which a ride goes bad, each of which makes its data from that of a good one."""
+"""The ways in which a ride goes bad."""
 
 
-def spoiled(records: Sequence[RideRecord], percent: float, seed: int) -> list[RideRecord]:
-    """Return the records with so many percent of them, rounded up, turned bad; always the same for a seed.
+def with_bad_rides(records: Sequence[RideRecord], percent: float, seed: int) -> list[RideRecord]:
+    """Return the records with ``percent`` of them, rounded up, replaced by bad rides; a seed always gives the same.
 
-    All faults take their turn. A spoiled record keeps its partition key. Records that are bad already are left alone,
-    and where too few are good, fewer are spoiled.
+    All faults take turns. A bad ride keeps the partition key of the good one. A record whose ``event`` is None stays as
+    it is, so there are fewer bad rides than asked for if not enough records are good.
     """
     draw = random.Random(seed)
-    events = {place: event for place, record in enumerate(records) if (event := _good_event(record.data))}
+    good = [place for place, record in enumerate(records) if record.event]
     wanted = math.ceil(len(records) * percent / 100)
-    chosen = draw.sample(list(events), min(wanted, len(events)))
+    chosen = draw.sample(good, min(wanted, len(good)))
     faults = draw.sample(list(FAULTS.values()), len(FAULTS))
     result = list(records)
     for turn, place in enumerate(chosen):
-        result[place] = replace(records[place], data=faults[turn % len(faults)](events[place]))
+        event = json.loads(records[place].data)
+        result[place] = RideRecord(records[place].partition_key, faults[turn % len(faults)](event))
     return result
-
-
-def _good_event(data: bytes) -> Event | None:
-    try:
-        msgspec.json.decode(data, type=RideEvent)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    event: Event = json.loads(data)
-    return event

@@ -1,9 +1,8 @@
-"""Where the rides come from that are put on a stream: the generator, JSON lines, or a TLC file."""
+"""The rides that a command line asks for: from the generator, JSON lines, or a TLC trip record file."""
 
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,21 +10,24 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from rides import MAX_ID_LENGTH
+from rides import MAX_ID_LENGTH, InvalidRideError, decode_ride
 from scripts.cli import CommandError, count, percent
-from scripts.sources.bad import spoiled
-from scripts.sources.record import RideRecord
-from scripts.sources.synthetic import synthetic_rides
+from scripts.sources.bad import with_bad_rides
+from scripts.sources.download import open_trips
+from scripts.sources.records import RideRecord, encode_ride
+from scripts.sources.synthetic import generate_rides
 from streaming.delivery import MAX_ENTRY_BYTES
 from trips import ride_events
 
 STDIN = "-"
 DEFAULT_RIDES = 25
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
+"""The exceptions of decoding data that is not JSON, or not of the expected form."""
 
 
 @dataclass(frozen=True)
 class RideSource:
-    """Records to put, and how many rows of a TLC file are none because the contract has no such ride."""
+    """Records to put, and the number of rows of a TLC file that are left out because the contract refuses them."""
 
     records: list[RideRecord]
     left_out: int = 0
@@ -36,75 +38,65 @@ class _Identified(msgspec.Struct):
 
 
 def add_options(parser: argparse.ArgumentParser, *, json_lines: bool) -> None:
-    """Give a command the options that ``chosen_rides`` takes; ``--json`` only on request."""
-    parser.add_argument(
-        "--rides",
-        type=count,
-        metavar="N",
-        help=f"how many rides (default: {DEFAULT_RIDES} generated ones; all, where they come from a file)",
-    )
+    """Add the options of ``rides_from_options``; ``--json`` only if ``json_lines`` is true."""
+    number = f"the number of rides (default: {DEFAULT_RIDES} from the generator, or all of a file)"
+    parser.add_argument("--rides", type=count, metavar="N", help=number)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--data",
-        metavar="FILE",
-        help="take the rides of a TLC trip record file (parquet, green or yellow taxis; or its http(s) URL)",
-    )
+    trips = "take the rides of a TLC trip record file: parquet, green or yellow taxis, a path or an http(s) URL"
+    source.add_argument("--data", metavar="FILE", help=trips)
     if json_lines:
-        source.add_argument(
-            "--json",
-            metavar="FILE",
-            help="take JSON lines, each the data of a record, good or bad, as it is; or a file with one JSON document;"
-            f" {STDIN} reads stdin, to its end",
-        )
-    parser.add_argument(
-        "--bad",
-        type=percent,
-        default=0.0,
-        metavar="PERCENT",
-        help="turn so many percent of the rides, rounded up, into bad ones of all kinds (default: none)",
-    )
+        lines = "take JSON lines, each the data of a record, good or bad; or a file that is one JSON document"
+        source.add_argument("--json", metavar="FILE", help=f"{lines}. {STDIN} reads stdin to its end")
+    bad = "replace this percentage of the rides, rounded up, with bad rides of all kinds (default: none)"
+    parser.add_argument("--bad", type=percent, default=0.0, metavar="PERCENT", help=bad)
 
 
-def chosen_rides(options: argparse.Namespace, seed: int) -> RideSource:
-    """Return what the options of ``add_options`` ask for; the generator and what goes bad depend on the seed alone.
+def rides_from_options(options: argparse.Namespace, seed: int) -> RideSource:
+    """Return the rides that the options of ``add_options`` ask for.
+
+    The seed alone decides which rides are generated and which rides go bad.
 
     Raises:
-        CommandError: where a file holds no ride, or a JSON file cannot be read or holds what no stream takes.
-        TripRecordError: where a TLC file cannot be read.
+        CommandError: if a file has no ride, or a JSON file cannot be read or has a record that no stream accepts.
+        TripRecordError: if a TLC file cannot be read.
     """
     if options.data:
-        source = tlc_rides(options.data)
+        source = read_tlc_rides(options.data)
     elif getattr(options, "json", None):
-        source = RideSource(json_rides(options.json))
+        source = RideSource(read_json_rides(options.json))
     else:
-        source = RideSource(generated_rides(options.rides or DEFAULT_RIDES, seed))
+        source = RideSource(generate_rides(options.rides or DEFAULT_RIDES, seed))
     if not source.records:
         raise CommandError(f"there is no ride in {_shown(options.data or options.json)}")
-    return RideSource(spoiled(source.records[: options.rides], options.bad, seed), source.left_out)
+    return RideSource(with_bad_rides(source.records[: options.rides], options.bad, seed), source.left_out)
 
 
-def generated_rides(number: int, seed: int) -> list[RideRecord]:
-    """Return the records of so many synthetic rides."""
-    return [RideRecord(str(event["ride_id"]), msgspec.json.encode(event)) for event in synthetic_rides(number, seed)]
+def read_tlc_rides(source: str) -> RideSource:
+    """Return the rides of a TLC file or URL. Raises TripRecordError."""
+    with open_trips(source) as path:
+        events, left_out = ride_events(path)
+    return RideSource([encode_ride(event) for event in events], left_out)
 
 
-def tlc_rides(source: str) -> RideSource:
-    """Return the records of a TLC file's rides. Raises TripRecordError."""
-    events, left_out = ride_events(source)
-    return RideSource([RideRecord(str(event.ride_id), msgspec.json.encode(event)) for event in events], left_out)
+def read_json_rides(name: str) -> list[RideRecord]:
+    """Return the records of a file, or of stdin: one for each line that is not blank, or one if it is one document.
 
-
-def json_rides(name: str) -> list[RideRecord]:
-    """Return the records of a file, or of stdin: one a line that is not blank, or one for a file that is one document.
-
-    What a line holds is not judged: rejecting a bad ride is the consumer's part. The partition key of data that has no
-    ride_id is its digest.
+    Bad data is not refused: rejecting it is the consumer's task. If the data has no ride_id, its digest is the
+    partition key.
 
     Raises:
-        CommandError: where the file cannot be read or holds what no stream takes.
+        CommandError: if the file cannot be read or has a record that no stream accepts.
     """
-    content = _content(name)
-    records = [_record(data) for data in _documents(content)]
+    try:
+        content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+    except OSError as error:
+        raise CommandError(f"{name} cannot be read: {error.strerror}") from error
+    try:
+        msgspec.json.decode(content)
+        documents = [content.strip()]
+    except NOT_JSON:
+        documents = [line.strip() for line in content.split(b"\n") if line.strip()]
+    records = [_record(data) for data in documents]
     for record in records:
         if len(record.data) + len(record.partition_key.encode()) > MAX_ENTRY_BYTES:
             raise CommandError(
@@ -114,34 +106,15 @@ def json_rides(name: str) -> list[RideRecord]:
     return records
 
 
-def _content(name: str) -> bytes:
-    if name == STDIN:
-        return sys.stdin.buffer.read()
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise CommandError(f"{name} cannot be read: {error.strerror}") from error
-
-
-def _documents(content: bytes) -> Iterator[bytes]:
-    if _is_one_document(content):
-        yield content.strip()
-        return
-    yield from filter(None, map(bytes.strip, content.split(b"\n")))
-
-
-def _is_one_document(content: bytes) -> bool:
-    try:
-        msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
 def _record(data: bytes) -> RideRecord:
     try:
+        event = decode_ride(data)
+        return RideRecord(str(event.ride_id), data, event)
+    except InvalidRideError:
+        pass
+    try:
         key = str(msgspec.json.decode(data, type=_Identified).ride_id)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+    except NOT_JSON:
         key = ""
     return RideRecord(key if 0 < len(key) <= MAX_ID_LENGTH else hashlib.sha256(data).hexdigest(), data)
 

@@ -1,4 +1,4 @@
-"""Synthetic rides whose zones, distances and hours look like New York's green taxis.
+"""Synthetic rides whose zones, distances and hours look like those of New York's green taxis.
 
 The numbers below were measured on the 64,824 trips of green_tripdata_2023-01.parquet (NYC Taxi & Limousine Commission)
 that are above 0 and at most 100 miles long.
@@ -7,9 +7,9 @@ that are above 0 and at most 100 miles long.
 import datetime
 import random
 from collections.abc import Iterator
-from typing import Any
 
-from rides import MAX_TRIP_DISTANCE
+from rides import MAX_TRIP_DISTANCE, Ride, RideEvent
+from scripts.sources.records import RideRecord, encode_ride
 
 PAIRS = {
     (74, 75): (5, 1.38), (75, 74): (5, 1.33), (95, 95): (5, 0.96), (43, 238): (4, 1.19), (74, 166): (4, 1.77),
@@ -52,33 +52,36 @@ HOURS = (16, 13, 9, 8, 6, 6, 14, 39, 47, 52, 53, 54, 55, 58, 64, 75, 77, 77, 78,
 """Pickups in each hour of the day, of a thousand."""
 
 MONTH, DAYS = datetime.datetime(2023, 1, 1), 31
-"""The month of the measured file, New York's time."""
+"""The month of the measured file, in New York's time."""
 
 IDS_A_SEED = 1_000_000_000
-"""Integer ids of two seeds never meet; those of seeds below nine million are exact in JavaScript and jq too."""
+"""Two seeds never share an integer id, and with seeds below nine million the ids are exact in JavaScript and jq too."""
 
 
-def synthetic_rides(number: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield so many ride events, always the same for a seed.
+class TimedRide(Ride, frozen=True):
+    """A ride with a field that the contract does not know: real backends send such fields."""
 
-    Half of the ids are integers and half are strings, ``seed * IDS_A_SEED + n`` and ``ride-<seed>-<n>``: no two rides
-    share one, nor do rides of two seeds. ``pickup_datetime`` is a field that the contract does not know, as a real
-    backend sends some.
+    pickup_datetime: str
+
+
+def generate_rides(number: int, seed: int) -> list[RideRecord]:
+    """Return the records of ``number`` synthetic rides; a seed always gives the same."""
+    return list(map(encode_ride, generate_events(number, seed)))
+
+
+def generate_events(number: int, seed: int) -> Iterator[RideEvent]:
+    """Yield ``number`` synthetic rides; a seed always gives the same.
+
+    Half of the ids are integers, ``seed * IDS_A_SEED + n``, and half are strings, ``ride-<seed>-<n>``: no two rides
+    share an id, even if their seeds differ.
     """
     draw = random.Random(seed)
     pairs, weights = list(PAIRS), [times for times, _ in PAIRS.values()]
     for n in range(1, number + 1):
         pickup, dropoff = pair = draw.choices(pairs, weights)[0]
-        miles = PAIRS[pair][1] * draw.lognormvariate(0, SPREAD)
-        ride = {
-            "PULocationID": pickup,
-            "DOLocationID": dropoff,
-            "trip_distance": min(max(round(miles, 2), 0.01), MAX_TRIP_DISTANCE),
-            "pickup_datetime": _pickup_time(draw).isoformat(),
-        }
-        yield {"ride": ride, "ride_id": seed * IDS_A_SEED + n if n % 2 else f"ride-{seed}-{n}"}
-
-
-def _pickup_time(draw: random.Random) -> datetime.datetime:
-    hour = draw.choices(range(24), HOURS)[0]
-    return MONTH + datetime.timedelta(days=draw.randrange(DAYS), hours=hour, seconds=draw.randrange(3600))
+        miles = round(PAIRS[pair][1] * draw.lognormvariate(0, SPREAD), 2)
+        distance = min(max(miles, 0.01), MAX_TRIP_DISTANCE)
+        hour = draw.choices(range(24), HOURS)[0]
+        since_midnight = datetime.timedelta(days=draw.randrange(DAYS), hours=hour, seconds=draw.randrange(3600))
+        ride = TimedRide(pickup, dropoff, distance, (MONTH + since_midnight).isoformat())
+        yield RideEvent(ride, seed * IDS_A_SEED + n if n % 2 else f"ride-{seed}-{n}")

@@ -29,7 +29,7 @@ def aws(*arguments: str) -> str:
 def test_put_record_to_prediction(
     kinesis: "KinesisClient", s3: "S3Client", stream: str, cold_start: Callable[..., ModuleType]
 ) -> None:
-    """put-record with fileb://, get-shard-iterator, get-records, decode."""
+    """The commands are put-record with fileb://, get-shard-iterator and get-records; base64 decodes the data."""
     predictions = f"predictions-{uuid.uuid4().hex}"
     aws("kinesis", "create-stream", "--stream-name", predictions, "--shard-count", "1")
     handler = cold_start(PREDICTIONS_STREAM_NAME=predictions, RUN_ID="abc").lambda_handler

@@ -20,7 +20,7 @@ POISON = str(ROOT / "events" / "kinesis-poison.json")
 
 @pytest.fixture(autouse=True)
 def no_settings(aws_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Take the function's variables out of the environment, and the AWS configuration of whoever runs the tests."""
+    """Remove the function's variables from the environment, and the AWS configuration of whoever runs the tests."""
     for name in FUNCTION_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -28,7 +28,7 @@ def no_settings(aws_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.parametrize("event", ["kinesis-one", "kinesis-poison"])
 def test_a_dry_run_prints_the_response_and_needs_no_aws(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing else is on stdout, not even the function's log; it works with nothing configured at all."""
+    """The function's log is not on stdout, and nothing needs to be configured."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name)
     done = finish("invoke", f"{event}.json", cwd=ROOT / "events")
@@ -37,16 +37,16 @@ def test_a_dry_run_prints_the_response_and_needs_no_aws(event: str, monkeypatch:
     assert '"records":' in done.stderr
 
 
-def test_what_was_rejected_is_shown_with_its_reason() -> None:
-    """On stderr, so that stdout stays the response."""
-    said = finish("invoke", POISON).stderr
-    assert "5 rejected" in said
-    assert "missing required field" in " ".join(said.split())
-    assert "$.ride.trip_distance" in said
+def test_rejections_are_shown_with_their_reasons() -> None:
+    """They are on stderr, so that stdout is the response alone."""
+    text = finish("invoke", POISON).stderr
+    assert "5 rejected" in text
+    assert "missing required field" in " ".join(text.split())
+    assert "$.ride.trip_distance" in text
 
 
 def test_the_environment_configures_the_function() -> None:
-    """The version is the run that the environment names."""
+    """RUN_ID is the version of the predictions."""
     done = finish("invoke", ONE, RUN_ID="e1efc53e9bd149078b0c12aeaa6365df", MODEL_NAME="mine")
     (prediction,) = json.loads(done.stdout)["predictions"]
     assert prediction["version"] == "e1efc53e9bd149078b0c12aeaa6365df"
@@ -54,12 +54,13 @@ def test_the_environment_configures_the_function() -> None:
 
 
 def test_write_really_writes(kinesis: "KinesisClient", s3: "S3Client", stream: str, bucket: str) -> None:
-    """The predictions to the stream and the rejections to the bucket; the response has no predictions then."""
+    """Predictions go to the stream and rejections to the bucket; the response has neither, and stderr has a table."""
     failures = f"s3://{bucket}"
     done = finish(
         *("invoke", "--write", POISON), TEST_RUN="True", PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=failures
     )
     assert json.loads(done.stdout) == {"batchItemFailures": []}
+    assert "5 rejected" in done.stderr
     written = ShardReader(kinesis, stream, "shardId-000000000000").read()
     assert [json.loads(record["Data"])["prediction"]["ride_id"] for record in written] == [1, 3, 6, 9]
     (rejections,) = s3.list_objects_v2(Bucket=bucket)["Contents"]
@@ -67,7 +68,7 @@ def test_write_really_writes(kinesis: "KinesisClient", s3: "S3Client", stream: s
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["none.json"], "invoke: none.json cannot be read: No such file or directory"),
         (["broken.json"], "invoke: broken.json is not JSON: Expecting value: line 1 column 7 (char 6)"),
@@ -80,14 +81,14 @@ def test_write_really_writes(kinesis: "KinesisClient", s3: "S3Client", stream: s
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
-    """No traceback, and nothing on stdout. An option wins over the environment."""
+def test_an_error_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """There is no traceback, and nothing on stdout. Options take precedence over the environment."""
     (tmp_path / "broken.json").write_text('{"a": ')
-    assert failed(finish("invoke", *arguments, cwd=tmp_path, MODEL_BUCKET="", TEST_RUN="")) == said
+    assert failed(finish("invoke", *arguments, cwd=tmp_path, MODEL_BUCKET="", TEST_RUN="")) == message
 
 
-def test_an_event_of_another_service_is_a_line_beside_the_functions_log(tmp_path: Path) -> None:
-    """The function itself refuses it, and says so in its own way."""
+def test_an_event_of_another_service_is_one_line_after_the_functions_log(tmp_path: Path) -> None:
+    """The function itself refuses it, and logs that too."""
     (tmp_path / "list.json").write_text("[1]")
     done = finish("invoke", "list.json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""What a reader of the output stream takes out of a record."""
+"""Reading the records of an output stream."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ def data(prediction: Any) -> bytes:
 
 @pytest.mark.parametrize("ride_id", [256, "a"])
 def test_the_value_may_have_any_name(ride_id: int | str) -> None:
-    """And stand on either side of the id."""
+    """It may be on either side of the ride_id."""
     expected = Prediction("m", "v", "tip_amount", 1.5, ride_id, "e")
     assert read_prediction(data({"tip_amount": 1.5, "ride_id": ride_id})) == expected
     assert read_prediction(data({"ride_id": ride_id, "tip_amount": 1.5})) == expected
@@ -34,7 +34,7 @@ def test_the_value_may_have_any_name(ride_id: int | str) -> None:
         pytest.param({"ride_duration": True, "ride_id": 1}, id="no number"),
     ],
 )
-def test_anything_else_is_no_prediction(prediction: dict[str, Any]) -> None:
+def test_other_data_is_not_a_prediction(prediction: dict[str, Any]) -> None:
     """The message says where."""
     with pytest.raises(NotAPredictionError, match=r"at `\$\.prediction"):
         read_prediction(data(prediction))

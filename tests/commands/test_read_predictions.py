@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scripts.aws.predictions import read_prediction
+from scripts.aws.predictions import ReadPrediction, read_prediction
 from scripts.aws.shards import follow
-from scripts.commands.read_predictions import ReadPrediction, distinct
+from scripts.commands.read_predictions import drop_repeats
 from tests.tools import PATIENCE, ROOT, failed, finish, start
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def newcomer(stream: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_json_lines_are_the_records_data(kinesis: "KinesisClient", stream: str) -> None:
-    """Nothing else is on stdout, so that it can go into a file."""
+    """Nothing else is on stdout, so it can be redirected into a file."""
     put(kinesis, stream, prediction(1), prediction("a", 7.25))
     done = finish("read-predictions", "--stream", stream, "--json", "--idle", "0")
     assert done.returncode == 0
@@ -59,14 +59,14 @@ def test_json_lines_are_the_records_data(kinesis: "KinesisClient", stream: str) 
 
 
 def test_a_prediction_of_several_lines_becomes_one(kinesis: "KinesisClient", stream: str) -> None:
-    """Whoever reads lines of JSON relies on it."""
+    """Readers of JSON lines rely on this."""
     put(kinesis, stream, json.dumps(json.loads(prediction("a\nb")), indent=2).encode())
     (line,) = finish("read-predictions", "--stream", stream, "--json", "--idle", "0").stdout.splitlines()
     assert json.loads(line) == json.loads(prediction("a\nb"))
 
 
-def test_a_table_shows_what_people_look_for(kinesis: "KinesisClient", stream: str) -> None:
-    """Nothing that stands in an id can act on the terminal."""
+def test_a_table_shows_time_value_version_and_id(kinesis: "KinesisClient", stream: str) -> None:
+    """Control characters in an id are escaped, so that they cannot act on the terminal."""
     put(kinesis, stream, prediction(256, 15.7179), prediction("[bold]\x1b[2J"))
     header, first, second = finish("read-predictions", "--stream", stream, "--idle", "0").stdout.splitlines()
     assert header.split() == ["arrived", "predicted", "version", "ride_id"]
@@ -75,8 +75,8 @@ def test_a_table_shows_what_people_look_for(kinesis: "KinesisClient", stream: st
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
-def test_what_is_no_prediction_does_not_stop_it(kinesis: "KinesisClient", stream: str, form: tuple[str, ...]) -> None:
-    """It is shown in a warning on stderr."""
+def test_other_data_gives_a_warning(kinesis: "KinesisClient", stream: str, form: tuple[str, ...]) -> None:
+    """The warning shows the data on stderr, and the command goes on."""
     _, second, _ = put(kinesis, stream, b"\xf3hello\x1b[2J", b'{"model": 1}', prediction(256))
     done = finish("read-predictions", "--stream", stream, "--idle", "0", *form)
     assert done.returncode == 0
@@ -87,14 +87,14 @@ def test_what_is_no_prediction_does_not_stop_it(kinesis: "KinesisClient", stream
 
 
 def test_a_limit_ends_it(kinesis: "KinesisClient", stream: str) -> None:
-    """At just so many predictions, what is none not counted."""
+    """Data that is not a prediction does not count."""
     put(kinesis, stream, b"none", *(prediction(number) for number in range(5)))
     done = finish("read-predictions", "--stream", stream, "--json", "--limit", "3")
     assert [json.loads(line)["prediction"]["ride_id"] for line in done.stdout.splitlines()] == [0, 1, 2]
 
 
 def test_distinct_shows_each_event_id_once(kinesis: "KinesisClient", stream: str) -> None:
-    """The first of it, unchanged, however long ago that was."""
+    """The first one is shown, unchanged, however long ago it was."""
     put(kinesis, stream, *(prediction(number) for number in range(3)))
     put(kinesis, stream, prediction(1, 7.25), prediction(3), prediction(3, 7.25))
     done = finish("read-predictions", "--stream", stream, "--json", "--idle", "0", "--distinct")
@@ -103,43 +103,44 @@ def test_distinct_shows_each_event_id_once(kinesis: "KinesisClient", stream: str
 
 
 def test_repeats_do_not_count_towards_a_limit(kinesis: "KinesisClient", stream: str) -> None:
-    """Three are three different ones."""
+    """A limit of three means three different predictions."""
     put(kinesis, stream, *(prediction(ride_id) for ride_id in (1, 1, 2, 1, 2, 3, 4)))
     done = finish("read-predictions", "--stream", stream, "--json", "--limit", "3", "--distinct")
     assert [json.loads(line)["prediction"]["ride_id"] for line in done.stdout.splitlines()] == [1, 2, 3]
 
 
 def test_repeats_are_left_out_across_rounds() -> None:
-    """A redelivery comes after its time."""
+    """A redelivery may come much later."""
     reads = [ReadPrediction(read_prediction(prediction(ride_id)), b"", datetime.now(UTC)) for ride_id in (1, 2, 3)]
-    rounds = [[reads[0], reads[1]], [reads[1]], [reads[2], reads[0]]]
-    assert list(distinct(rounds)) == [[reads[0], reads[1]], [], [reads[2]]]
+    rounds = [[reads[0], reads[1], reads[0]], [reads[1]], [reads[2], reads[0]]]
+    seen: set[str] = set()
+    assert [drop_repeats(batch, seen) for batch in rounds] == [[reads[0], reads[1]], [], [reads[2]]]
 
 
 def test_all_shards_are_read(kinesis: "KinesisClient", stream: str) -> None:
-    """Keys are spread over them."""
+    """Partition keys are spread over them."""
     kinesis.create_stream(StreamName=f"{stream}-wide", ShardCount=4)
     put(kinesis, f"{stream}-wide", *(prediction(number) for number in range(20)))
     done = finish("read-predictions", "--stream", f"{stream}-wide", "--json", "--limit", "20")
     assert {json.loads(line)["prediction"]["ride_id"] for line in done.stdout.splitlines()} == set(range(20))
 
 
-def test_the_newest_leaves_out_what_was_there(
+def test_newest_leaves_out_earlier_records(
     kinesis: "KinesisClient", stream: str, newcomer: "subprocess.Popen[str]"
 ) -> None:
-    """And shows what comes as it comes, until Ctrl-C ends it well."""
+    """Later records are shown as they come. Ctrl-C ends the command with exit code 0."""
     assert newcomer.stdout
     for ride_id in (7, 8):
         put(kinesis, stream, prediction(ride_id))
         assert json.loads(newcomer.stdout.readline())["prediction"]["ride_id"] == ride_id
     newcomer.send_signal(signal.SIGINT)
-    _, said = newcomer.communicate(timeout=PATIENCE)
+    _, text = newcomer.communicate(timeout=PATIENCE)
     assert newcomer.returncode == 0
-    assert said == "2 predictions\n"
+    assert text == "2 predictions\n"
 
 
-def test_a_reader_that_leaves_ends_it_quietly(kinesis: "KinesisClient", stream: str) -> None:
-    """As with head, even where nothing comes any more that could not be written."""
+def test_a_closed_pipe_ends_it_quietly(kinesis: "KinesisClient", stream: str) -> None:
+    """The reader may be head, and no further record may come whose write would fail."""
     put(kinesis, stream, prediction(1), prediction(2))
     command = f"{ROOT}/scripts/read-predictions --stream {stream} --json | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=PATIENCE)
@@ -150,7 +151,7 @@ def test_a_reader_that_leaves_ends_it_quietly(kinesis: "KinesisClient", stream: 
 
 
 def test_shards_that_a_merge_makes_are_followed(kinesis: "KinesisClient", stream: str) -> None:
-    """From their first record on, as soon as one of their parents is read to its end."""
+    """They are read from their first record on, as soon as one of their parents is read to its end."""
     kinesis.create_stream(StreamName=f"{stream}-pair", ShardCount=2)
     rounds = follow(kinesis, f"{stream}-pair", "LATEST", pause=0)
     assert next(rounds) == []
@@ -176,6 +177,6 @@ def close_at_its_end(client: "KinesisClient") -> None:
 
 
 def test_a_stream_that_is_not_there_is_one_line(kinesis_endpoint: str) -> None:
-    """It names the stream and the place that was looked at."""
+    """It names the stream, the region and the endpoint."""
     line = failed(finish("read-predictions", "--stream", "no-such-stream"))
     assert line.startswith(f"read-predictions: there is no stream no-such-stream in us-east-1 at {kinesis_endpoint}:")

@@ -1,37 +1,39 @@
-"""The local stack: the whole flow in one command, its account, and what it does when the consumer fails."""
+"""The local stack: the whole flow in one command, with the model of the user, and when the consumer fails."""
 
 import contextlib
 import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import msgspec
+import cloudpickle
 import pytest
+import yaml
 
-from rides import Prediction, encode_prediction
-from scripts.commands.read_predictions import ReadPrediction
-from scripts.commands.run import wait_until_settled
+from model import load_model
 from scripts.localaws import setup
-from scripts.localaws.account import Account, Findings, Rejected, find, settle
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
-from tests.tools import PATIENCE, finish, start
+from scripts.localaws.stack import wait_until_settled
+from tests.conftest import SAMPLE_MODEL
+from tests.tools import PATIENCE, failed, finish, start
 from tests.trip_records import trip, write
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
+
+RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
+"""The run that logged the sample model."""
 
 HOSTILE = {
     "AWS_CONFIG_FILE": "/nowhere/config",
@@ -44,12 +46,13 @@ HOSTILE = {
     "AWS_REGION": "eu-west-1",
     "FAILURES_LOCATION": "s3://production",
     "HTTP_PROXY": "http://127.0.0.1:1",
-    "MODEL_LOCATION": "s3://production/model",
     "MODEL_SHA256": "0" * 64,
+    "PREDICTION_FIELD": "not a field",
+    "RUN_ID": "production",
     "TEST_RUN": "True",
     "http_proxy": "http://127.0.0.1:1",
 }
-"""What must not lead the stack to a real account, nor change it."""
+"""Variables that must not lead the stack to a real account, nor change it."""
 
 
 def summary(printed: str) -> dict[str, str]:
@@ -65,7 +68,7 @@ def rows_of_rides(printed: str) -> list[list[str]]:
 
 
 def test_every_ride_is_shown_with_its_prediction() -> None:
-    """Whatever of the user's own environment points elsewhere."""
+    """Settings of the user that point elsewhere do not matter; without a model of the user the sample model runs."""
     done = finish("run", "--rides", "12", "--seed", "4", **HOSTILE)  # type: ignore[arg-type]
     assert done.returncode == 0, done.stderr
     rides = rows_of_rides(done.stdout)
@@ -75,11 +78,12 @@ def test_every_ride_is_shown_with_its_prediction() -> None:
     numbers = summary(done.stdout)
     assert [numbers[name] for name in ("put", "predicted", "rejected", "redelivered")] == ["12", "12", "0", "0"]
     assert numbers["put to prediction, p95"].endswith(" ms")
+    assert f"Model: {SAMPLE_MODEL}, run {RUN_ID}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_bad_rides_are_accounted_for(tmp_path: Path) -> None:
-    """By kind, with where they are kept; of many rides only the first are shown."""
+    """They are counted by kind, and the bucket is named. Of many rides only the first are shown."""
     done = finish("run", "--rides", "300", "--bad", "10", "--shards", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(rows_of_rides(done.stdout)) == 20
@@ -93,7 +97,7 @@ def test_bad_rides_are_accounted_for(tmp_path: Path) -> None:
 
 
 def test_trip_records_are_predicted(tmp_path: Path) -> None:
-    """All that the contract takes; the others are counted."""
+    """Rows that the contract refuses are counted."""
     write(tmp_path / "green_tripdata_2023-02.parquet", [trip(), trip(trip_distance=101), trip(trip_distance=0)])
     done = finish("run", "--data", "green_tripdata_2023-02.parquet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -101,8 +105,8 @@ def test_trip_records_are_predicted(tmp_path: Path) -> None:
     assert "1 rows of green_tripdata_2023-02.parquet were left out" in done.stdout
 
 
-def test_serving_takes_the_commands_that_it_prints(tmp_path: Path) -> None:
-    """With the AWS CLI, as another terminal runs them, until Ctrl-C ends everything well."""
+def test_the_printed_commands_work_while_the_stack_serves(tmp_path: Path) -> None:
+    """A shell runs them with the AWS CLI, until Ctrl-C ends the stack with exit code 0."""
     with start("run", "--rides", "3", "--shards", "2", "--serve", cwd=tmp_path) as stack:
         assert stack.stdout
         printed = list(itertools.takewhile(lambda line: "read-predictions" not in line, stack.stdout))
@@ -119,7 +123,7 @@ def test_serving_takes_the_commands_that_it_prints(tmp_path: Path) -> None:
         )
         assert shell.returncode == 0, shell.stderr
         stack.send_signal(signal.SIGINT)
-        _, said = stack.communicate(timeout=PATIENCE)
+        _, stderr = stack.communicate(timeout=PATIENCE)
     answer, rest = json.JSONDecoder().raw_decode(shell.stdout)[0], shell.stdout.partition("}\n")[2]
     assert set(answer) >= {"ShardId", "SequenceNumber"}
     read, *_, last = rest.splitlines()
@@ -128,14 +132,14 @@ def test_serving_takes_the_commands_that_it_prints(tmp_path: Path) -> None:
     assert len(rest.splitlines()) == 1 + 1 + 99
     assert json.loads(last)["version"] == json.loads(read)["version"]
     assert stack.returncode == 0
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     with socket.socket() as client:
         port = int(re.findall(r"AWS_ENDPOINT_URL=http://127.0.0.1:(\d+)", commands)[0])
         assert client.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_chaos_loses_nothing(tmp_path: Path) -> None:
-    """What was done to the function's calls is shown; what is left in doubt is delivered again."""
+    """The faults are shown; rides whose delivery is in doubt are delivered again."""
     done = finish("run", "--rides", "1200", "--bad", "2", "--shards", "2", "--chaos", "--seed", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = summary(done.stdout)
@@ -144,23 +148,95 @@ def test_chaos_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    """Before anything is started."""
+    """It comes before anything is started."""
     done = finish("run", "--data", "none.parquet", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "run: none.parquet: there is no such file\n"
 
 
-def test_a_key_is_looked_for_on_the_shard_that_kinesis_puts_it_on(kinesis: "KinesisClient", stream: str) -> None:
-    """Kinesis's own answer is the measure."""
+def model_line(printed: str) -> str:
+    """Return the line that names the model."""
+    (line,) = re.findall(r"^Model: (.*)$", printed, re.MULTILINE)
+    return str(line)
+
+
+def changed_model(tmp_path: Path, **changes: object) -> Path:
+    """Copy the sample model with changes to its MLmodel file; None takes a field out."""
+    folder = tmp_path / "model"
+    shutil.copytree(SAMPLE_MODEL, folder)
+    description = yaml.safe_load((folder / "MLmodel").read_text()) | changes
+    left = {name: value for name, value in description.items() if value is not None}
+    (folder / "MLmodel").write_text(yaml.safe_dump(left))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "run_id"),
+    [
+        ({"run_id": "mine", "model_id": "m-mine"}, "mine"),
+        ({"run_id": "mine", "model_id": None}, "mine"),
+        ({"run_id": None, "model_id": None, "model_uuid": "uuid"}, "uuid"),
+    ],
+    ids=["MLflow 3", "MLflow 2", "no run"],
+)
+def test_a_model_in_a_folder_predicts(tmp_path: Path, changes: dict[str, object], run_id: str) -> None:
+    """The option goes before the environment's model; one line says which model runs."""
+    folder = changed_model(tmp_path, **changes)
+    done = finish("run", "--rides", "3", "--model", str(folder), MODEL_BUCKET="elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert model_line(done.stderr) == f"{folder}, run {run_id}"
+    assert summary(done.stdout)["predicted"] == "3"
+
+
+def test_a_model_in_s3_is_read_with_the_users_own_settings(endpoint: str, s3: "S3Client", bucket: str) -> None:
+    """MODEL_LOCATION is enough to name it, and RUN_ID to tag its predictions."""
+    for path in Path(SAMPLE_MODEL).iterdir():
+        s3.put_object(Bucket=bucket, Key=f"mine/{path.name}", Body=path.read_bytes())
+    location = f"s3://{bucket}/mine"
+    done = finish("run", "--rides", "3", AWS_ENDPOINT_URL=endpoint, MODEL_LOCATION=location, RUN_ID="tag")
+    assert done.returncode == 0, done.stderr
+    assert model_line(done.stderr) == f"{location}, run tag"
+    assert summary(done.stdout)["predicted"] == "3"
+
+
+def test_a_pickled_model_needs_its_digest(tmp_path: Path) -> None:
+    """Without MODEL_SHA256 an error names the digest; with it the model runs."""
+    folder = changed_model(tmp_path)
+    description = yaml.safe_load((folder / "MLmodel").read_text())
+    description["flavors"]["sklearn"] |= {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}
+    (folder / "MLmodel").write_text(yaml.safe_dump(description))
+    (folder / "model.pkl").write_bytes(cloudpickle.dumps(load_model(SAMPLE_MODEL)._call.__self__))  # type: ignore[attr-defined]
+    refused = finish("run", "--rides", "3", "--model", str(folder))
+    assert refused.returncode == 1
+    (digest,) = re.findall("set MODEL_SHA256=([0-9a-f]{64})$", refused.stderr, re.MULTILINE)
+    assert f"run: {folder}/model.pkl, a cloudpickle, can run any code" in refused.stderr
+    done = finish("run", "--rides", "3", "--model", str(folder), MODEL_SHA256=digest)
+    assert done.returncode == 0, done.stderr
+    assert summary(done.stdout)["predicted"] == "3"
+
+
+def test_a_model_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    """It comes before anything is started."""
+    nameless = changed_model(tmp_path, run_id=None, model_id=None, model_uuid=None)
+    for variables, message in (
+        ({"MODEL_LOCATION": "nowhere"}, "there is no folder nowhere"),
+        ({"MODEL_LOCATION": str(nameless)}, "names no run: set RUN_ID"),
+        ({"MODEL_LOCATION": "here", "MODEL_BUCKET": "there"}, "are both set"),
+    ):
+        assert message in failed(finish("run", cwd=tmp_path, **variables))  # type: ignore[arg-type]
+
+
+def test_the_shard_of_a_key_is_the_one_that_kinesis_puts_it_on(kinesis: "KinesisClient", stream: str) -> None:
+    """The commands for another terminal read that shard."""
     name = f"{stream}-wide"
     kinesis.create_stream(StreamName=name, ShardCount=5)
     for key in map(str, range(20)):
         put = kinesis.put_record(StreamName=name, PartitionKey=key, Data=b"")
-        assert setup.shard_of(kinesis, name, key) == put["ShardId"]
+        assert setup.find_shard(kinesis, name, key) == put["ShardId"]
 
 
-def test_a_consumer_that_hangs_is_given_up(kinesis: "KinesisClient", s3: "S3Client", stream: str) -> None:
-    """A second without anything settled is enough here."""
+def test_a_run_ends_if_its_consumer_hangs(kinesis: "KinesisClient", s3: "S3Client", stream: str) -> None:
+    """Here the stall is over after one second without a settled ride."""
     kinesis.put_record(StreamName=stream, PartitionKey="1", Data=b"{}")
     let_go, shown = threading.Event(), []
 
@@ -174,103 +250,11 @@ def test_a_consumer_that_hangs_is_given_up(kinesis: "KinesisClient", s3: "S3Clie
     assert shown[-1] == 1
 
 
-def test_a_consumer_that_dies_is_raised(s3: "S3Client", endpoint: str, stream: str) -> None:
-    """Waiting for it would never end."""
+def test_the_error_of_a_dead_consumer_is_raised(s3: "S3Client", endpoint: str, stream: str) -> None:
+    """Nobody waits for it."""
     kinesis = boto3.client("kinesis", endpoint_url=endpoint)
     mapping = EventSourceMapping(kinesis, s3, stream, lambda event: None, MappingSettings())
     with contextlib.suppress(kinesis.exceptions.ResourceNotFoundException), mapping:
         kinesis.delete_stream(StreamName=stream)
         wait_until_settled(mapping, 1, lambda: None)
         pytest.fail("it waited for a consumer that was dead")
-
-
-def read(ride_id: int | str, event: str = "", at: float = 2) -> ReadPrediction:
-    """Build a prediction as it was read from the output stream, so many seconds after the epoch."""
-    prediction = Prediction("model", "version", "ride_duration", 12.5, ride_id, event or f"shardId-0:{ride_id}")
-    return ReadPrediction(prediction, b"", datetime.fromtimestamp(at, UTC))
-
-
-def rejection(key: str) -> Rejected:
-    """Build a line of the failures bucket."""
-    return Rejected("ride", "a reason", key)
-
-
-def account(
-    *put: str, read: Sequence[ReadPrediction] = (), rejected: Sequence[str] = (), given_up: Sequence[str] = ()
-) -> Account:
-    """Settle rides that were put one second after the epoch."""
-    findings = Findings(read, [rejection(key) for key in rejected], set(given_up))
-    return settle(dict.fromkeys(put, 1.0), findings, redelivered=0, ended_at=3)
-
-
-def test_an_account_is_complete_where_all_is_predicted_or_rejected() -> None:
-    """Ids are told apart as the partition keys that they become."""
-    settled = account("1", "a", "b", read=[read(1), read("a")], rejected=["b"])
-    assert settled.complete
-    assert settled.missing == []
-    assert settled.rides_per_second == 1.5
-
-
-def test_what_came_twice_counts_once_and_as_it_came_first() -> None:
-    """Delivery is at least once: readers drop what repeats."""
-    settled = account("1", "b", read=[read(1, at=4), read(1, at=2)], rejected=["b", "b"])
-    assert settled.complete
-    assert settled.latencies == [1.0]
-
-
-def test_what_is_nowhere_is_missing() -> None:
-    """By its partition key."""
-    settled = account("1", "a", "b", read=[read(1)], rejected=["b"])
-    assert not settled.complete
-    assert settled.missing == ["a"]
-
-
-def test_a_prediction_that_nobody_asked_for_makes_up_for_none() -> None:
-    """The numbers would agree."""
-    settled = account("1", "a", read=[read(1), read("stray")])
-    assert not settled.complete
-    assert settled.missing == ["a"]
-
-
-def test_what_the_mapping_gave_up_is_neither_missing_nor_complete() -> None:
-    """Unless it was predicted all the same, in a try that failed later."""
-    settled = account("1", "a", read=[read(1)], given_up=["1", "a"])
-    assert not settled.complete
-    assert settled.given_up == {"a"}
-    assert settled.missing == []
-
-
-@pytest.mark.parametrize(("percent", "seconds"), [(50, 5.0), (95, 10.0), (90, 9.0), (1, 1.0)])
-def test_a_percentile_is_a_latency_that_was_measured(percent: int, seconds: float) -> None:
-    """The nearest rank."""
-    rides = [str(number) for number in range(10)]
-    settled = account(*rides, read=[read(int(ride), at=2 + int(ride)) for ride in rides])
-    assert settled.latency(percent) == seconds
-
-
-def test_without_predictions_there_is_no_latency() -> None:
-    """Everything was bad."""
-    assert account("1", rejected=["1"]).latency(50) is None
-
-
-def test_what_a_run_left_behind_is_found(kinesis: "KinesisClient", s3: "S3Client", stream: str) -> None:
-    """In the output stream, among the rejections, and in the mapping's on-failure destination."""
-    setup.create(kinesis, s3, shards=2)
-    for ride_id in (1, 2):
-        data = encode_prediction(Prediction("model", "version", "ride_duration", 12.5, ride_id, f"shard:{ride_id}"))
-        kinesis.put_record(StreamName=setup.OUTPUT_STREAM, PartitionKey=str(ride_id), Data=data)
-    lines = msgspec.json.Encoder().encode_lines([rejection("3"), rejection("4")])
-    s3.put_object(Bucket=setup.FAILURES_BUCKET, Key=f"{setup.REJECTIONS_PREFIX}/a/b/1-2.jsonl", Body=lines)
-    kinesis.put_record(StreamName=stream, PartitionKey="5", Data=b"{}")
-
-    def fail(event: dict[str, Any]) -> None:
-        raise ValueError
-
-    settings = MappingSettings(maximum_retry_attempts=0, on_failure=f"s3://{setup.FAILURES_BUCKET}")
-    with EventSourceMapping(kinesis, s3, stream, fail, settings) as mapping:
-        assert mapping.wait_for(1, timeout=PATIENCE)
-
-    findings = find(kinesis, s3)
-    assert {found.prediction.ride_id for found in findings.predictions} == {1, 2}
-    assert findings.rejected == [rejection("3"), rejection("4")]
-    assert findings.given_up == {"5"}

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.kinesis("moto", "kinesis-local")
 
 
 def expire_next_read(kinesis: "KinesisClient") -> None:
-    """Make the client's next GetRecords fail as AWS would make it; moto's iterators never expire."""
+    """Make the client's next GetRecords fail as it does on AWS, because moto's iterators never expire."""
     bodies = [b'{"__type": "ExpiredIteratorException", "message": "Iterator expired."}']
 
     def answer(request: Any, **_: Any) -> Any:
@@ -33,18 +33,18 @@ def put(kinesis: "KinesisClient", stream: str, data: str) -> None:
 
 
 def read(reader: ShardReader) -> list[str]:
-    """Read what follows, as text."""
+    """Read the next records as text."""
     return [record["Data"].decode() for record in reader.read()]
 
 
 def reader_of(kinesis: "KinesisClient", stream: str, start: Literal["TRIM_HORIZON", "LATEST"]) -> ShardReader:
-    """Stand in the stream's only shard."""
+    """Return a reader of the stream's only shard."""
     (shard_id,) = shard_ids(kinesis, stream)
     return ShardReader(kinesis, stream, shard_id, start)
 
 
 def test_an_expired_iterator_loses_and_repeats_nothing(kinesis: "KinesisClient", stream: str) -> None:
-    """The next read goes on where the last good one ended."""
+    """The next read continues where the last successful one ended."""
     reader = reader_of(kinesis, stream, "TRIM_HORIZON")
     put(kinesis, stream, "first")
     assert read(reader) == ["first"]
@@ -58,7 +58,7 @@ def test_an_expired_iterator_loses_and_repeats_nothing(kinesis: "KinesisClient",
 def test_an_iterator_may_expire_before_the_first_record(
     kinesis: "KinesisClient", stream: str, start: Literal["TRIM_HORIZON", "LATEST"], expected: list[str]
 ) -> None:
-    """As on an empty stream, on a laptop that sleeps."""
+    """This happens on an empty stream, if a laptop sleeps."""
     put(kinesis, stream, "old")
     reader = reader_of(kinesis, stream, start)
     expire_next_read(kinesis)

@@ -1,4 +1,4 @@
-"""The sample model: that it still fits what is locked, and that its card tells the truth."""
+"""The sample model fits the locked packages, and its card tells the truth."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import yaml
 
 from model import load_model, prepare_features
 from rides import MAX_TRIP_DISTANCE, Ride
-from scripts.commands import train
+from scripts.models import training
 from trips import Trips, training_trips
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def description() -> dict[str, Any]:
 
 
 def texts() -> dict[str, str]:
-    """Return all the text in the model's folder, that inside of the skops file included, by file."""
+    """Return the texts in the model's folder, and the one inside the skops file, by file."""
     with zipfile.ZipFile(MODEL / "model.skops") as skops_file:
         schema = skops_file.read("schema.json").decode()
     return {path.name: path.read_text() for path in MODEL.iterdir() if path.name != "model.skops"} | {"schema": schema}
@@ -51,8 +51,8 @@ def known_pairs() -> set[str]:
     return {name.removeprefix("PU_DO=") for name in vectorizer.feature_names_ if name.startswith("PU_DO=")}
 
 
-def test_it_was_made_with_the_locked_scikit_learn() -> None:
-    """The function refuses a model of another minor version: then this one has to be made again."""
+def test_the_model_was_made_with_the_locked_scikit_learn() -> None:
+    """The function refuses a model of another minor version, so a newer one needs a new sample model."""
     made_with = description()["flavors"]["sklearn"]["sklearn_version"]
     lock = json.loads((ROOT / "Pipfile.lock").read_text())
     locked = lock["default"]["scikit-learn"]["version"].removeprefix("==")
@@ -63,7 +63,7 @@ def test_it_was_made_with_the_locked_scikit_learn() -> None:
 
 
 def test_the_card_has_the_command_that_makes_it_again_and_what_it_was_made_with() -> None:
-    """The command is the one that the failing test above would print."""
+    """It is the command that the test above prints when it fails."""
     flavor = description()["flavors"]["sklearn"]
 
     assert REMAKE in card()
@@ -71,32 +71,32 @@ def test_the_card_has_the_command_that_makes_it_again_and_what_it_was_made_with(
     assert f"mlflow {description()['mlflow_version']}" in card()
 
 
-def test_it_is_small() -> None:
-    """Every clone carries it: under 2 MB, and what the card says."""
+def test_the_model_is_small() -> None:
+    """Every clone has it, so it stays under 2 MB; the card says its size."""
     size = sum(path.stat().st_size for path in MODEL.rglob("*"))
 
     assert size < 2_000_000
     assert f"The folder takes {size / 1e6:.2f} MB" in card()
 
 
-def test_it_names_its_run() -> None:
-    """The run is what predictions are tagged with where RUN_ID is not set."""
+def test_the_model_names_its_run() -> None:
+    """Predictions are tagged with this run if RUN_ID is not set."""
     assert re.fullmatch(r"[0-9a-f]{32}", load_model(str(MODEL)).version)
 
 
 @pytest.mark.parametrize("file", texts())
-def test_it_holds_no_path_of_the_machine_that_made_it(file: str) -> None:
+def test_the_model_has_no_path_of_the_machine_that_made_it(file: str) -> None:
     """No text in it begins a path at the root of a file system."""
     assert re.findall(r"(?:^|[\s\"'=])(?:file:/*)?/\w+", texts()[file]) == []
 
 
 def test_a_well_known_ride_takes_a_plausible_time() -> None:
-    """3.66 miles from zone 130 to 205, in Queens: a quarter of an hour, more or less."""
+    """It goes 3.66 miles, from zone 130 to 205 in Queens, which takes about a quarter of an hour."""
     assert load_model(str(MODEL)).predict([Ride(130, 205, 3.66)]) == [pytest.approx(15, abs=10)]
 
 
 def test_our_loader_and_mlflows_predict_the_same() -> None:
-    """To 1e-9, for known pairs and unknown ones, over the whole range of distances."""
+    """They agree to 1e-9, for known and unknown pairs, over the whole range of distances."""
     draw = random.Random(2023)  # noqa: S311  the same rides every time, no secret
     random_pairs = {f"{draw.randint(1, 265)}_{draw.randint(1, 265)}" for _ in range(2000)}
     known = known_pairs()
@@ -123,14 +123,14 @@ def february() -> Trips:
 
 
 def real_trips(name: str) -> Trips:
-    """Return the rides of a file of the TLC's, or skip the test where it is not there."""
+    """Return the rides of a TLC file, or skip the test if the file is not there."""
     if not (TLC_DATA / name).exists():
         pytest.skip(f"{name} is not in {TLC_DATA}: download it there, or set TLC_DATA to its folder")
     return training_trips(TLC_DATA / name)
 
 
 def test_the_card_counts_the_rides_right(january: Trips, february: Trips) -> None:
-    """How many were used and left out in either month, and how many pairs the model knows."""
+    """It has the rides used and left out in each month, and the pairs that the model knows."""
     words = " ".join(card().split())
 
     assert f"the {len(january.rides):,} rides of 1 to 60 minutes" in words
@@ -147,7 +147,7 @@ def test_the_card_counts_the_rides_right(january: Trips, february: Trips) -> Non
 def test_the_cards_errors_are_those_on_the_real_february(
     january: Trips, february: Trips, row: str, wanted: set[bool]
 ) -> None:
-    """RMSE and MAE, the model's and those of January's mean, to the digits that the card gives."""
+    """RMSE and MAE of the model and of January's mean agree to the digits on the card."""
     known = known_pairs()
     chosen = [
         (ride, duration)
@@ -156,7 +156,7 @@ def test_the_cards_errors_are_those_on_the_real_february(
     ]
     rides, durations = [ride for ride, _ in chosen], [duration for _, duration in chosen]
 
-    errors = train.measure(mlflow.sklearn.load_model(str(MODEL)), january.durations, Trips(rides, durations, 0))
+    errors = training.measure(mlflow.sklearn.load_model(str(MODEL)), january.durations, Trips(rides, durations, 0))
 
     figures = [f"{errors[name]:.3f}" for name in ("rmse", "mae", "mean_rmse", "mean_mae")]
     assert f"| {row} | {len(rides):,} | {' | '.join(figures)} |" in card()

@@ -163,18 +163,14 @@ def read_mapping(identifier: str) -> MappingSettings:
     """Return what was set for an event source mapping."""
     found = boto3.client("lambda").get_event_source_mapping(UUID=identifier)
     destination = found.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
-    starting_position = found["StartingPosition"]
-    assert starting_position != "AT_TIMESTAMP"
     return MappingSettings(
         batch_size=found["BatchSize"],
         batching_window=found["MaximumBatchingWindowInSeconds"],
-        parallelization_factor=found["ParallelizationFactor"],
         bisect_on_error=found["BisectBatchOnFunctionError"],
         maximum_retry_attempts=found["MaximumRetryAttempts"],
         maximum_record_age=found["MaximumRecordAgeInSeconds"],
         report_batch_item_failures=found["FunctionResponseTypes"] == ["ReportBatchItemFailures"],
         on_failure=destination and destination.replace("arn:aws:s3:::", "s3://"),
-        starting_position=starting_position,
     )
 
 

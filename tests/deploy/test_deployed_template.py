@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.localaws.context import LambdaContext
 from scripts.localaws.mapping import EventSourceMapping
+from scripts.localaws.sandbox import LambdaContext
 from tests.deploy.deployment import TEMPLATE, Stack, deploy
 from tests.tools import PATIENCE
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,6 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import boto3
 import botocore.session
@@ -17,14 +19,14 @@ import pytest
 from botocore.exceptions import ClientError
 
 from artifacts import S3Artifact
-from scripts.localaws import chaos as faults
-from scripts.localaws.chaos import Decide, FailedEntries, FailedRequest, Fault, serve
+from scripts.localaws import faults
+from scripts.localaws.chaos import ChaosEndpoint, Request, serve
+from scripts.localaws.faults import Decide, FailedEntries, FailedRequest, Fault, no_fault
 from streaming import delivery
 from streaming.delivery import DeliveryError
 from tests.builders import kinesis_event, ride_event
 from tests.conftest import SAMPLE_MODEL
 from tests.deploy.deployment import LEAST, UNUSUAL, Stack, deploy, resources_of
-from tests.streaming.recorder import Recorder, Request, record
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -53,7 +55,7 @@ LOGGING = ("CreateLogStream", "PutLogEvents")
 """What Lambda does to a log group that there is already (Lambda developer guide, "Sending logs to CloudWatch")."""
 
 
-Recording = Callable[..., contextlib.AbstractContextManager[Recorder]]
+Recording = Callable[..., contextlib.AbstractContextManager[ChaosEndpoint]]
 """What the ``recording`` fixture gives."""
 
 
@@ -112,27 +114,25 @@ def superfluous(calls: Sequence[Call], given: Sequence[Grant]) -> list[Grant]:
 
 def as_calls(request: Request) -> list[Call]:
     """Return what IAM is asked for a request of the function; one that is not known here fails the test."""
-    bucket, _, key = request.path.partition("/")
-    arn = f"arn:aws:s3:::{bucket}"
-    match request.service, request.method, set(request.query), request.headers.get("X-Amz-Target"):
+    url, headers = urlsplit(request.target), request.headers
+    bucket, _, key = unquote(url.path.removeprefix("/")).partition("/")
+    arn, values = f"arn:aws:s3:::{bucket}", parse_qs(url.query, True)
+    signed = re.search(r"Credential=[^/]*/\d+/[^/]*/([^/]*)/aws4_request", headers.get("Authorization", ""))
+    match signed and signed[1], request.method, set(values), headers.get("X-Amz-Target"):
         case "kinesis", "POST", _, "Kinesis_20131202.PutRecords":
             stream = json.loads(request.body)["StreamName"]
             return [Call("kinesis:PutRecords", f"arn:aws:kinesis:us-east-1:123456789012:stream/{stream}")]
         case "s3", "GET", query, _ if query == LISTING and not key:
-            return [Call("s3:ListBucket", arn, request.query["prefix"])]
+            return [Call("s3:ListBucket", arn, values["prefix"][0])]
         case "s3", "GET", query, _ if not query and key:
             # Whoever may not list the bucket, and not just a prefix of it, is told 403 instead of 404 (S3 API
             # reference, GetObject, "Permissions").
             missing = [Call("s3:ListBucket", arn)] if request.status == HTTPStatus.NOT_FOUND else []
             return [Call("s3:GetObject", f"{arn}/{key}"), *missing]
-        case "s3", "PUT", query, _ if not query and key and not ASKING_FOR_MORE & set(map(str.lower, request.headers)):
+        case "s3", "PUT", query, _ if not query and key and not ASKING_FOR_MORE & set(map(str.lower, headers)):
             return [Call("s3:PutObject", f"{arn}/{key}")]
-    raise AssertionError(f"{request} is a new call: the roles in template.yaml need a permission for it")
-
-
-def never(call: faults.Call) -> Fault | None:
-    """Let everything through."""
-    return None
+    call = f"{request.method} {request.target} {headers.get('X-Amz-Target', '')}"
+    raise AssertionError(f"{call} is a new call: the roles in template.yaml need a permission for it")
 
 
 def at_first(call: faults.Call) -> Fault | None:
@@ -154,7 +154,7 @@ def refuse(call: faults.Call) -> Fault:
     return FailedRequest(403 if call.operation == "PutObject" else 400, "AccessDeniedException")
 
 
-FAULTS: dict[Decide, int] = {never: 0, at_first: 0, always: 3, refuse: 3}
+FAULTS: dict[Decide, int] = {no_fault: 0, at_first: 0, always: 3, refuse: 3}
 """How many of three records are left for redelivery, by what happens to requests."""
 
 
@@ -188,18 +188,18 @@ SHADOW = Consumer(
 class Trouble:
     """What happens to requests until it is replaced."""
 
-    decide: Decide = never
+    decide: Decide = no_fault
 
 
 @pytest.fixture
 def recording(endpoint: str, aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Recording:
-    """Give a function that puts a recorder between new clients, whoever makes them, and the local AWS with faults."""
+    """Give a function that puts an endpoint with faults, which keeps the requests, before the local AWS."""
 
     @contextlib.contextmanager
-    def recorded(decide: Decide = never) -> Iterator[Recorder]:
-        with serve(endpoint, decide) as faulty, record(faulty.url) as recorder, monkeypatch.context() as environment:
-            environment.setenv("AWS_ENDPOINT_URL", recorder.url)
-            yield recorder
+    def recorded(decide: Decide = no_fault) -> Iterator[ChaosEndpoint]:
+        with serve(endpoint, decide, keeps_requests=True) as faulty, monkeypatch.context() as environment:
+            environment.setenv("AWS_ENDPOINT_URL", faulty.url)
+            yield faulty
 
     return recorded
 
@@ -221,15 +221,15 @@ def work(
         for path in Path(SAMPLE_MODEL).iterdir():
             s3.put_object(Bucket=bucket, Key=f"{place}/{path.name}", Body=path.read_bytes())
         trouble = Trouble()
-        with recording(lambda call: trouble.decide(call)) as recorder:
+        with recording(lambda call: trouble.decide(call)) as faulty:
             function = cold_start(**{"MODEL_LOCATION": "", **variables})
             for trouble.decide, left in FAULTS.items():
                 assert delivered_again(function, event) == left
-            trouble.decide = never
+            trouble.decide = no_fault
             if location := variables.get("MODEL_LOCATION"):
                 # What model.py reads of a model of another flavor than scikit-learn: the whole folder.
                 S3Artifact(location).names()
-        return [call for request in recorder.requests for call in as_calls(request)]
+        return [call for request in faulty.requests for call in as_calls(request)]
 
     return let_work
 
@@ -378,8 +378,8 @@ def test_only_lambda_takes_a_role_and_none_is_for_everything(parameters: dict[st
 )
 def test_a_call_that_the_roles_do_not_know_fails(recording: Recording, call: Callable[[], object]) -> None:
     """Whoever makes it: so nobody adds one to the code without looking at the roles."""
-    with recording() as recorder, contextlib.suppress(ClientError):
+    with recording() as faulty, contextlib.suppress(ClientError):
         call()
-    (request,) = recorder.requests
+    (request,) = faulty.requests
     with pytest.raises(AssertionError, match="is a new call"):
         as_calls(request)

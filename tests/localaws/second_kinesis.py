@@ -17,10 +17,10 @@ class NotInstallableError(Exception):
 
 
 def install() -> None:
-    """Install what the lock file names, where it is not there already.
+    """Install the package that the lock file names, unless it is installed already.
 
     Raises:
-        NotInstallableError: where that is impossible.
+        NotInstallableError: if that is impossible.
     """
     for program in ("node", "npm"):
         if not shutil.which(program):
@@ -40,17 +40,17 @@ def install() -> None:
 
 
 def _digest(lock: Path) -> str:
-    """Return the digest of the package that a lock file, or npm's note of what it installed, names."""
+    """Return the digest of the package in a lock file, or in npm's own list of installed packages."""
     digest: str = json.loads(lock.read_text())["packages"]["node_modules/kinesis-local"]["integrity"]
     return digest
 
 
 @contextlib.contextmanager
 def serve() -> Iterator[str]:
-    """Run kinesis-local, which is installed, for the length of the block and yield its endpoint URL.
+    """Run the installed kinesis-local for the length of the block and yield its endpoint URL.
 
     Raises:
-        RuntimeError: where it ends before it listens; what it said stands on stderr.
+        RuntimeError: if it ends before it listens; its own message is on stderr.
     """
     with server.serve("kinesis-local", ["node", "serve.js"], folder=HOME) as url:
         yield url

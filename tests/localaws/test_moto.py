@@ -28,8 +28,8 @@ with moto.serve() as url:
 """
 
 
-def test_no_record_is_lost_where_several_put_at_once(kinesis: "KinesisClient", stream: str) -> None:
-    """Moto alone gives two of them the same sequence number now and then."""
+def test_no_record_is_lost_if_several_put_at_once(kinesis: "KinesisClient", stream: str) -> None:
+    """Without our lock, moto now and then gives two records the same sequence number."""
 
     def put(producer: int) -> None:
         for request in range(10):
@@ -41,8 +41,8 @@ def test_no_record_is_lost_where_several_put_at_once(kinesis: "KinesisClient", s
     assert len({record["Data"] for record in ShardReader(kinesis, stream, "shardId-000000000000").read()}) == 8000
 
 
-def test_the_server_ends_with_its_parent_however_that_ends() -> None:
-    """Nothing is left behind by a parent that was killed."""
+def test_the_server_ends_with_a_parent_that_is_killed() -> None:
+    """Nothing is left running."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout
@@ -53,7 +53,7 @@ def test_the_server_ends_with_its_parent_however_that_ends() -> None:
 
 
 def moto_shard(records: int) -> Shard:
-    """Build a shard of moto's own, as it is in this process: nothing of it is replaced."""
+    """Build a shard of moto. In this process its methods are not replaced."""
     shard = Shard(0, 0, 2**128 - 1)
     for number in range(records):
         shard.put_record("key", "", "")
@@ -63,8 +63,8 @@ def moto_shard(records: int) -> Shard:
 
 
 @pytest.mark.parametrize("records", [0, 1, 5])
-def test_what_replaces_motos_walks_gives_the_same_answers(records: int) -> None:
-    """From every place in a shard, before its first record and beyond its last one, with every limit."""
+def test_the_replaced_methods_return_the_same_as_motos(records: int) -> None:
+    """They do from every place in a shard, also before its first and beyond its last record, with every limit."""
     shard = moto_shard(records)
     assert newest_sequence_number(shard) == shard.get_max_sequence_number()
     for place in map(str, range(-1, records + 2)):
@@ -73,7 +73,7 @@ def test_what_replaces_motos_walks_gives_the_same_answers(records: int) -> None:
 
 
 def test_moto_still_asks_for_the_newest_number_at_a_put(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it no longer does, replacing that is for nothing."""
+    """If moto no longer does, replacing that method is useless."""
     shard = moto_shard(1)
     monkeypatch.setattr(Shard, "get_max_sequence_number", lambda shard: 41)
     assert shard.put_record("key", "", "") == "42"

@@ -1,4 +1,4 @@
-"""Sandboxes: what an invocation ends in, and what a process that ended does not stop."""
+"""Sandboxes: how an invocation can end, and that a new process follows one that ended."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.localaws.sandbox import EXITED, FunctionError, Sandbox, Sandboxes, TimedOutError
+from scripts.localaws.sandbox import EXITED, TIMED_OUT, FunctionError, Sandbox, Sandboxes
 from tests.builders import kinesis_event, ride_event
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import PATIENCE, ROOT
@@ -63,8 +63,8 @@ def sandbox(environment: dict[str, str]) -> Iterator[Sandbox]:
     sandbox.close()
 
 
-def test_it_runs_the_lambda_function() -> None:
-    """With the variables that it is given."""
+def test_a_sandbox_runs_the_lambda_function() -> None:
+    """The function has the variables of its environment."""
     variables = {"MODEL_LOCATION": SAMPLE_MODEL, "TEST_RUN": "True"}
     sandbox = Sandbox({**os.environ, **variables}, PATIENCE)
     response = sandbox.invoke(kinesis_event(ride_event(ride_id=7)))
@@ -74,27 +74,22 @@ def test_it_runs_the_lambda_function() -> None:
 
 
 def test_one_process_answers_again_and_again(sandbox: Sandbox) -> None:
-    """Whatever it prints; each invocation has the time of its own."""
+    """It may print anything. Each invocation has its own remaining time."""
     first, second = sandbox.invoke({"print": "hello"}), sandbox.invoke({})
     assert first["pid"] == second["pid"]
     assert 0 < first["left"] <= PATIENCE * 1000
     assert sandbox.cold_starts == 1
 
 
-def test_what_the_function_raises_is_a_function_error(sandbox: Sandbox) -> None:
-    """And its process lives on."""
+def test_an_exception_of_the_function_is_a_function_error(sandbox: Sandbox) -> None:
+    """The process lives on, also after a response that is not JSON."""
     pid = sandbox.invoke({})["pid"]
     with pytest.raises(FunctionError, match="ValueError: no such ride") as caught:
         sandbox.invoke({"raise": "no such ride"})
     assert caught.value.kind == "ValueError"
-    assert sandbox.invoke({})["pid"] == pid
-
-
-def test_a_response_that_is_no_json_is_a_function_error(sandbox: Sandbox) -> None:
-    """As it is to Lambda."""
     with pytest.raises(FunctionError, match="object"):
         sandbox.invoke({"respond": "an object"})
-    assert sandbox.is_running
+    assert sandbox.invoke({})["pid"] == pid
 
 
 def test_a_process_that_dies_in_an_invocation_is_a_function_error(sandbox: Sandbox) -> None:
@@ -107,7 +102,7 @@ def test_a_process_that_dies_in_an_invocation_is_a_function_error(sandbox: Sandb
 
 
 def test_a_process_that_died_between_two_invocations_is_started_again(sandbox: Sandbox) -> None:
-    """Without an error, as Lambda does it."""
+    """The invocation has no error, as on Lambda."""
     pid = sandbox.invoke({})["pid"]
     assert sandbox.kill()
     wait_for(lambda: not sandbox.is_running)
@@ -116,18 +111,20 @@ def test_a_process_that_died_between_two_invocations_is_started_again(sandbox: S
 
 
 def test_a_function_that_takes_too_long_is_killed(environment: dict[str, str], tmp_path: Path) -> None:
-    """And its sandbox is of use again."""
+    """The next invocation is a cold start."""
     sandbox = Sandbox(environment, 0.5, "soaked.handler")
-    with pytest.raises(TimedOutError, match=r"0\.5 seconds"):
+    with pytest.raises(FunctionError, match=r"0\.5 seconds") as caught:
         sandbox.invoke({"started": str(tmp_path / "started")})
+    assert caught.value.kind == TIMED_OUT
     assert not sandbox.is_running
+    sandbox.timeout = PATIENCE
     sandbox.invoke({})
     sandbox.close()
     assert sandbox.cold_starts == 2
 
 
 def test_a_function_that_cannot_be_loaded_is_a_function_error(environment: dict[str, str]) -> None:
-    """With the reason, at each invocation."""
+    """Each invocation gives the reason."""
     sandbox = Sandbox(environment, PATIENCE, "nowhere.handler")
     for _ in range(2):
         with pytest.raises(FunctionError, match="No module named 'nowhere'"):
@@ -137,8 +134,8 @@ def test_a_function_that_cannot_be_loaded_is_a_function_error(environment: dict[
 
 
 def test_one_of_several_is_killed_in_its_invocation(environment: dict[str, str], tmp_path: Path) -> None:
-    """The error is counted, and the others go on."""
-    pool = Sandboxes([Sandbox(environment, PATIENCE, "soaked.handler") for _ in range(2)])
+    """The error is counted, and the other sandboxes go on."""
+    pool = Sandboxes(2, environment, PATIENCE, "soaked.handler")
     errors = []
 
     def hang() -> None:
@@ -159,8 +156,8 @@ def test_one_of_several_is_killed_in_its_invocation(environment: dict[str, str],
         assert pool.cold_starts == 3
 
 
-def test_a_sandbox_ends_with_its_parent_however_that_ends(environment: dict[str, str], tmp_path: Path) -> None:
-    """In the middle of an invocation, too."""
+def test_a_sandbox_ends_with_a_parent_that_is_killed(environment: dict[str, str], tmp_path: Path) -> None:
+    """It ends in the middle of an invocation."""
     command = [sys.executable, "-c", PARENT, str(tmp_path / "started")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout

@@ -1,4 +1,4 @@
-"""The second Kinesis that tests run against: installed where that is possible, and never left behind."""
+"""The second Kinesis that tests run against: it is installed if possible, and never left running."""
 
 import os
 import signal
@@ -21,8 +21,8 @@ with second_kinesis.serve() as url:
 """
 
 
-def test_it_ends_with_its_parent_however_that_ends(kinesis_local: str) -> None:
-    """Nothing is left behind by a test session that was killed."""
+def test_kinesis_local_ends_with_a_parent_that_is_killed(kinesis_local: str) -> None:
+    """A test session that was killed leaves nothing running."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout
@@ -32,15 +32,15 @@ def test_it_ends_with_its_parent_however_that_ends(kinesis_local: str) -> None:
     assert ends_listening(port)
 
 
-def test_without_node_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The tests that want it are skipped with this reason."""
+def test_a_missing_node_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests that need it are skipped with this reason."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(second_kinesis.NotInstallableError, match="there is no node on PATH"):
         second_kinesis.install()
 
 
-def test_what_npm_says_of_a_failure_is_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An offline machine is to be told from a lock file that is broken."""
+def test_an_error_of_npm_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It tells an offline machine from a broken lock file."""
     for program, script in (("node", ""), ("npm", "echo npm error code ENOTFOUND >&2; exit 1")):
         (tmp_path / program).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / program).chmod(0o755)
@@ -50,8 +50,8 @@ def test_what_npm_says_of_a_failure_is_handed_on(monkeypatch: pytest.MonkeyPatch
         second_kinesis.install()
 
 
-def test_one_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where Node.js and the package are there, nothing is skipped in silence."""
+def test_a_server_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If Node.js and the package are there, no test is skipped silently."""
     (tmp_path / "node").write_text("#!/bin/sh\nexit 7\n")
     (tmp_path / "node").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)

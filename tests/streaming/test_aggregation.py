@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.sources.aggregated import aggregated
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord, aggregate
 from streaming.aggregation import (
     MAGIC,
     BrokenAggregateError,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 def packed(*data: bytes) -> bytes:
     """Build the data of an aggregated record, in which the n-th record has the key ``key-n``."""
-    (record,) = aggregated([RideRecord(f"key-{place}", one) for place, one in enumerate(data)])
+    (record,) = aggregate([RideRecord(f"key-{place}", one) for place, one in enumerate(data)])
     return record.data
 
 
@@ -84,9 +83,9 @@ class TestPackedRecords:
 
     def test_a_key_that_no_stream_takes_is_refused(self) -> None:
         """Eighty thousand rejections in a megabyte could share one of half a megabyte, and each would repeat it."""
-        (longest,) = aggregated([RideRecord("ü" * 256, b"{}")])
+        (longest,) = aggregate([RideRecord("ü" * 256, b"{}")])
         assert len(packed_records(longest.data)) == 1
-        (longer,) = aggregated([RideRecord("k" * 257, b"{}")])
+        (longer,) = aggregate([RideRecord("k" * 257, b"{}")])
         with pytest.raises(BrokenAggregateError, match="a partition key of 257 characters"):
             packed_records(longer.data)
 
@@ -152,7 +151,7 @@ class TestAggregated:
     def test_at_most_so_many_are_packed_into_one(self) -> None:
         """In order, under the key of the first."""
         records = [RideRecord(f"key-{number}", b"ride %d" % number) for number in range(25)]
-        packets = aggregated(records, most=10)
+        packets = aggregate(records, most=10)
         assert [packet.partition_key for packet in packets] == ["key-0", "key-10", "key-20"]
         inside = [RideRecord(*one) for packet in packets for one in packed_records(packet.data)]
         assert inside == records
@@ -160,7 +159,7 @@ class TestAggregated:
     def test_one_is_never_larger_than_a_stream_takes(self) -> None:
         """With its key; what is too large to be packed stays as it is, in its place."""
         large = RideRecord("large", bytes(1_048_570))
-        packets = aggregated([*(RideRecord("ü" * 200, bytes(400_000)) for _ in range(3)), large, RideRecord("k", b"")])
+        packets = aggregate([*(RideRecord("ü" * 200, bytes(400_000)) for _ in range(3)), large, RideRecord("k", b"")])
         assert [len(packet.data) // 400_000 for packet in packets] == [2, 1, 2, 0]
         assert packets[2] is large
         assert all(len(packet.data) + len(packet.partition_key.encode()) <= 1_048_576 for packet in packets)

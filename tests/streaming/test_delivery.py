@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.localaws.chaos import (
+from scripts.localaws.faults import (
     Answered,
     Call,
     Delayed,

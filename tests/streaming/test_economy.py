@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scripts.environment import locked_packages
+from scripts.localaws.chaos import serve
 from scripts.localaws.setup import FUNCTION_VARIABLES
 from streaming.delivery import OutputStream
 from tests.builders import kinesis_event, ride_event
 from tests.conftest import SAMPLE_MODEL
-from tests.streaming.recorder import record
 from tests.tools import ROOT
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def test_a_batch_is_one_call_of_the_model_and_a_request_for_each_500_rides(
 ) -> None:
     """And nothing else of AWS, from the cold start on: no ride has a request of its own."""
     calls = []
-    with record(endpoint) as recorder:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", recorder.url)
-        monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", recorder.url)
+    with serve(endpoint, keeps_requests=True) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", proxy.url)
         function = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}")
         predict = function.MODEL._call
 
@@ -92,8 +92,8 @@ def test_a_batch_is_one_call_of_the_model_and_a_request_for_each_500_rides(
         answer = function.lambda_handler(kinesis_event(*(ride_event(number) for number in range(rides))))
     assert answer == {"batchItemFailures": []}
     assert calls == [rides]
-    assert {request.headers["X-Amz-Target"] for request in recorder.requests} == {"Kinesis_20131202.PutRecords"}
-    assert [len(json.loads(request.body)["Records"]) for request in recorder.requests] == entries
+    assert {request.headers["X-Amz-Target"] for request in proxy.requests} == {"Kinesis_20131202.PutRecords"}
+    assert [len(json.loads(request.body)["Records"]) for request in proxy.requests] == entries
 
 
 def test_the_sdk_does_not_walk_over_the_entries(stream: str) -> None:

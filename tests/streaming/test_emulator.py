@@ -1,24 +1,31 @@
 """The function behind AWS's Lambda emulator: events in, answers out, and what Lambda's limits make of them."""
 
 import contextlib
+import itertools
 import os
 import platform
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scripts.aws.shards import follow
 from scripts.cli import CommandError
 from scripts.image import emulator as lambda_emulator
-from scripts.sources.aggregated import aggregated
-from scripts.sources.chosen import generated_rides
+from scripts.localaws.chaos import serve
+from scripts.localaws.faults import Call, Delayed, Fault
+from scripts.sources.records import aggregate
+from scripts.sources.synthetic import generate_rides
 from tests.builders import encoded, kinesis_event, record, ride_event
 from tests.conftest import SAMPLE_MODEL
-from tests.streaming import slow_stream
 from tests.streaming.emulator import EmulatedFunction, emulated
 from tests.streaming.test_events import NAMES, load, rounded
+
+if TYPE_CHECKING:
+    from mypy_boto3_kinesis import KinesisClient
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in lambda_emulator.BUILDS,
@@ -123,29 +130,38 @@ def test_a_missing_setting_is_answered_to_every_event() -> None:
         assert "\n" not in answer["errorMessage"]
 
 
-def test_the_largest_batch_is_answered_in_time_by_a_function_whose_output_stream_hangs() -> None:
-    """All of its 10,000 records are reported, which an answer has room for; and delivered, once the stream is well."""
+def test_the_largest_batch_is_answered_in_time_by_a_function_whose_output_stream_hangs(
+    kinesis: "KinesisClient", endpoint: str, stream: str
+) -> None:
+    """The response has room for all of the 10,000 records. They are delivered when the stream has recovered."""
     event = numbered(*(ride_event(number) for number in range(10_000)))
+    has_recovered = threading.Event()
+
+    def hang(call: Call) -> Fault | None:
+        return None if has_recovered.is_set() else Delayed(600)
+
     with (
-        slow_stream.serve(dripping=False) as stream,
+        serve(endpoint, hang) as hanging,
         emulated(
             timeout=10,
             MODEL_LOCATION=SAMPLE_MODEL,
-            PREDICTIONS_STREAM_NAME="predictions",
-            AWS_ENDPOINT_URL_KINESIS=stream.url,
+            PREDICTIONS_STREAM_NAME=stream,
+            AWS_ENDPOINT_URL_KINESIS=hanging.url,
         ) as function,
     ):
         assert function.invoke(kinesis_event()) == COMPLETE  # a cold start that takes nothing of the batch's time
         numbers = [str(FIRST_NUMBER + place) for place in range(10_000)]
         assert function.invoke(event) == {"batchItemFailures": [{"itemIdentifier": number} for number in numbers]}
-        stream.mended.set()
+        has_recovered.set()
         assert function.invoke(event) == COMPLETE
-    assert stream.accepted == [str(number) for number in range(10_000)]
+    rounds = itertools.takewhile(bool, follow(kinesis, stream))
+    keys = [record["PartitionKey"] for found in rounds for _, record in found]
+    assert keys[-10_000:] == [str(number) for number in range(10_000)]
 
 
 def test_a_dry_run_of_more_predictions_than_an_answer_holds_fails(dry_run: EmulatedFunction) -> None:
     """As aggregated records can bring them. Only a dry run's answer grows with what goes well."""
-    (packed,) = aggregated(generated_rides(100, seed=0))
+    (packed,) = aggregate(generate_rides(100, seed=0))
     answer = dry_run.invoke(numbered(*[packed.data] * 300))
     assert answer["errorType"] == "Function.ResponseSizeTooLarge"
 

@@ -1,4 +1,4 @@
-"""The README's table of faults, row by row: each is brought about here, and what the table says comes true.
+"""The table of faults in docs/promises.md, row by row: each fault is caused here, and the row is checked.
 
 Rides go the whole way: onto the input stream, through the event source mapping and the function, to the output stream.
 """
@@ -17,20 +17,12 @@ import pytest
 
 import model
 from scripts.aws.kept_objects import KeptObjects
-from scripts.commands.replay import Choice, replay, survey
-from scripts.localaws.chaos import (
-    Call,
-    Delayed,
-    DroppedAfter,
-    DroppedBefore,
-    FailedEntries,
-    FailedRequest,
-)
-from scripts.localaws.context import LambdaContext
+from scripts.aws.replaying import ReplayFilter, plan_replay, replay
+from scripts.localaws.faults import Call, Delayed, DroppedAfter, DroppedBefore, FailedEntries, FailedRequest
 from scripts.localaws.rules import MappingSettings
-from scripts.sources.aggregated import aggregated
+from scripts.localaws.sandbox import LambdaContext
 from scripts.sources.bad import FAULTS
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord, aggregate
 from streaming import delivery
 from tests.builders import ride_event
 from tests.flow import Chaos, Flow
@@ -47,13 +39,14 @@ def throttled(call: Call) -> FailedEntries:
     return FailedEntries(frozenset(range(len(call.entries))))
 
 
-def test_every_row_of_the_readme_has_its_test() -> None:
-    """And every test here its row."""
-    readme = (ROOT / "README.md").read_text()
-    section = readme.partition("## When something fails")[2].partition("\n## ")[0]
-    rows = [re.sub(r"[^a-z]+", "_", row.lower()) for row in re.findall(r"^\| \*\*(.+?)\*\* \|", section, re.MULTILINE)]
-    tests = re.findall(r"^def test_(\w+)\(", Path(__file__).read_text(), re.MULTILINE)
-    assert rows == [name for name in tests if name != "every_row_of_the_readme_has_its_test"]
+def test_every_row_of_the_table_has_its_test() -> None:
+    """The rows name these tests, in their order, and a test has the name of the fault."""
+    page = (ROOT / "docs" / "promises.md").read_text()
+    section = page.partition("\n## When something fails\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \|.*\| `(test_\w+)` \|$", section, re.MULTILINE)
+    tests = re.findall(r"^def (test_\w+)\(", Path(__file__).read_text(), re.MULTILINE)
+    assert [test for _, test in rows] == [name for name in tests if name != "test_every_row_of_the_table_has_its_test"]
+    assert [test for _, test in rows] == [f"test_{re.sub('[^a-z]+', '_', fault.lower())}" for fault, _ in rows]
 
 
 @pytest.mark.parametrize("places", [*([place] for place in range(10)), range(10), range(1, 10)], ids=str)
@@ -70,7 +63,7 @@ def test_a_record_is_no_ride(flow: Flow, places: Sequence[int]) -> None:
 
 def test_an_aggregated_record_is_broken(flow: Flow) -> None:
     """It is one rejection, and what is beside it is predicted."""
-    (record,) = aggregated([RideRecord("1", json.dumps(ride_event(1)).encode())])
+    (record,) = aggregate([RideRecord("1", json.dumps(ride_event(1)).encode())])
     flow.deliver(flow.function(), flow.put(record.data, record.data[:-1] + b"?", ride_event(2)))
     assert flow.predicted() == [1, 2]
     assert flow.rejected() == ["aggregate"]
@@ -257,11 +250,9 @@ def test_the_mapping_gives_a_batch_up(flow: Flow, chaos: Chaos) -> None:
     with chaos(throttled):
         counters = flow.deliver(flow.function(), flow.put(ride_event(1), b"{", ride_event(3)), settings)
     assert (counters.discarded, flow.predicted()) == (3, [])
-    objects, everything = KeptObjects(flow.s3, f"s3://{flow.bucket}/rejections"), Choice()
-    put_again = replay(
-        objects, delivery.OutputStream(flow.kinesis, flow.input), survey(objects, everything), everything
-    )
-    assert put_again == 4
+    objects = KeptObjects(flow.s3, f"s3://{flow.bucket}/rejections")
+    stream = delivery.OutputStream(flow.kinesis, flow.input)
+    assert replay(objects, stream, plan_replay(objects, ReplayFilter())) == 4
     flow.deliver(flow.function(), 7)
     assert sorted(set(flow.predicted())) == [1, 3]
     assert set(flow.rejected()) == {"json"}

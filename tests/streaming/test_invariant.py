@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from model import Features
 from rides import Ride
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.localaws.chaos import (
+from scripts.localaws.chaos import ChaosEndpoint
+from scripts.localaws.faults import (
     Answered,
     Call,
-    ChaosEndpoint,
     Delayed,
     DroppedAfter,
     DroppedBefore,
@@ -35,9 +35,9 @@ from scripts.localaws.chaos import (
     Fault,
 )
 from scripts.localaws.rules import Batch, EventRecord, MappingSettings, decide, event_of
-from scripts.sources.aggregated import aggregated
+from scripts.sources import records
 from scripts.sources.bad import FAULTS
-from scripts.sources.record import RideRecord
+from scripts.sources.records import RideRecord
 from streaming import delivery
 from streaming.aggregation import MAGIC
 from streaming.delivery import DeliveryError
@@ -131,7 +131,7 @@ def spoiled(event: dict[str, Any], fault: str) -> UserRecord:
 
 def aggregate(packed: Sequence[UserRecord]) -> bytes:
     """Build an aggregated record."""
-    (only,) = aggregated([RideRecord("key", one.data) for one in packed])
+    (only,) = records.aggregate([RideRecord("key", one.data) for one in packed])
     return only.data
 
 

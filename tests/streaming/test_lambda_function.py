@@ -13,10 +13,9 @@ import pytest
 
 from artifacts import ModelError
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.localaws.chaos import Call, Decide, FailedEntries, Fault
-from scripts.localaws.context import LambdaContext
-from scripts.sources.aggregated import aggregated
-from scripts.sources.record import RideRecord
+from scripts.localaws.faults import Call, Decide, FailedEntries, Fault
+from scripts.localaws.sandbox import LambdaContext
+from scripts.sources.records import RideRecord, aggregate
 from settings import SettingsError
 from streaming import delivery
 from tests.builders import kinesis_event, ride_event
@@ -305,7 +304,7 @@ class TestUndelivered:
     ) -> None:
         """Lambda can deliver only the whole record again."""
         packed = [RideRecord(str(number), json.dumps(ride_event(number)).encode()) for number in (10, 11, 12)]
-        (record,) = aggregated(packed)
+        (record,) = aggregate(packed)
         with chaos(throttled("11", "12")):
             handler = cold_start(PREDICTIONS_STREAM_NAME=stream).lambda_handler
             response = handler(kinesis_event(ride_event(1), record.data, ride_event(3)), None)

@@ -5,11 +5,11 @@ import pytest
 
 from rides import RideEvent
 from scripts.aws.kept_objects import KeptObjects
-from scripts.commands.replay import Choice, replay, survey
-from scripts.localaws.chaos import Call, FailedRequest, Fault
+from scripts.aws.replaying import ReplayFilter, plan_replay, replay
+from scripts.localaws.faults import Call, FailedRequest, Fault
 from scripts.localaws.rules import MappingSettings
-from scripts.sources.bad import spoiled
-from scripts.sources.chosen import generated_rides
+from scripts.sources.bad import with_bad_rides
+from scripts.sources.synthetic import generate_rides
 from streaming.delivery import OutputStream
 from tests.flow import RETRY, Chaos, Flow
 
@@ -26,7 +26,7 @@ def is_good(data: bytes) -> bool:
 @pytest.mark.kinesis("moto", "kinesis-local")
 def test_every_good_ride_is_predicted_in_the_end_and_every_bad_one_is_kept(flow: Flow, chaos: Chaos) -> None:
     """Kinesis and S3 are both down for the first half of the batches, and the mapping tries each just once."""
-    rides = spoiled(generated_rides(200, seed=1), percent=5, seed=1)
+    rides = with_bad_rides(generate_rides(200, seed=1), percent=5, seed=1)
     good = {record.partition_key for record in rides if is_good(record.data)}
     bad = {record.data for record in rides if not is_good(record.data)}
     destination = f"s3://{flow.bucket}"
@@ -43,7 +43,7 @@ def test_every_good_ride_is_predicted_in_the_end_and_every_bad_one_is_kept(flow:
     assert 0 < len(set(map(str, flow.predicted()))) < len(good)
 
     objects, stream = KeptObjects(flow.s3, f"{destination}/rejections"), OutputStream(flow.kinesis, flow.input)
-    replayed = replay(objects, stream, survey(objects, Choice()), Choice())
+    replayed = replay(objects, stream, plan_replay(objects, ReplayFilter()))
     flow.deliver(flow.function(), 200 + replayed, RETRY)
     assert set(map(str, flow.predicted())) == good
     assert flow.rejected_data() == bad

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from scripts.localaws.chaos import FailedEntries, FailedRequest
-from scripts.localaws.context import LambdaContext
+from scripts.localaws.faults import FailedEntries, FailedRequest
+from scripts.localaws.sandbox import LambdaContext
 from streaming import delivery
 from streaming.delivery import DeliveryError
 from tests.builders import kinesis_event, ride_event

@@ -1,0 +1,59 @@
+"""Trip record files by their path or URL: a URL is downloaded first, with a progress bar."""
+
+import contextlib
+import http.client
+import shutil
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from scripts.cli import CONSOLE
+from trips import TripRecordError
+
+TIMEOUT_SECONDS = 60
+
+
+@contextlib.contextmanager
+def open_trips(source: str) -> Iterator[Path]:
+    """Give the path of a trip record file: ``source`` itself, or a copy of the URL that exists until the block ends.
+
+    The copy has the name of the URL's file, because ``trips.ride_events`` takes the month from it.
+
+    Raises:
+        TripRecordError: if the URL cannot be downloaded, or if the block raises it; the message names ``source``.
+    """
+    if "://" not in source:
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / (PurePosixPath(urllib.parse.urlsplit(source).path).name or "download.parquet")
+        _download(source, path)
+        try:
+            yield path
+        except TripRecordError as error:
+            raise TripRecordError(str(error).replace(str(path), source)) from error
+
+
+def _download(url: str, path: Path) -> None:
+    if not url.lower().startswith(("https://", "http://")):
+        raise TripRecordError(f"{url}: neither a file nor an http(s) URL; download it and give the file")
+    bar = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response,  # noqa: S310  checked above
+            Progress(*bar, console=CONSOLE) as progress,
+            path.open("wb") as file,
+        ):
+            size = int(response.headers.get("Content-Length", 0)) or None
+            task = progress.add_task(f"Downloading {path.name}", total=size)
+            shutil.copyfileobj(progress.wrap_file(cast(BinaryIO, response), task_id=task), file)
+    except (OSError, http.client.HTTPException) as error:
+        raise TripRecordError(f"{url}: cannot be downloaded: {error}") from error
+    # http.client does not report a connection that closes early if it is read in pieces.
+    if size and path.stat().st_size < size:
+        raise TripRecordError(f"{url}: the download broke off after {path.stat().st_size} of {size} bytes; try again")
