@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import venv
 from collections import defaultdict
@@ -19,7 +18,7 @@ from typing import NamedTuple
 from scripts.benchmark.consumers import COMMON, CONSUMERS
 from scripts.benchmark.inputs import CLOUDPICKLE, SERIALIZATIONS, SKOPS, LoggedModel, Plan
 from scripts.cli import CONSOLE, CommandError
-from scripts.environment import MISLEADING, ROOT, locked, requirement
+from scripts.environment import ROOT, PipError, pip, requirements
 from scripts.localaws import setup
 
 WARM, COLD = PARTS = ("warm", "cold")
@@ -200,25 +199,17 @@ def install_python(consumer: str) -> Path:
         CommandError: if a package cannot be installed; the message has pip's own words.
     """
     name, categories = ("mlflow", ["packages", "training"]) if consumer == COMMON else ("packages", ["packages"])
-    lines = [requirement(package, entry) for package, entry in locked(categories).items()]
+    lines = requirements(categories)
     digest = hashlib.sha256("\n".join([sys.version, *lines]).encode()).hexdigest()
     folder = ROOT / ".bench" / name
     mark, python = folder / "made-of", folder / "bin" / "python"
     if not mark.exists() or mark.read_text() != digest:
         with CONSOLE.status(f"Installing {len(lines)} packages into .bench/{name}, once"):
             venv.create(folder, symlinks=True, clear=True)
-            _install(python, lines)
+            try:
+                pip(["--python", str(python), "install", "--compile", "--quiet"], lines)
+            except PipError as error:
+                message = f"the locked packages cannot be installed for the benchmark: {error}"
+                raise CommandError(message) from error
         mark.write_text(digest)
     return python
-
-
-def _install(python: Path, lines: list[str]) -> None:
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write("\n".join(lines) + "\n")
-        file.flush()
-        options = ["--no-deps", "--require-hashes", "--compile", "--quiet", "--disable-pip-version-check", "--no-input"]
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", *options]
-        variables = {name: value for name, value in os.environ.items() if name not in MISLEADING} | {"PIP_USER": "0"}
-        done = subprocess.run([*pip, "-r", file.name], env=variables, capture_output=True, text=True)
-    if done.returncode:
-        raise CommandError(f"the locked packages cannot be installed for the benchmark: {done.stderr[-2000:]}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scripts.environment import locked
+from scripts.environment import locked_packages
 from scripts.localaws.chaos import serve
 from scripts.localaws.setup import FUNCTION_VARIABLES
 from streaming.delivery import OutputStream
@@ -47,7 +47,7 @@ print(*{{name.partition(".")[0] for name in sys.modules}})
 
 def test_a_good_batch_imports_no_package_that_it_does_not_use(stream: str) -> None:
     """Only packages of the image can be imported here. It has more of them, for aggregated records and for tables."""
-    in_image = locked(["packages"]).keys()
+    in_image = locked_packages(["packages"]).keys()
     packages = {
         module: {name.lower().replace("_", "-") for name in names}
         for module, names in importlib.metadata.packages_distributions().items()
