@@ -8,14 +8,14 @@ from tests.deploy.deployment import LEAST, UNUSUAL, evaluated, expanded
 
 
 def test_every_parameter_is_described_and_has_a_default() -> None:
-    """But for the release, which must be another one each time."""
+    """Only Release has no default, because it must differ in each deployment."""
     parameters = expanded()["Parameters"]
     assert [name for name, parameter in parameters.items() if not parameter.get("Description")] == []
     assert [name for name, parameter in parameters.items() if "Default" not in parameter] == ["Release"]
 
 
 def test_defaults_are_for_a_ride_a_millisecond_on_one_shard() -> None:
-    """One vCPU, time for a cold start, a request's worth of rides; and records are kept before Kinesis drops them."""
+    """One vCPU, time for a cold start, one request of rides; the mapping gives up before Kinesis drops records."""
     parameters = expanded()["Parameters"]
     defaults = {name: parameter.get("Default") for name, parameter in parameters.items()}
     used = {name: value for name, value in defaults.items() if value not in ("", None)}
@@ -71,7 +71,7 @@ def test_defaults_are_for_a_ride_a_millisecond_on_one_shard() -> None:
     ],
 )
 def test_a_value_that_would_widen_a_role_or_never_work_is_refused(parameter: str, value: str) -> None:
-    """Before anything is created."""
+    """CloudFormation refuses the value before it creates a resource."""
     pattern = expanded()["Parameters"][parameter]["AllowedPattern"]
     assert not re.fullmatch(pattern, value)
     assert re.fullmatch(pattern, {**LEAST, **UNUSUAL}.get(parameter, ""))
@@ -93,7 +93,7 @@ def test_a_value_that_would_widen_a_role_or_never_work_is_refused(parameter: str
     ids=lambda value: None if isinstance(value, str) else " ".join(value) or "nothing",
 )
 def test_parameters_that_contradict_each_other_are_refused(parameters: dict[str, str], said: str) -> None:
-    """Before anything is created, with one line that names them."""
+    """CloudFormation shows one line that names them, before it creates a resource."""
     (broken,) = evaluated(**parameters).broken_rules()
     assert said in broken
 
@@ -111,5 +111,5 @@ def test_parameters_that_contradict_each_other_are_refused(parameters: dict[str,
     ids=" ".join,
 )
 def test_a_model_is_in_one_place_under_one_name(parameters: dict[str, str]) -> None:
-    """And so is a challenger."""
+    """The same holds for a challenger."""
     assert evaluated(**parameters).broken_rules() == []
