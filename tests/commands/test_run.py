@@ -23,7 +23,7 @@ from model import load_model
 from scripts.localaws import setup
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
-from scripts.localaws.stack import wait_until_settled
+from scripts.localaws.account import wait_until_settled
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import PATIENCE, failed, finish, start
 from tests.trip_records import trip, write
