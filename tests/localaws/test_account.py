@@ -85,36 +85,25 @@ def test_repeated_predictions_count_once_and_as_the_first_one() -> None:
     assert found.predicted["a:3"] == RIGHT[2]
 
 
-@pytest.mark.parametrize(
-    ("found", "noticed"),
-    [
-        pytest.param(account(RIGHT[1:]), {"missing": ["a:1"]}, id="a good ride is missing"),
-        pytest.param(account(rejections=[]), {"missing": ["a:2:1"]}, id="a bad ride is missing"),
-        pytest.param(account([*RIGHT, predicted("a:9", 9, 1.0)]), {"unknown": ["a:9"]}, id="unknown prediction"),
-        pytest.param(account(rejections=["a:2:1", "a:9"]), {"unknown": ["a:9"]}, id="unknown rejection"),
-        pytest.param(
-            account(rejections=["a:2:1", "a:1"]),
-            {"contradictory": ["a:1"], "wrong": ["a:1"]},
-            id="a good ride is rejected too",
-        ),
-        pytest.param(
-            account([*RIGHT, predicted("a:2:1", 8, 1.0)]),
-            {"contradictory": ["a:2:1"], "wrong": ["a:2:1"]},
-            id="a bad ride is predicted too",
-        ),
-        pytest.param(account(RIGHT[1:], ["a:1", "a:2:1"]), {"wrong": ["a:1"]}, id="a good ride is rejected instead"),
-        pytest.param(account([predicted("a:1", 7, 12.5000001), *RIGHT[1:]]), {"wrong": ["a:1"]}, id="another duration"),
-        pytest.param(account([predicted("a:1", "7", 12.5), *RIGHT[1:]]), {"wrong": ["a:1"]}, id="another ride_id"),
-        pytest.param(
-            account([*RIGHT, predicted("a:1", 7, 99.0)]), {"duplicates": 1, "wrong": ["a:1"]}, id="a wrong duplicate"
-        ),
-        pytest.param(
-            account(RIGHT[2:], [], {"a:1", "a:2", "a:3"}),
-            {"given_up": ["a:1", "a:2:0", "a:2:1"]},
-            id="the mapping gave up two records",
-        ),
-    ],
-)
+ANOMALIES = {
+    "a good ride is missing": (account(RIGHT[1:]), {"missing": ["a:1"]}),
+    "a bad ride is missing": (account(rejections=[]), {"missing": ["a:2:1"]}),
+    "unknown prediction": (account([*RIGHT, predicted("a:9", 9, 1.0)]), {"unknown": ["a:9"]}),
+    "unknown rejection": (account(rejections=["a:2:1", "a:9"]), {"unknown": ["a:9"]}),
+    "a good ride is rejected too": (account(RIGHT, ["a:2:1", "a:1"]), {"contradictory": ["a:1"], "wrong": ["a:1"]}),
+    "a bad ride is predicted too": (
+        account([*RIGHT, predicted("a:2:1", 8, 1.0)]),
+        {"contradictory": ["a:2:1"], "wrong": ["a:2:1"]},
+    ),
+    "a good ride is rejected instead": (account(RIGHT[1:], ["a:1", "a:2:1"]), {"wrong": ["a:1"]}),
+    "another duration": (account([predicted("a:1", 7, 12.5000001), *RIGHT[1:]]), {"wrong": ["a:1"]}),
+    "another ride_id": (account([predicted("a:1", "7", 12.5), *RIGHT[1:]]), {"wrong": ["a:1"]}),
+    "a wrong duplicate": (account([*RIGHT, predicted("a:1", 7, 99.0)]), {"duplicates": 1, "wrong": ["a:1"]}),
+    "given up": (account(RIGHT[2:], [], {"a:1", "a:2", "a:3"}), {"given_up": ["a:1", "a:2:0", "a:2:1"]}),
+}
+
+
+@pytest.mark.parametrize(("found", "noticed"), ANOMALIES.values(), ids=ANOMALIES)
 def test_an_account_names_rides_that_are_not_in_order(found: Account, noticed: dict[str, Any]) -> None:
     """It names their event ids, and it is not exact."""
     assert summary(found) == noticed
