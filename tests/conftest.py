@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from scripts.localaws import moto
+from scripts.localaws import moto, sandbox
 from scripts.localaws.chaos import ChaosEndpoint, serve
 from scripts.localaws.faults import Decide
 from scripts.localaws.setup import FUNCTION_VARIABLES
@@ -150,6 +150,31 @@ def cold_start(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
     yield start
     gc.enable()
     gc.unfreeze()
+
+
+class Clock:
+    """A clock that stands still while code runs, however slow the machine is, and goes on only when code sleeps."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        """Return the seconds that were slept so far."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let the time pass at once."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give delivery and the Lambda context a clock that does not depend on how fast the machine is."""
+    clock = Clock()
+    monkeypatch.setattr(delivery, "time", clock)
+    monkeypatch.setattr(sandbox, "time", clock)
+    return clock
 
 
 @pytest.fixture

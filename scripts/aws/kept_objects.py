@@ -217,7 +217,7 @@ def decode_discarded(body: bytes, written: datetime) -> tuple[list[KeptRecord], 
     for number, source in enumerate(map(bytes, event.records), 1):
         found = _decode(source, KinesisRecord, f"record {number} of its payload")
         stream = found.stream_arn.rpartition("/")[2]
-        arrival = _time(found.kinesis.approximate_arrival_timestamp, written)
+        arrival = _time(found.kinesis.arrival, written)
         original, obstacle = _original(found.kinesis.data, found.kinesis.partition_key)
         condition = failure.request_context.condition
         records.append(KeptRecord(DISCARDED, condition, stream, arrival, original, source, obstacle))

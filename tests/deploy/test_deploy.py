@@ -193,5 +193,5 @@ def test_a_failure_of_the_sam_cli_is_one_of_deploy(programs: StandIns, endpoint:
     """What failed to build is not deployed."""
     programs.make("sam", failing=command)
     line = failed(finish("deploy", PATH=programs.path))
-    assert line == f"deploy: sam {command} failed: what it said stands above"
+    assert line == f"deploy: sam {command} failed: its output is above"
     assert programs.calls("sam")[-1][0] == command

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -18,21 +17,19 @@ from model import load_model
 from rides import Ride
 from scripts.cli import SAMPLE_MODEL, CommandError
 from scripts.commands import test_image
-from scripts.environment import locked
-from scripts.image import container, engine, standin, wheels
-from scripts.image.engine import Engine
+from scripts.image import container, wheels
+from scripts.image.container import Engine
 from scripts.image.heavy_model import GREEDY, SLOW, heavy_model
 from scripts.image.scenarios import ScenarioError, Stage
-from scripts.requirements import requirements
 from tests.tools import ROOT
 
 X86, ARM = wheels.ARCHITECTURES
 
 SLOW_ENGINE = """\
 case "$*" in
-  run*) touch container; exec sleep 60 ;;
-  container*) test -e container ;;
-  rm*) rm container ;;
+  run*) touch "$0.container"; exec sleep 60 ;;
+  container*) test -e "$0.container" ;;
+  rm*) rm "$0.container" ;;
 esac
 """
 
@@ -83,7 +80,7 @@ def checked_as_model(folder: Path, model: str) -> tuple[int, str]:
 def slow_engine(tmp_path: Path) -> Engine:
     """Have an engine that has a container up at once, and then takes its time to say so."""
     (tmp_path / "engine").write_text(SLOW_ENGINE)
-    return Engine(["sh", str(tmp_path / "engine")], folder=str(tmp_path))
+    return Engine(["sh", str(tmp_path / "engine")])
 
 
 def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
@@ -92,7 +89,7 @@ def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
     let_in = [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
     assert everything == "*"
     names = list(copied())
-    assert {"Pipfile.lock", "lambda_function.py", "scripts/requirements.py"} <= set(names)
+    assert {"Pipfile.lock", "lambda_function.py", "scripts/environment.py"} <= set(names)
     assert [name for name in names if not any(fnmatch(name, rule) for rule in let_in)] == []
     assert [name for name in names if not any(ROOT.glob(name))] == []
 
@@ -122,7 +119,7 @@ def test_an_image_is_built_without_a_model(tmp_path: Path) -> None:
 def test_no_image_is_built_with_a_folder_that_is_no_model(tmp_path: Path) -> None:
     """Such as the one around the model."""
     shutil.copytree(SAMPLE_MODEL, tmp_path / "model")
-    assert checked_as_model(tmp_path, "models") == (1, "MODEL=models is no folder with an MLmodel file")
+    assert checked_as_model(tmp_path, "models") == (1, "MODEL=models is not a folder with an MLmodel file")
 
 
 def test_no_image_is_built_with_half_a_model(tmp_path: Path) -> None:
@@ -141,16 +138,6 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     """Not even a hint."""
     done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
-
-
-def test_requirements_are_the_lock_with_all_its_hashes() -> None:
-    """The Dockerfile has nothing else to install from; it runs the module as here, with the standard library alone."""
-    command = [sys.executable, "-S", "-m", "scripts.requirements", "packages", "training"]
-    lines = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
-    packages = locked(["packages", "training"])
-    assert [line.partition("==")[0] for line in lines] == list(packages)
-    assert [line.count("--hash=sha256:") for line in lines] == [len(one["hashes"]) for one in packages.values()]
-    assert lines == requirements(["packages", "training"])
 
 
 @pytest.mark.parametrize(
@@ -197,7 +184,7 @@ def test_a_wheel_that_was_not_locked_does_not_pass(wheelhouse: Path) -> None:
 def test_markers_are_lambdas_own(marker: str, machines: set[str], wheelhouse: Path) -> None:
     """What another Python or machine needs, or leaves out, says nothing of Lambda's."""
     line = wheel(wheelhouse, "py3-none-any").replace(" --hash", f" ; {marker} --hash")
-    needed = {machine for machine in wheels.ARCHITECTURES if wheels.needed([line], machine)}
+    needed = {machine for machine in wheels.ARCHITECTURES if wheels.select([line], machine)}
     assert needed == machines
 
 
@@ -217,47 +204,23 @@ def test_an_interrupted_start_leaves_no_container(slow_engine: Engine, tmp_path:
     usual = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     try:
-        with pytest.raises(KeyboardInterrupt), container.running(slow_engine, "image", {}):
+        with pytest.raises(KeyboardInterrupt), container.run_function(slow_engine, "image", {}):
             pass
     finally:
         signal.signal(signal.SIGALRM, usual)
-    assert not (tmp_path / "container").exists()
+    assert not (tmp_path / "engine.container").exists()
 
 
 def test_a_machine_without_an_engine_is_told_how_to_get_one(no_engine: None) -> None:
     """In one line that can be pasted."""
-    with (
-        pytest.raises(CommandError, match="sudo apt-get install -y --no-install-recommends podman runc "),
-        engine.chosen("base"),
-    ):
-        pass
+    with pytest.raises(CommandError, match="sudo apt-get install -y --no-install-recommends podman runc "):
+        container.find_engine()
 
 
 def test_what_an_engine_says_of_a_failure_is_the_error() -> None:
     """With the command that failed."""
     with pytest.raises(CommandError, match="sh -c failed: no such image"):
         Engine(["sh"]).call("-c", "echo no such image >&2; exit 125")
-
-
-def test_a_machine_without_python_3_13_is_told_so(
-    no_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing else can stand in for the base image's."""
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
-    with pytest.raises(CommandError, match=r"no CPython 3\.13"):
-        standin.find_python()
-
-
-def test_python_3_13_is_found_among_pyenvs(no_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which need not be on PATH."""
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
-    python = tmp_path / "versions" / "3.13.7" / "bin" / "python3.13"
-    python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\necho 3 13 $0\n")
-    python.chmod(0o755)
-    assert standin.find_python() == python
 
 
 @pytest.mark.parametrize("metric", [SLOW, GREEDY])
@@ -283,7 +246,7 @@ def test_a_scenario_that_fails_is_shown_and_counts(
         return "it swam"
 
     monkeypatch.setattr(test_image, "SCENARIOS", [flies, swims])
-    outcomes = test_image.play(lambda: None)  # type: ignore[arg-type, return-value]
+    outcomes = test_image.run_scenarios(lambda: None)  # type: ignore[arg-type, return-value]
     assert [(outcome.scenario, outcome.passed) for outcome in outcomes] == [("flies", False), ("swims", True)]
     test_image.show("an engine", outcomes, {"cold start": "1 s"})
     shown = capsys.readouterr().out
