@@ -90,10 +90,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shards", type=cli.count, default=1, metavar="N", help=shards)
     seed = "decides which rides are generated and which are bad (default: %(default)s)"
     parser.add_argument("--seed", type=cli.seed, default=0, metavar="N", help=seed)
-    failures = "throttled entries, throttled and failed requests, lost connections, late responses, failed S3 puts"
-    parser.add_argument(
-        "--chaos", action="store_true", help=f"make the function's calls fail at high rates: {failures}"
-    )
+    ways = "throttled entries, throttled and failed requests, lost connections, late responses, failed S3 puts"
+    parser.add_argument("--chaos", action="store_true", help=f"make the function's calls fail at high rates: {ways}")
     serve = "stay up afterwards until Ctrl-C, and print commands for another terminal"
     parser.add_argument("--serve", action="store_true", help=serve)
     return parser.parse_args()

@@ -74,8 +74,7 @@ def _rejections_table(account: Account) -> Table:
     by_kind: defaultdict[str, list[str]] = defaultdict(list)
     for rejected in account.rejected.values():
         by_kind[rejected.kind].append(rejected.reason)
-    columns = (Column("kind"), Column("rides", justify="right"), Column("for example", overflow="fold"))
-    table = _table("Rejected", *columns)
+    table = _table("Rejected", Column("kind"), Column("rides", justify="right"), Column("for example", overflow="fold"))
     for kind, reasons in sorted(by_kind.items()):
         examples = list(dict.fromkeys(reasons))[:MAX_EXAMPLES]
         table.add_row(kind, f"{len(reasons):,}", Text("\n".join(map(printable, examples))))

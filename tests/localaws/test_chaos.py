@@ -1,12 +1,10 @@
 """The chaos endpoint: what each fault does to a client and to the local AWS, and that all else passes unchanged."""
 
 import io
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection, IncompleteRead
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -179,19 +177,6 @@ def test_a_delayed_call_is_applied_before_its_response(endpoint: str, kinesis: "
             assert began.wait(PATIENCE)
         assert isinstance(waiting.exception(PATIENCE), ConnectionClosedError)
     assert held(kinesis, stream) == ["a"]
-
-
-def test_a_dripping_response_begins_and_does_not_end(endpoint: str, kinesis: "KinesisClient", stream: str) -> None:
-    """Bytes come one at a time until the endpoint is closed; nothing is applied."""
-    body = json.dumps({"StreamName": stream, "Records": [{"Data": "", "PartitionKey": "a"}]})
-    with chaos.serve(endpoint, lambda call: faults.Dripping()) as server:
-        connection = HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)
-        connection.request("POST", "/", body, {"X-Amz-Target": "Kinesis_20131202.PutRecords"})
-        response = connection.getresponse()
-        assert (response.status, response.read(2)) == (200, b"  ")
-    with pytest.raises(IncompleteRead):
-        response.read()
-    assert held(kinesis, stream) == []
 
 
 def test_a_mistake_in_deciding_is_raised(endpoint: str, stream: str) -> None:

@@ -156,21 +156,18 @@ def test_shards_are_delivered_concurrently_and_each_in_order(kinesis: "KinesisCl
     kinesis.create_stream(StreamName=name, ShardCount=2)
     put(kinesis, name, map(str, range(40)))
     both = threading.Barrier(2, timeout=PATIENCE)
-    met: set[str] = set()
+    order: dict[str, list[int]] = {}
 
     def respond(event: dict[str, Any]) -> None:
-        shard = event["Records"][0]["eventID"].split(":")[0]
-        if shard not in met:
-            met.add(shard)
+        (shard,) = {record["eventID"].split(":")[0] for record in event["Records"]}
+        if shard not in order:
+            order[shard] = []
             both.wait()
+        order[shard] += map(int, texts(event))
 
     function = Function(respond)
     with play(function, stream=name, batch_size=7) as mapping:
         assert mapping.wait_for(40, PATIENCE)
-    order: dict[str, list[int]] = {}
-    for event in function.events:
-        (shard,) = {record["eventID"].split(":")[0] for record in event["Records"]}
-        order.setdefault(shard, []).extend(map(int, texts(event)))
     assert all(numbers == sorted(numbers) for numbers in order.values())
     assert sorted(number for numbers in order.values() for number in numbers) == list(range(40))
 
