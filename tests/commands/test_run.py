@@ -33,22 +33,19 @@ if TYPE_CHECKING:
 RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 """The run that logged the sample model."""
 
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy")
 HOSTILE = {
+    **dict.fromkeys(ENDPOINTS, "http://127.0.0.1:1"),
     "AWS_CONFIG_FILE": "/nowhere/config",
     "AWS_DEFAULT_REGION": "eu-west-1",
-    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
-    "AWS_ENDPOINT_URL_KINESIS": "http://127.0.0.1:1",
-    "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
     "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
     "AWS_PROFILE": "production",
     "AWS_REGION": "eu-west-1",
     "FAILURES_LOCATION": "s3://production",
-    "HTTP_PROXY": "http://127.0.0.1:1",
     "MODEL_SHA256": "0" * 64,
     "PREDICTION_FIELD": "not a field",
     "RUN_ID": "production",
     "TEST_RUN": "True",
-    "http_proxy": "http://127.0.0.1:1",
 }
 """Variables that must not lead the stack to a real account, nor change it."""
 

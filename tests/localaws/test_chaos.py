@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 
 from scripts.aws.shards import ShardReader
 from scripts.localaws import chaos, faults
-from scripts.localaws.faults import THROTTLED, Call, Decide, FailedEntries, FailedRequest, Fault, seeded
+from scripts.localaws.faults import THROTTLED, Call, FailedEntries, FailedRequest, Fault, seeded
 from tests.tools import PATIENCE
 
 if TYPE_CHECKING:
@@ -49,11 +49,6 @@ def held(client: "KinesisClient", stream: str) -> list[str]:
 def keys(s3: "S3Client", bucket: str) -> list[str]:
     """Return the keys that the bucket holds."""
     return [found["Key"] for found in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
-
-
-def once(fault: Fault) -> Decide:
-    """Return a function that fails the first call of each operation."""
-    return lambda call: fault if call.number == 0 else None
 
 
 @pytest.fixture
@@ -146,7 +141,7 @@ def test_a_failed_request_is_an_error_to_the_client(
     is_applied: bool,
 ) -> None:
     """The stream or bucket holds the data only if the call was applied; the next call succeeds."""
-    with chaos.serve(endpoint, once(fault)) as server:
+    with chaos.serve(endpoint, lambda call: None if call.number else fault) as server:
         to_stream, to_bucket = kinesis_at(server.url), s3_at(server.url)
         with pytest.raises(error) as from_stream:
             put(to_stream, stream, "a")
