@@ -12,14 +12,7 @@ from model import load_model
 from rides import Prediction, encode_prediction
 from scripts.aws.predictions import ReadPrediction
 from scripts.localaws import setup
-from scripts.localaws.account import (
-    Account,
-    ExpectedRecord,
-    PutRide,
-    expect_records,
-    reconcile,
-    take_account,
-)
+from scripts.localaws.account import Account, ExpectedRecord, PutRide, expect_records, reconcile, take_account
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.report import latency
 from scripts.localaws.rules import MappingSettings
