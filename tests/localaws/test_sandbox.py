@@ -102,26 +102,24 @@ def test_a_process_that_dies_is_started_again(sandbox: Sandbox) -> None:
     assert sandbox.cold_starts == 3
 
 
-def test_a_function_that_takes_too_long_is_killed(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_function_that_takes_too_long_is_killed(sandbox: Sandbox, tmp_path: Path) -> None:
     """The next invocation is a cold start."""
-    sandbox = Sandbox(environment, 0.5, "soaked.handler")
+    sandbox.timeout = 0.5
     with pytest.raises(FunctionError, match=rf"{TIMED_OUT}: .* 0\.5 seconds"):
         sandbox.invoke({"started": str(tmp_path / "started")})
     assert not sandbox.is_running
     sandbox.timeout = PATIENCE
     sandbox.invoke({})
-    sandbox.close()
     assert sandbox.cold_starts == 2
 
 
-def test_a_function_that_cannot_be_loaded_is_a_function_error(environment: dict[str, str]) -> None:
+def test_a_function_that_cannot_be_loaded_is_a_function_error(sandbox: Sandbox) -> None:
     """Each invocation gives the reason."""
-    sandbox = Sandbox(environment, PATIENCE, "nowhere.handler")
+    sandbox.handler = "nowhere.handler"
     for _ in range(2):
         with pytest.raises(FunctionError, match="No module named 'nowhere'"):
             sandbox.invoke({})
         wait_for(lambda: not sandbox.is_running)
-    sandbox.close()
 
 
 def test_one_of_several_is_killed_in_its_invocation(environment: dict[str, str], tmp_path: Path) -> None:
