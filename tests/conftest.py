@@ -31,6 +31,12 @@ SAMPLE_MODEL = str(Path(__file__).parents[1] / "scripts" / "sample_model" / "mod
 SERVERS = {"endpoint", "kinesis_endpoint", "kinesis_local"}
 """Fixtures that start a server in a process of its own."""
 
+SLOW_MODULES = {
+    *("test_bench", "test_environment", "test_invoke", "test_put_rides", "test_run", "test_smoke", "test_soak"),
+    *("test_deploy", "test_emulator", "test_image_files", "test_sandbox"),
+}
+"""Modules whose tests start processes."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that ``./scripts/test --quick`` passes on."""
@@ -38,11 +44,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--quick``, leave out the tests that need a server and those that are marked as slow."""
+    """With ``--quick``, leave out tests that start servers or other processes, and those that are marked as slow."""
     if not config.getoption("--quick"):
         return
     slow = [
-        item for item in items if item.get_closest_marker("slow") or SERVERS & set(getattr(item, "fixturenames", ()))
+        item
+        for item in items
+        if item.path.stem in SLOW_MODULES
+        or item.get_closest_marker("slow")
+        or SERVERS & set(getattr(item, "fixturenames", ()))
     ]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]

@@ -178,6 +178,7 @@ class TestLoading:
         assert type(clone) is RandomForestRegressor
         assert clone.n_jobs == 1
 
+    @pytest.mark.slow
     def test_mlflow_is_not_imported_for_scikit_learn(self, saved: Saved) -> None:
         """It would take half of the cold start."""
         code = f"import sys, model; model.load_model({saved('skops')!r}); sys.exit('mlflow' in sys.modules)"

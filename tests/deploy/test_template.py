@@ -16,6 +16,7 @@ KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain
 MODEL_VARIABLES = ("MODEL_LOCATION", "MODEL_BUCKET", "MLFLOW_EXPERIMENT_ID", "RUN_ID", "MODEL_SHA256")
 
 
+@pytest.mark.slow
 def test_cfn_lint_finds_nothing() -> None:
     """cfn-lint reports no error and no warning."""
     assert lint_file(TEMPLATE) == []

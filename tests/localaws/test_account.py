@@ -1,6 +1,6 @@
 """The account of a run: whether it notices each way in which rides can go wrong."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -112,9 +112,18 @@ def test_a_percentile_is_a_latency_that_was_measured(percent: int, seconds: floa
     assert latency(replace(found, predicted={}), rides, percent) is None
 
 
+@pytest.fixture
+def local_aws(kinesis: "KinesisClient", s3: "S3Client") -> Iterator[None]:
+    """Create the streams and buckets of the local stack; delete the streams, whose names other tests use too."""
+    setup.create(kinesis, s3, shards=2)
+    yield
+    for stream in (setup.INPUT_STREAM, setup.OUTPUT_STREAM):
+        kinesis.delete_stream(StreamName=stream)
+
+
+@pytest.mark.usefixtures("local_aws")
 def test_rides_are_found_wherever_they_ended(kinesis: "KinesisClient", s3: "S3Client", stream: str) -> None:
     """They are in the output stream, among the rejections, or in the mapping's on-failure destination."""
-    setup.create(kinesis, s3, shards=2)
     for event_id in ("a:1", "a:2"):
         data = encode_prediction(Prediction("model", "version", "ride_duration", 12.5, 7, event_id))
         kinesis.put_record(StreamName=setup.OUTPUT_STREAM, PartitionKey=event_id, Data=data)
