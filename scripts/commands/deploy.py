@@ -73,19 +73,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "parameters", nargs="*", type=parameter, metavar="PARAMETER=VALUE", help="template.yaml describes them"
     )
-    parser.add_argument(
-        "--stage",
-        choices=stages(),
-        default="default",
-        help="the section of samconfig.toml that names the stack: one of %(choices)s (default: %(default)s)",
-        metavar="NAME",
-    )
-    parser.add_argument(
-        "--template",
-        type=existing_file,
-        metavar="FILE",
-        help='a template that "sam package" wrote: deploy the image that it names, instead of building one',
-    )
+    text = "the section of samconfig.toml that names the stack: one of %(choices)s (default: %(default)s)"
+    parser.add_argument("--stage", choices=stages(), default="default", help=text, metavar="NAME")
+    text = 'a template that "sam package" wrote: deploy the image that it names, instead of building one'
+    parser.add_argument("--template", type=existing_file, metavar="FILE", help=text)
     cli.add_profile(parser)
     options = parser.parse_intermixed_args()
     known = read_template(options.template or TEMPLATE)["Parameters"]
@@ -124,12 +115,9 @@ def explain_refusal(name: str, known: Collection[str]) -> str | None:
 
 def stages() -> dict[str, str]:
     """Return the stack's name of each stage in samconfig.toml."""
-    sections = tomllib.loads(STAGES.read_text())
-    return {
-        stage: section["global"]["parameters"]["stack_name"]
-        for stage, section in sections.items()
-        if isinstance(section, dict)
-    }
+    sections = tomllib.loads(STAGES.read_text()).items()
+    named = {stage: section for stage, section in sections if isinstance(section, dict)}
+    return {stage: section["global"]["parameters"]["stack_name"] for stage, section in named.items()}
 
 
 def read_template(path: Path) -> dict[str, Any]:
@@ -150,10 +138,8 @@ def image_repository(path: Path) -> str:
 def require_tools(*, docker: bool) -> None:
     """Raise CommandError if there is no SAM CLI, or no Docker daemon that answers when one is needed."""
     if not shutil.which("sam"):
-        raise CommandError(
-            "the SAM CLI is not installed: pipx install aws-sam-cli, or deploy without it as in"
-            " docs/deploy-with-the-aws-cli.md"
-        )
+        other = "deploy without it as in docs/deploy-with-the-aws-cli.md"
+        raise CommandError(f"the SAM CLI is not installed: pipx install aws-sam-cli, or {other}")
     if docker and not Engine(["docker"]).can("version"):
         raise CommandError('no Docker daemon answers, which builds the image: start it until "docker version" succeeds')
 

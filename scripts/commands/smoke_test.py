@@ -19,8 +19,7 @@ from scripts import cli
 from scripts.aws.predictions import NotAPredictionError, read_prediction
 from scripts.aws.shards import follow
 from scripts.aws.stack import find_stack
-from scripts.cli import CONSOLE, CommandError, printable
-from scripts.localaws.setup import INPUT_STREAM, OUTPUT_STREAM
+from scripts.cli import CONSOLE, INPUT_STREAM, OUTPUT_STREAM, CommandError, printable
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -31,7 +30,7 @@ EXAMPLES = f"""\
 examples:
   smoke-test --stack ride-predictions
   smoke-test --stack ride-predictions-staging --profile staging --timeout 300
-  smoke-test --input {cli.INPUT_STREAM} --output {cli.OUTPUT_STREAM} --version e1efc53e9bd149078b0c12aeaa6365df
+  smoke-test --input {INPUT_STREAM} --output {OUTPUT_STREAM} --version e1efc53e9bd149078b0c12aeaa6365df
 """
 
 RIDE = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}
@@ -71,23 +70,14 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
     parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
-    parser.add_argument(
-        "--stack",
-        type=name,
-        metavar="NAME",
-        help="the CloudFormation stack, instead of all other options but --timeout and --profile",
-    )
+    text = "the CloudFormation stack, instead of all other options but --timeout and --profile"
+    parser.add_argument("--stack", type=name, metavar="NAME", help=text)
     parser.add_argument("--input", type=name, metavar="STREAM", help=f"default: {INPUT_STREAM}")
     parser.add_argument("--output", type=name, metavar="STREAM", help=f"default: {OUTPUT_STREAM}")
     parser.add_argument("--model", type=name, metavar="NAME", help="the expected name of the model")
     parser.add_argument("--version", type=name, metavar="ID", help="the expected version of the model")
-    parser.add_argument(
-        "--timeout",
-        type=cli.seconds,
-        default=120.0,
-        metavar="SECONDS",
-        help="how long to wait, including a new mapping's start and a cold start (default: %(default)s)",
-    )
+    text = "how long to wait, including a new mapping's start and a cold start (default: %(default)s)"
+    parser.add_argument("--timeout", type=cli.seconds, default=120.0, metavar="SECONDS", help=text)
     cli.add_profile(parser)
     options = parser.parse_args()
     for option in ("input", "output", "model", "version"):
@@ -111,17 +101,12 @@ def find_consumer(options: argparse.Namespace) -> Consumer:
     found = find_stack(stack)
     if found is None:
         raise CommandError(f"there is no stack {stack} in this account and region: deploy it, or name another one")
-    outputs = found.outputs
+    outputs = ("InputStreamName", "PredictionsStreamName", "ModelName", "ModelVersion")
     try:
-        version = outputs["ModelVersion"]
-        return Consumer(
-            input=outputs["InputStreamName"],
-            output=outputs["PredictionsStreamName"],
-            model=outputs["ModelName"],
-            version=None if version == UNKNOWN_VERSION else version,
-        )
+        source, destination, model, version = (found.outputs[output] for output in outputs)
     except KeyError as error:
         raise CommandError(f"the stack {stack} has no output {error}: is it one of template.yaml?") from error
+    return Consumer(source, destination, model, None if version == UNKNOWN_VERSION else version)
 
 
 def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tuple[Prediction, float]:

@@ -10,7 +10,7 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import boto3
 from rich.console import Console
@@ -42,8 +42,7 @@ examples:
 """
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The result of a scenario."""
 
     scenario: str
@@ -79,17 +78,10 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
     parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
-    parser.add_argument(
-        "--with-mlflow",
-        action="store_true",
-        help='measure the image that --build-arg CATEGORIES="packages training" makes as well',
-    )
-    parser.add_argument(
-        "--base",
-        metavar="IMAGE",
-        help="a local image that stands in for the AWS base image, if the registry cannot be reached;"
-        " .ci/stand_in.py makes one",
-    )
+    text = 'measure the image that --build-arg CATEGORIES="packages training" makes as well'
+    parser.add_argument("--with-mlflow", action="store_true", help=text)
+    text = "a local image in place of the AWS base image, if the registry cannot be reached; .ci/stand_in.py makes one"
+    parser.add_argument("--base", metavar="IMAGE", help=text)
     return parser.parse_args()
 
 

@@ -17,17 +17,7 @@ from scripts.aws.predictions import read_prediction
 from scripts.aws.shards import ShardReader
 from scripts.environment import ROOT, locked_packages
 from scripts.image import container
-from scripts.image.container import (
-    CPUS,
-    MEMORY_MB,
-    OPEN_FILES,
-    PROCESSES,
-    TIMEOUT_SECONDS,
-    TMP_MB,
-    USER,
-    Engine,
-    FunctionContainer,
-)
+from scripts.image.container import CPUS, MEMORY_MB, TIMEOUT_SECONDS, TMP_MB, USER, Engine, FunctionContainer
 from scripts.image.heavy_model import GREEDY, SLOW
 from scripts.localaws import chaos
 from scripts.localaws.faults import Delayed
@@ -51,8 +41,8 @@ CONFINED = {
     "gains_privileges": False,
     "writable": ["/tmp"],  # noqa: S108
     "tmp_mb": TMP_MB,
-    "open_files": [OPEN_FILES, OPEN_FILES],
-    "processes": [PROCESSES, PROCESSES],
+    "open_files": [container.OPEN_FILES] * 2,
+    "processes": [container.PROCESSES] * 2,
     "memory_mb": MEMORY_MB,
     "cpus": CPUS,
 }
@@ -356,5 +346,4 @@ def _expect(what: str, found: object, expected: object) -> None:
 def _expect_same(what: str, found: Iterable[object], expected: Iterable[object]) -> None:
     """Check that both contain the same values, each as often, in any order."""
     have, need = Counter(found), Counter(expected)
-    _expect(f"missing {what}", [*(need - have).elements()], [])
-    _expect(f"{what} too many", [*(have - need).elements()], [])
+    _expect(f"{what} missing and too many", [*(need - have), *(have - need)], [])
