@@ -13,7 +13,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from streaming.delivery import DeliveryError
 
@@ -82,12 +82,8 @@ def _interrupt(*_: object) -> None:
 
 def parser(program: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return a command's parser. Its help shows the description and the epilog with their own line breaks."""
-    return argparse.ArgumentParser(
-        prog=program,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(program, description=description, epilog=epilog, formatter_class=form)
 
 
 def count(text: str) -> int:
@@ -179,9 +175,8 @@ def progress_bar(unit: str = "rides") -> Progress:
 
 def number_table(title: str, rows: Mapping[str, float]) -> Table:
     """Return a table of numbers by name."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(justify="right")
+    columns = Column(overflow="fold"), Column(justify="right")
+    table = Table(*columns, title=title, title_justify="left", show_header=False)
     for name, number in rows.items():
         table.add_row(name, f"{number:,}")
     return table
