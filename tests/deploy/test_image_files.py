@@ -13,13 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from model import load_model
-from rides import Ride
 from scripts.cli import SAMPLE_MODEL, CommandError
 from scripts.commands import test_image
 from scripts.image import container, wheels
 from scripts.image.container import Engine
-from scripts.image.heavy_model import GREEDY, SLOW, heavy_model
 from scripts.image.scenarios import ScenarioError, Stage
 from tests.tools import ROOT
 
@@ -221,17 +218,6 @@ def test_the_error_has_the_stderr_of_the_engine() -> None:
     """The error names the command that failed too."""
     with pytest.raises(CommandError, match="sh -c failed: no such image"):
         Engine(["sh"]).call("-c", "echo no such image >&2; exit 125")
-
-
-@pytest.mark.parametrize("metric", [SLOW, GREEDY])
-def test_the_heavy_models_are_models(metric: str, tmp_path: Path) -> None:
-    """With enough time and memory, the function predicts with them: five minutes a mile."""
-    for name, content in heavy_model(metric).items():
-        (tmp_path / name).write_bytes(content)
-    model = load_model(str(tmp_path))
-    (minutes,) = model.predict([Ride(PULocationID=1, DOLocationID=2, trip_distance=3.0)])
-    assert model.version == f"heavy-{metric}"
-    assert isinstance(minutes, float)
 
 
 def test_a_scenario_that_fails_is_shown_and_counts(

@@ -81,9 +81,8 @@ def test_every_input_becomes_a_ride_or_a_rejection(inputs: list[str]) -> None:
         assert rejection.kind in get_args(RejectionKind)
         assert rejection.reason.strip()
     if rejections:
-        lines = [
-            msgspec.json.decode(line, type=RejectionLine) for line in rejections_object(rejections)[1].splitlines()
-        ]
+        _, body = rejections_object(rejections)
+        lines = [msgspec.json.decode(line, type=RejectionLine) for line in body.splitlines()]
         assert sorted(line.event_id for line in lines) == sorted(one.record.event_id for one in rejections)
 
     ids: dict[str, list[str]] = {record["kinesis"]["sequenceNumber"]: [] for record in event["Records"]}
@@ -122,37 +121,28 @@ LARGEST = {
 }
 
 MEASURE = """
-import json, sys, time, tracemalloc
+import json, sys, tracemalloc
 from streaming.records import decode_event, rejections_object
 
 event = json.load(sys.stdin)
 tracemalloc.start()
-began = time.process_time()
 received, rejections = decode_event(event)
 if rejections:
     rejections_object(rejections)
-seconds = time.process_time() - began
 _, peak = tracemalloc.get_traced_memory()
 reasons = [rejection.reason for rejection in rejections]
-print(json.dumps({"rides": len(received), "reasons": reasons, "seconds": seconds, "peak": peak}))
+print(json.dumps({"rides": len(received), "reasons": reasons, "peak": peak}))
 """
 
 
 @pytest.mark.parametrize("data", LARGEST.values(), ids=LARGEST)
-def test_the_largest_records_are_decoded_in_bounded_memory_and_time(data: bytes) -> None:
-    """It runs in a process of its own, which a stack overflow would end; the time is CPU time, whatever else runs."""
+def test_the_largest_records_are_decoded_in_bounded_memory(data: bytes) -> None:
+    """It runs in a process of its own, which a stack overflow would end, and an endless loop would time out."""
     assert len(data) <= MEBIBYTE
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE],
-        input=json.dumps(kinesis_event(data)),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    event, command = json.dumps(kinesis_event(data)), [sys.executable, "-c", MEASURE]
+    done = subprocess.run(command, input=event, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
     assert measured["rides"] + len(measured["reasons"]) == 1
     assert all(0 < len(reason) < 1000 for reason in measured["reasons"])
-    assert measured["seconds"] < 10
     assert measured["peak"] < 100 * MEBIBYTE
