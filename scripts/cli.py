@@ -13,7 +13,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from streaming.delivery import DeliveryError
 
@@ -61,6 +61,7 @@ def run(program: str, main: Callable[[], int], explained: tuple[type[Exception],
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
     logging.basicConfig(handlers=[_ConsoleHandler()])
+    errors: tuple[type[Exception], ...] = (CommandError, DeliveryError, BotoCoreError, *explained)
     try:
         return main()
     except KeyboardInterrupt:
@@ -68,9 +69,7 @@ def run(program: str, main: Callable[[], int], explained: tuple[type[Exception],
     except ClientError as error:
         details = error.response.get("Error", {})
         message = f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
-    except (CommandError, DeliveryError, BotoCoreError) as error:
-        message = str(error)
-    except explained as error:
+    except errors as error:
         message = str(error)
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     return 1
@@ -82,12 +81,8 @@ def _interrupt(*_: object) -> None:
 
 def parser(program: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return a command's parser. Its help shows the description and the epilog with their own line breaks."""
-    return argparse.ArgumentParser(
-        prog=program,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(program, description=description, epilog=epilog, formatter_class=form)
 
 
 def count(text: str) -> int:
@@ -179,9 +174,8 @@ def progress_bar(unit: str = "rides") -> Progress:
 
 def number_table(title: str, rows: Mapping[str, float]) -> Table:
     """Return a table of numbers by name."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(justify="right")
+    columns = Column(overflow="fold"), Column(justify="right")
+    table = Table(*columns, title=title, title_justify="left", show_header=False)
     for name, number in rows.items():
         table.add_row(name, f"{number:,}")
     return table

@@ -67,10 +67,10 @@ class KeptRecord:
     """When Kinesis received it; if that is not known, when the object was written."""
     original: RideRecord | None
     """The record that was put on the stream; None if a stream would not accept it."""
+    obstacle: str
+    """The reason why a stream would not accept the original."""
     source: bytes
     """The record's JSON, exactly as the object has it."""
-    obstacle: str = ""
-    """The reason why a stream would not accept the original."""
 
 
 class _RequestContext(Struct, frozen=True):
@@ -117,12 +117,7 @@ class KeptObjects:
         return f"s3://{self._bucket}/{key}"
 
     def read(self, key: str) -> KeptObject:
-        """Return an object.
-
-        Raises:
-            ChangedError: if it does not exist any more.
-            UnreadableError: if it is not what the function or a mapping writes.
-        """
+        """Return an object. Raises ChangedError if it does not exist any more, and UnreadableError."""
         response = self._unless_changed(key, self._client.get_object)
         body, etag, written = response["Body"].read(), response["ETag"], response["LastModified"]
         if key.removeprefix(REPLAYED).startswith(ON_FAILURE_PREFIX):
@@ -133,11 +128,9 @@ class KeptObjects:
     def move(self, kept: KeptObject, records: Sequence[KeptRecord]) -> None:
         """Move records of an object to the replayed ones: write them there, then remove them from the object.
 
-        An interruption leaves each record in at least one place. An object that loses its last record is deleted.
-
-        Raises:
-            ChangedError: if the object is no longer the one that was read; it is left alone.
-            UnreadableError: if the object of replayed records cannot be read; the object is left alone.
+        An interruption leaves each record in at least one place. An object that loses its last record is deleted. It is
+        left alone if ChangedError is raised, because it is no longer the one that was read, or UnreadableError, because
+        the object of replayed records cannot be read.
         """
         self._add(self._replayed_key(kept.key), kept.envelope, records)
         moved = set(records)
@@ -172,10 +165,9 @@ class KeptObjects:
         pages: Any = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": page_size}
         )
-        for page in pages:
-            for found in page.get("Contents", []):
-                if not found["Key"].endswith("/"):  # S3's console creates such objects to show folders
-                    yield found["Key"]
+        for key in pages.search("Contents[].Key || `[]`"):
+            if not key.endswith("/"):  # S3's console creates such objects to show folders
+                yield key
 
     def _unless_changed(self, key: str, call: Callable[..., Any], **arguments: object) -> Any:
         try:
@@ -190,37 +182,27 @@ class KeptObjects:
 
 
 def decode_rejections(body: bytes, stream: str, written: datetime) -> list[KeptRecord]:
-    """Return the rejections of a stream's records, from the body of an object that was written at that time.
-
-    Raises:
-        UnreadableError: if a line is not a rejection.
-    """
+    """Return the rejections in the body of an object that was written at that time. Raises UnreadableError."""
     records = []
     for number, line in enumerate(body.split(b"\n"), 1):
         if line.strip():
             found = _decode(line, RejectionLine, f"line {number}")
-            original, obstacle = _original(found.data, found.partition_key)
-            arrival = _time(found.arrival, written)
-            records.append(KeptRecord(found.kind, found.reason, stream, arrival, original, line, obstacle))
+            arrival, original = _time(found.arrival, written), _original(found.data, found.partition_key)
+            records.append(KeptRecord(found.kind, found.reason, stream, arrival, *original, line))
     return records
 
 
 def decode_discarded(body: bytes, written: datetime) -> tuple[list[KeptRecord], Envelope]:
-    """Return the discarded records and the envelope, from the body of an object that was written at that time.
-
-    Raises:
-        UnreadableError: if the object is not one that a mapping for Kinesis writes.
-    """
+    """Return the discarded records and the envelope in the body of such an object. Raises UnreadableError."""
     failure = _decode(body, _Failure, "it")
     event = _decode(failure.payload.encode(), _Event, "its payload")
     records = []
     for number, source in enumerate(map(bytes, event.records), 1):
         found = _decode(source, KinesisRecord, f"record {number} of its payload")
-        stream = found.stream_arn.rpartition("/")[2]
+        stream, condition = found.stream_arn.rpartition("/")[2], failure.request_context.condition
         arrival = _time(found.kinesis.approximate_arrival_timestamp, written)
-        original, obstacle = _original(found.kinesis.data, found.kinesis.partition_key)
-        condition = failure.request_context.condition
-        records.append(KeptRecord(DISCARDED, condition, stream, arrival, original, source, obstacle))
+        original = _original(found.kinesis.data, found.kinesis.partition_key)
+        records.append(KeptRecord(DISCARDED, condition, stream, arrival, *original, source))
     return records, _decode(body, dict[str, Raw], "it")
 
 
@@ -253,7 +235,7 @@ def _original(data: str, partition_key: str | None) -> tuple[RideRecord | None, 
 def _decode(data: bytes, form: type[_T], subject: str) -> _T:
     try:
         return msgspec.json.decode(data, type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableError(f"{subject} is not what it should be: {error}") from error
 
 

@@ -44,7 +44,7 @@ def read_prediction(data: bytes) -> Prediction:
     """Return the prediction in a record's data. Raises NotAPredictionError."""
     try:
         record = msgspec.json.decode(data, type=_Record)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise NotAPredictionError(str(error)) from error
     match [record.prediction.pop(RIDE_ID, None), *record.prediction.items()]:
         case [int() | str() as ride_id, (field, int() | float() as value)]:

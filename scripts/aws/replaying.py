@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
@@ -33,11 +33,8 @@ class ReplayFilter:
     stream: str | None = None
     """The stream that the record came from."""
 
-    def select(self, records: Iterable[KeptRecord]) -> list[KeptRecord]:
-        """Return the records that meet the conditions."""
-        return [record for record in records if self._accepts(record)]
-
-    def _accepts(self, record: KeptRecord) -> bool:
+    def accepts(self, record: KeptRecord) -> bool:
+        """Return whether a record meets the conditions."""
         kind, reason = record.kind.casefold(), record.reason.casefold()
         texts = [text.casefold() for text in self.reasons]
         return (
@@ -85,8 +82,9 @@ class ReplayPlan:
         self.puttable += puttable
         self.complete &= puttable == len(selected)
 
-    def add_unreadable(self, error: UnreadableError) -> None:
-        """Add an object that cannot be read, which may have records that would be selected."""
+    def add_unreadable(self, uri: str, error: UnreadableError) -> None:
+        """Add an object that cannot be read, which may have records that would be selected, and log a warning."""
+        _log.warning("%s stays as it is: %s", uri, printable(str(error)))
         self.groups["", CANNOT_BE_READ, str(error)].add_object([])
         self.complete = False
 
@@ -105,12 +103,11 @@ def plan_replay(objects: KeptObjects, condition: ReplayFilter) -> ReplayPlan:
         reading = progress.add_task("Reading", total=None)
         for key in objects.find():
             try:
-                selected = condition.select(objects.read(key).records)
+                selected = list(filter(condition.accepts, objects.read(key).records))
             except ChangedError:
                 continue  # somebody else has moved it
             except UnreadableError as error:
-                _warn_of_unreadable(error, objects.uri(key))
-                plan.add_unreadable(error)
+                plan.add_unreadable(objects.uri(key), error)
                 continue
             plan.add(key, selected)
             progress.advance(reading, len(selected))
@@ -134,7 +131,7 @@ def replay(objects: KeptObjects, stream: OutputStream, plan: ReplayPlan) -> int:
         for key in plan.keys:
             try:
                 kept = objects.read(key)
-                puttable = [record for record in plan.filter.select(kept.records) if record.original]
+                puttable = [record for record in kept.records if record.original and plan.filter.accepts(record)]
                 for chunk in put(stream, [record.original for record in puttable if record.original]):
                     progress.advance(putting, len(chunk))
                 done += len(puttable)
@@ -147,10 +144,5 @@ def replay(objects: KeptObjects, stream: OutputStream, plan: ReplayPlan) -> int:
             except ChangedError as error:
                 _log.warning("%s stays as it is: %s", objects.uri(key), error)
             except UnreadableError as error:
-                _warn_of_unreadable(error, objects.uri(key))
-                plan.complete = False
+                plan.add_unreadable(objects.uri(key), error)
     return done
-
-
-def _warn_of_unreadable(error: UnreadableError, uri: str) -> None:
-    _log.warning("%s stays as it is: %s", uri, printable(str(error)))

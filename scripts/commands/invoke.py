@@ -9,7 +9,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from artifacts import ModelError
@@ -55,16 +55,10 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(PROGRAM, __doc__, EPILOG)
     parser.add_argument("event", metavar="EVENT_FILE", help="a Kinesis event as JSON, such as the files in events/")
-    parser.add_argument(
-        "--write",
-        action="store_true",
-        help="really put the predictions on the output stream and the rejections into the failures bucket",
-    )
-    parser.add_argument(
-        "--model",
-        metavar="LOCATION",
-        help="folder or s3:// URI of the model (default: MODEL_LOCATION or MODEL_BUCKET, else the sample model)",
-    )
+    write = "really put the predictions on the output stream and the rejections into the failures bucket"
+    parser.add_argument("--write", action="store_true", help=write)
+    model = "folder or s3:// URI of the model (default: MODEL_LOCATION or MODEL_BUCKET, else the sample model)"
+    parser.add_argument("--model", metavar="LOCATION", help=model)
     cli.add_profile(parser)
     return parser.parse_args()
 
@@ -91,14 +85,12 @@ def configure(environment: MutableMapping[str, str], *, model: str | None, write
 
 def show_rejections(rejections: Sequence[Mapping[str, str]]) -> None:
     """Show a table of rejected records on stderr; print nothing if there are none."""
-    if not rejections:
-        return
-    table = Table(title=f"{len(rejections)} rejected", title_justify="left", box=None, pad_edge=False)
-    for column in REJECTION_COLUMNS:
-        table.add_column(column.replace("_", " "), overflow="fold")
+    columns = (Column(name.replace("_", " "), overflow="fold") for name in REJECTION_COLUMNS)
+    table = Table(*columns, title=f"{len(rejections)} rejected", title_justify="left", box=None, pad_edge=False)
     for rejection in rejections:
-        table.add_row(*(Text(printable(rejection[column])) for column in REJECTION_COLUMNS))
-    CONSOLE.print(table)
+        table.add_row(*(Text(printable(rejection[name])) for name in REJECTION_COLUMNS))
+    if rejections:
+        CONSOLE.print(table)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from scripts import cli
@@ -76,11 +76,8 @@ def parse_arguments() -> argparse.Namespace:
     start = "begin at the oldest record that the stream holds, or after the newest (default: %(default)s)"
     add("--from", dest="start", choices=STARTS, default="oldest", help=start)
     add("--json", action="store_true", help="print the data of each record on a line of its own instead of a table")
-    add(
-        "--distinct",
-        action="store_true",
-        help="show each event_id once: a redelivered ride has several predictions. Each event_id takes about 170 bytes",
-    )
+    repeats = "show each event_id once: a redelivered ride has several predictions. Each event_id takes about 170 bytes"
+    add("--distinct", action="store_true", help=repeats)
     add("--limit", type=cli.count, metavar="N", help="stop after N predictions")
     add("--idle", type=cli.seconds, metavar="SECONDS", help="stop after this time without a record (default: never)")
     cli.add_profile(parser)
@@ -92,8 +89,7 @@ def wait_for_records(
 ) -> "Iterator[list[tuple[str, RecordTypeDef]]]":
     """Yield the rounds that have records, until there were none for ``idle`` seconds; without end if it is None.
 
-    Raises:
-        BrokenPipeError: in a round without records, if nobody reads our output any more.
+    Raises BrokenPipeError in a round without records, if nobody reads our output any more.
     """
     last = time.monotonic()
     for found in rounds:
@@ -125,11 +121,10 @@ def format_json_lines(predictions: Sequence[ReadPrediction]) -> str:
 def format_table(predictions: Sequence[ReadPrediction], *, with_header: bool) -> str:
     """Return the predictions as rows of a table whose columns have fixed widths."""
     console = Console()
-    table = Table(box=None, show_header=with_header, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("arrived", width=8)
-    table.add_column("predicted", width=9, justify="right")
-    table.add_column("version", width=32, overflow="fold")
-    table.add_column("ride_id", width=max(12, console.width - 55), overflow="fold")
+    numbers = Column("arrived", width=8), Column("predicted", width=9, justify="right")
+    ride_id = Column("ride_id", width=max(12, console.width - 55), overflow="fold")
+    columns = *numbers, Column("version", width=32, overflow="fold"), ride_id
+    table = Table(*columns, box=None, show_header=with_header, pad_edge=False, padding=(0, 2, 0, 0))
     for read in predictions:
         texts = (Text(printable(text)) for text in (read.prediction.version, str(read.prediction.ride_id)))
         table.add_row(f"{read.arrived.astimezone():%H:%M:%S}", f"{read.prediction.value:.2f}", *texts)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from scripts import cli
@@ -67,32 +67,24 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     add = parser.add_argument
-    add(
-        "--failures",
-        type=location,
-        default=os.environ.get("FAILURES_LOCATION") or None,
-        metavar="URI",
-        help="s3://bucket/prefix of the rejections; batches that the mapping discarded are in the same bucket, below"
-        f" {ON_FAILURE_PREFIX} (default: FAILURES_LOCATION)",
+    failures = (
+        "s3://bucket/prefix of the rejections; batches that the mapping discarded are in the same bucket, below"
+        f" {ON_FAILURE_PREFIX} (default: FAILURES_LOCATION)"
     )
+    variable = os.environ.get("FAILURES_LOCATION") or None
+    add("--failures", type=location, default=variable, metavar="URI", help=failures)
     add("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="put them on this stream (default: %(default)s)")
     add("--from", dest="source", metavar="NAME", help="only records that came from this stream (default: from any)")
-    add(
-        "--reason",
-        action="append",
-        type=reason,
-        default=[],
-        metavar="TEXT",
-        help="only records of this kind (json, ride, prediction, ..., or discarded), or with this text in their reason,"
-        " in any case; give the option again to add others",
+    reasons = (
+        "only records of this kind (json, ride, prediction, ..., or discarded), or with this text in their reason, in"
+        " any case; give the option again to add others"
     )
-    add(
-        "--since",
-        type=since,
-        metavar="WHEN",
-        help="only records that Kinesis received at or after this date or time, in ISO format, local time unless it has"
-        " an offset; or within this time until now: 90m, 24h, 7d",
+    add("--reason", action="append", type=reason, default=[], metavar="TEXT", help=reasons)
+    times = (
+        "only records that Kinesis received at or after this date or time, in ISO format, local time unless it has an"
+        " offset; or within this time until now: 90m, 24h, 7d"
     )
+    add("--since", type=since, metavar="WHEN", help=times)
     add("--dry-run", action="store_true", help="show the table and change nothing")
     cli.add_profile(parser)
     return parser.parse_args()
@@ -120,9 +112,8 @@ def since(text: str) -> datetime:
             return datetime.now(UTC) - timedelta(**{UNITS[duration[2]]: int(duration[1])})
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a date, a time or a duration such as 90m, 24h or 7d"
-        ) from error
+        message = f"{text} is not a date, a time or a duration such as 90m, 24h or 7d"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def require_bucket(client: "S3Client", location: str) -> None:
@@ -131,25 +122,19 @@ def require_bucket(client: "S3Client", location: str) -> None:
     try:
         client.list_objects_v2(Bucket=bucket, MaxKeys=1)
     except client.exceptions.NoSuchBucket as error:
-        raise CommandError(
-            f"there is no bucket {bucket} at {client.meta.endpoint_url}: name another one with --failures"
-        ) from error
+        place = client.meta.endpoint_url
+        raise CommandError(f"there is no bucket {bucket} at {place}: name another one with --failures") from error
 
 
 def show(plan: ReplayPlan, console: Console) -> None:
     """Print a table of the selected records, the largest group first."""
-    table = Table(title="Chosen records", title_justify="left")
-    table.add_column("stream", overflow="fold")
-    table.add_column("kind")
-    table.add_column("reason", overflow="fold")
-    table.add_column("records", justify="right")
-    table.add_column("objects", justify="right")
-    table.add_column("oldest arrival")
+    texts = Column("stream", overflow="fold"), Column("kind"), Column("reason", overflow="fold")
+    numbers = Column("records", justify="right"), Column("objects", justify="right")
+    table = Table(*texts, *numbers, "oldest arrival", title="Chosen records", title_justify="left")
     groups = sorted(plan.groups.items(), key=lambda item: (-item[1].records, item[0]))
     for names, group in groups[:SHOWN_GROUPS]:
         oldest = f"{group.oldest.astimezone():%Y-%m-%d %H:%M:%S}" if group.oldest else "-"
-        texts = (Text(printable(name)) for name in names)
-        table.add_row(*texts, f"{group.records:,}", f"{group.objects:,}", oldest)
+        table.add_row(*(Text(printable(name)) for name in names), f"{group.records:,}", f"{group.objects:,}", oldest)
     console.print(table)
     if len(groups) > SHOWN_GROUPS:
         console.print(f"... and {len(groups) - SHOWN_GROUPS:,} more", highlight=False)

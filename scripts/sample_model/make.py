@@ -19,13 +19,15 @@ from scripts.localaws import moto
 
 MODEL = Path(__file__).parent / "model"
 BUCKET = "models"
-OPTIONS = ("--model", "ridge", "--min-pair-count", "8")
+TRAIN = (sys.executable, "-m", "scripts.commands.train", "--model", "ridge", "--min-pair-count", "8")
 
 
 def main() -> None:
     """Train on the first file and measure on the second; if the training fails, exit with its code."""
     options = parse_arguments()
-    forget_own_settings()
+    # They could send the model elsewhere.
+    for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_"))]:
+        del os.environ[name]
     with moto.serve() as endpoint, tempfile.TemporaryDirectory() as folder:
         os.environ.update(
             moto.DUMMY_CREDENTIALS,
@@ -34,16 +36,8 @@ def main() -> None:
             MLFLOW_DEFAULT_ARTIFACT_ROOT=f"s3://{BUCKET}",
         )
         boto3.client("s3").create_bucket(Bucket=BUCKET)
-        training = [
-            sys.executable,
-            "-m",
-            "scripts.commands.train",
-            options.january,
-            "--validate",
-            options.february,
-            *OPTIONS,
-        ]
-        code = subprocess.run(training, check=False, stdout=subprocess.DEVNULL).returncode
+        command = [*TRAIN, options.january, "--validate", options.february]
+        code = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
         if code != 0:
             sys.exit(code)
         replace(MODEL, S3Artifact(f"s3://{BUCKET}"))
@@ -59,12 +53,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("january", metavar="green_tripdata_2023-01.parquet", help="the rides to train on")
     parser.add_argument("february", metavar="green_tripdata_2023-02.parquet", help="the rides to measure it on")
     return parser.parse_args()
-
-
-def forget_own_settings() -> None:
-    """Remove all AWS and MLflow variables from the environment, because they could send the model elsewhere."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_"))]:
-        del os.environ[name]
 
 
 def replace(folder: Path, bucket: S3Artifact) -> None:

@@ -1,14 +1,13 @@
 """The rides that a command line asks for: from the generator, JSON lines, or a TLC trip record file."""
 
 import argparse
+import contextlib
 import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from rides import MAX_ID_LENGTH, InvalidRideError, decode_ride
 from scripts.cli import CommandError, count, percent
@@ -21,8 +20,6 @@ from trips import ride_events
 
 STDIN = "-"
 DEFAULT_RIDES = 25
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError)
-"""The exceptions of decoding data that is not JSON, or not of the expected form."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class RideSource:
 
 
 class _Identified(msgspec.Struct):
-    ride_id: int | Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+    ride_id: int | str
 
 
 def add_options(parser: argparse.ArgumentParser, *, json_lines: bool) -> None:
@@ -82,10 +79,7 @@ def read_json_rides(name: str) -> list[RideRecord]:
     """Return the records of a file, or of stdin: one for each line that is not blank, or one if it is one document.
 
     Bad data is not refused: rejecting it is the consumer's task. If the data has no ride_id, its digest is the
-    partition key.
-
-    Raises:
-        CommandError: if the file cannot be read or has a record that no stream accepts.
+    partition key. Raises CommandError if the file cannot be read or has a record that no stream accepts.
     """
     try:
         content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
@@ -94,7 +88,7 @@ def read_json_rides(name: str) -> list[RideRecord]:
     try:
         msgspec.json.decode(content)
         documents = [content.strip()]
-    except NOT_JSON:
+    except (ValueError, RecursionError):
         documents = [line.strip() for line in content.split(b"\n") if line.strip()]
     records = [_record(data) for data in documents]
     for record in records:
@@ -107,16 +101,14 @@ def read_json_rides(name: str) -> list[RideRecord]:
 
 
 def _record(data: bytes) -> RideRecord:
-    try:
+    with contextlib.suppress(InvalidRideError):
         event = decode_ride(data)
         return RideRecord(str(event.ride_id), data, event)
-    except InvalidRideError:
-        pass
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         key = str(msgspec.json.decode(data, type=_Identified).ride_id)
-    except NOT_JSON:
-        key = ""
-    return RideRecord(key if 0 < len(key) <= MAX_ID_LENGTH else hashlib.sha256(data).hexdigest(), data)
+        if 0 < len(key) <= MAX_ID_LENGTH:
+            return RideRecord(key, data)
+    return RideRecord(hashlib.sha256(data).hexdigest(), data)
 
 
 def _shown(name: str) -> str:

@@ -58,7 +58,7 @@ def discarded(*data: object, arrivals: tuple[float, ...] = (), **changes: object
 
 def kept(kind: str, reason: str, arrival: datetime = datetime(2026, 2, 3, tzinfo=UTC)) -> KeptRecord:
     """Build a record as it is when it is read."""
-    return KeptRecord(kind, reason, "ride_events", arrival, RideRecord("key", b""), b"")
+    return KeptRecord(kind, reason, "ride_events", arrival, RideRecord("key", b""), "", b"")
 
 
 @dataclass(frozen=True)
