@@ -1,18 +1,22 @@
-FROM public.ecr.aws/lambda/python:3.13 AS base
+ARG BASE=public.ecr.aws/lambda/python:3.13
+
+# The last target, lambda, is the default one: the function that consumes a Kinesis stream.
+
+FROM ${BASE} AS base
 
 
 FROM base AS packages
 
-# "packages" is all that scikit-learn models need; "packages training" adds mlflow, for models of other flavors.
+# "packages" is enough for scikit-learn models; "packages training" adds mlflow, for models of other flavors.
 ARG CATEGORIES="packages"
 
 WORKDIR /build
 COPY Pipfile.lock ./
-COPY scripts/environment.py scripts/requirements.py ./scripts/
-# Into the task root, which is searched first: what the base image brings, a boto3 of its own, stays apart.
-# Nobody needs the packages' commands and tests here. Python looks for them, since a small base image need not have "find".
-# The bytecode is never compared with its source: nothing changes in an image, and an unpacked one may have other dates.
-RUN python3 -m scripts.requirements ${CATEGORIES} > requirements.txt \
+COPY scripts/environment.py ./scripts/
+# The packages go into the task root, because Python searches it first; the base image has a boto3 of its own elsewhere.
+# The packages' commands and tests are removed, with Python, because a small base image may lack "find".
+# Python never compares the bytecode with its source: files in an image do not change, but unpacking may change dates.
+RUN python3 scripts/environment.py --requirements ${CATEGORIES} > requirements.txt \
     && python3 -m pip install --no-deps --require-hashes --only-binary :all: --no-cache-dir --no-compile \
         --root-user-action ignore --target "${LAMBDA_TASK_ROOT}" --requirement requirements.txt \
     && rm -rf "${LAMBDA_TASK_ROOT:?}/bin" \
@@ -25,16 +29,16 @@ RUN python3 -m scripts.requirements ${CATEGORIES} > requirements.txt \
 
 FROM base AS model
 
-# A folder of the build context that holds an MLmodel file, to go into the image; by default there is none in it.
+# A folder of the build context with an MLmodel file; it is copied into the image. By default the image has no model.
 ARG MODEL=""
 
 WORKDIR /opt/model
-# COPY needs something to copy: without a model, a file that does not stay.
+# COPY needs a source: without a model, it copies a file that the next step removes.
 COPY ${MODEL:-Pipfile.lock} ./
-# Another folder would only be missed when the function starts.
+# Check the folder now, because a wrong one would only be noticed when the function starts.
 RUN rm -f Pipfile.lock \
     && if [ -n "${MODEL}" ]; then \
-        [ -f MLmodel ] || { echo "MODEL=${MODEL} is no folder with an MLmodel file" >&2; exit 1; }; \
+        [ -f MLmodel ] || { echo "MODEL=${MODEL} is not a folder with an MLmodel file" >&2; exit 1; }; \
         while read -r key file; do \
             [ "${key}" != "pickled_model:" ] || [ -f "${file}" ] \
                 || { echo "MODEL=${MODEL} lacks ${file}, which its MLmodel names" >&2; exit 1; }; \
@@ -43,22 +47,23 @@ RUN rm -f Pipfile.lock \
     && chmod -R a+rX .
 
 
-FROM base AS modules
+FROM base AS lambda-modules
 
 COPY lambda_function.py artifacts.py model.py rides.py settings.py ${LAMBDA_TASK_ROOT}/
 COPY streaming/*.py ${LAMBDA_TASK_ROOT}/streaming/
-# Lambda runs the function as a user of its own, which must be able to read what a strict umask made here.
+# Lambda runs the function as another user, who must be able to read the files even if a strict umask made them.
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \
     && chmod -R a+rX "${LAMBDA_TASK_ROOT}"
 
 
-FROM base
+FROM base AS lambda
 
 COPY --from=packages ${LAMBDA_TASK_ROOT}/ ${LAMBDA_TASK_ROOT}/
 COPY --from=model /opt/model/ /opt/model/
-COPY --from=modules ${LAMBDA_TASK_ROOT}/ ${LAMBDA_TASK_ROOT}/
+COPY --from=lambda-modules ${LAMBDA_TASK_ROOT}/ ${LAMBDA_TASK_ROOT}/
 
-# Set to nothing it counts as not set. joblib would otherwise warn at each cold start that Lambda has no /dev/shm.
+# The function ignores an empty MODEL_LOCATION. Without the second variable, joblib would warn at each cold start that
+# Lambda has no /dev/shm.
 ARG MODEL=""
 ENV MODEL_LOCATION=${MODEL:+/opt/model} JOBLIB_MULTIPROCESSING=0
 

@@ -1,11 +1,12 @@
-"""Where MLflow models lie: a folder, or a prefix of a bucket in the layout of MLflow 2 or 3."""
+"""The files of MLflow models: in a folder, or under a prefix of a bucket in the layout of MLflow 2 or 3."""
 
+import abc
 import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
@@ -15,33 +16,35 @@ if TYPE_CHECKING:
 MLMODEL = "MLmodel"
 """The file that makes a folder an MLflow model."""
 
-READING_THREADS = 8
-
 
 class ModelError(Exception):
     """The model cannot be used; the message says in one line why and what to set."""
 
 
 class NoSuchFileError(ModelError):
-    """A model lacks a file, or there is no model in that place."""
+    """A model lacks a file, or there is no model at that location."""
 
 
-class Artifact(Protocol):
-    """The files of a logged model, wherever they lie."""
+class Artifact(abc.ABC):
+    """The files of a logged model. Every method raises ModelError if the files cannot be read."""
 
     location: str
 
-    def read(self, name: str) -> bytes:
-        """Return a file's content. Raises ModelError."""
-
+    @abc.abstractmethod
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading, without a copy of it in memory where it lies on a disk. Raises ModelError."""
+        """Open a file for reading. If it is on a disk, it is not copied into memory."""
 
+    @abc.abstractmethod
     def names(self) -> list[str]:
-        """Return the names of all files, relative to the location, sorted. Raises ModelError."""
+        """Return the names of all files, relative to the location, sorted."""
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content."""
+        with self.open(name) as file:
+            return file.read()
 
 
-class FolderArtifact:
+class FolderArtifact(Artifact):
     """A model in a folder."""
 
     def __init__(self, location: str) -> None:
@@ -49,14 +52,8 @@ class FolderArtifact:
         self.location = location
         self._folder = Path(location)
         if not self._folder.is_dir():
-            raise ModelError(
-                f"there is no folder {location}: set MODEL_LOCATION to the one that holds the MLmodel file"
-            )
-
-    def read(self, name: str) -> bytes:
-        """Return a file's content."""
-        with self.open(name) as file:
-            return file.read()
+            hint = "set MODEL_LOCATION to the one that holds the MLmodel file"
+            raise ModelError(f"there is no folder {location}: {hint}")
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading."""
@@ -73,56 +70,41 @@ class FolderArtifact:
         return sorted(path.relative_to(self._folder).as_posix() for path in files)
 
 
-class S3Artifact:
+class S3Artifact(Artifact):
     """A model under a prefix of a bucket."""
 
     def __init__(self, location: str, client: "S3Client | None" = None) -> None:
         """Take an ``s3://bucket/prefix`` URI."""
         self.location = location.rstrip("/")
-        self._bucket, _, self._prefix = self.location.removeprefix("s3://").partition("/")
+        self._bucket, _, prefix = self.location.removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix}/" if prefix else ""
         self._client = client or _s3()
 
-    def read(self, name: str) -> bytes:
-        """Return a file's content."""
+    def open(self, name: str) -> BinaryIO:
+        """Download a file as a whole and open it for reading."""
+        # Imported here, like boto3: a model in a folder, as in an image that holds its model, needs neither.
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return self._client.get_object(Bucket=self._bucket, Key=self._key(name))["Body"].read()
+            return io.BytesIO(self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"].read())
         except (ClientError, BotoCoreError) as error:
-            raise self._explained(error, name) from error
-
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading, which is fetched as a whole."""
-        return io.BytesIO(self.read(name))
-
-    def exists(self, name: str) -> bool:
-        """Return whether there is such a file.
-
-        It is looked for in a listing: who may list a prefix but not the whole bucket is told 403 of a file that is not
-        there, as of one that must not be read.
-        """
-        return name in self.names()
+            raise self._explain(error, name) from error
 
     def names(self) -> list[str]:
         """Return the names of all files."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        prefix = self._key("")
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
         try:
             keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
         except (ClientError, BotoCoreError) as error:
-            raise self._explained(error, "") from error
-        return sorted(key.removeprefix(prefix) for key in keys if not key.endswith("/"))
+            raise self._explain(error, "") from error
+        return sorted(key.removeprefix(self._prefix) for key in keys if not key.endswith("/"))
 
-    def _key(self, name: str) -> str:
-        return f"{self._prefix}/{name}" if self._prefix else name
-
-    def _explained(self, error: Exception, name: str) -> ModelError:
-        # The SDK's errors of a lost connection have a response too: None.
-        response: Mapping[str, Any] = getattr(error, "response", None) or {}
-        said = response.get("Error", {})
-        match said.get("Code"):
+    def _explain(self, error: Exception, name: str) -> ModelError:
+        # When a connection is lost, the SDK's error has a response too, which is None.
+        details = (getattr(error, "response", None) or {}).get("Error", {})
+        match details.get("Code"):
             case "NoSuchBucket":
                 return ModelError(f"there is no bucket {self._bucket}: check MODEL_LOCATION or MODEL_BUCKET")
             case "NoSuchKey" | "404":
@@ -131,7 +113,7 @@ class S3Artifact:
                 return ModelError(
                     f"no permission to read {self.location}/{name}: the role needs s3:GetObject on it"
                     " (S3 says the same of a missing file to a role without s3:ListBucket on the bucket);"
-                    f" S3 said: {said.get('Message')}"
+                    f" S3 said: {details.get('Message')}"
                 )
             case "AccessDenied" | "403":
                 return ModelError(f"no permission to list {self.location}: the role needs s3:ListBucket on the bucket")
@@ -140,12 +122,12 @@ class S3Artifact:
 
 
 def open_artifact(location: str) -> Artifact:
-    """Return the artifact in a folder or under an ``s3://`` URI. Raises ModelError where there is no such folder."""
+    """Return the artifact in a folder or under an ``s3://`` URI. Raises ModelError if there is no such folder."""
     return S3Artifact(location) if location.startswith("s3://") else FolderArtifact(location)
 
 
 def describe(artifact: Artifact) -> Mapping[str, Any]:
-    """Return what the artifact's MLmodel file says. Raises ModelError where it has none, or one that says nothing."""
+    """Return the content of the artifact's MLmodel file. Raises ModelError if it is missing or not a description."""
     text = artifact.read(MLMODEL)
     try:
         description = yaml.safe_load(text)
@@ -156,30 +138,23 @@ def describe(artifact: Artifact) -> Mapping[str, Any]:
     return description
 
 
-def _run_of(artifact: Artifact) -> object:
-    """Return the run that logged the model; None for one that cannot be read, which must not hide the others."""
-    try:
-        return describe(artifact).get("run_id")
-    except ModelError:
-        return None
-
-
 def find_run(bucket: str, experiment_id: str, run_id: str) -> str:
     """Return the ``s3://`` URI of the model that a run logged into the bucket.
 
-    MLflow 2 put it under the run; MLflow 3 puts it beside, in a folder that only its MLmodel ties to the run.
+    MLflow 2 puts the model under its run. MLflow 3 puts it beside its run, and only the MLmodel file names the run.
 
     Raises:
-        ModelError: where there is none, more than one, or no permission to look.
+        ModelError: if there is no such model, more than one, or no permission to look.
     """
     client = _s3()
     under_run = S3Artifact(f"s3://{bucket}/{experiment_id}/{run_id}/artifacts/model", client)
-    if under_run.exists(MLMODEL):
+    # Listed, not read: to a role that may list this prefix but not the whole bucket, S3 reports a missing file as 403.
+    if MLMODEL in under_run.names():
         return under_run.location
     models = S3Artifact(f"s3://{bucket}/{experiment_id}/models", client)
     places = [name.removesuffix(f"/{MLMODEL}") for name in models.names() if fnmatch(name, f"m-*/artifacts/{MLMODEL}")]
     candidates = [S3Artifact(f"{models.location}/{place}", client) for place in places if place.count("/") == 1]
-    with ThreadPoolExecutor(READING_THREADS) as threads:
+    with ThreadPoolExecutor(8) as threads:
         runs = threads.map(_run_of, candidates)
         found = [candidate.location for candidate, run in zip(candidates, runs, strict=True) if run == run_id]
     if len(found) == 1:
@@ -190,6 +165,14 @@ def find_run(bucket: str, experiment_id: str, run_id: str) -> str:
         f"no model of run {run_id} in {under_run.location} nor in {models.location}/m-…/artifacts:"
         " check MODEL_BUCKET, MLFLOW_EXPERIMENT_ID and RUN_ID, or set MODEL_LOCATION"
     )
+
+
+def _run_of(artifact: Artifact) -> object:
+    """Return the run that logged the model; None if its MLmodel cannot be read, which must not hide other models."""
+    try:
+        return describe(artifact).get("run_id")
+    except ModelError:
+        return None
 
 
 def _no_such_file(location: str, name: str) -> NoSuchFileError:

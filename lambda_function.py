@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from model import NotTriedError, PredictionError, load_from_settings
+from model import NotTriedError, load_from_settings
 from rides import Prediction, encode_prediction
 from settings import StreamSettings
 from streaming.delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
@@ -32,10 +32,8 @@ TELEMETRY = Telemetry(SETTINGS.model.name, level=SETTINGS.log_level, namespace=S
 with TELEMETRY.loading():
     MODEL = load_from_settings(SETTINGS.model)
 STREAM = None if SETTINGS.dry_run else OutputStream.connect(SETTINGS.predictions_stream)
-FAILURES = None
-if SETTINGS.failures_location and not SETTINGS.dry_run:
-    FAILURES = FailuresBucket(SETTINGS.failures_location)
-# GC never looks at what was loaded again. Otherwise it would take a third of the time of each large batch.
+FAILURES = FailuresBucket(SETTINGS.failures_location) if SETTINGS.failures_location and not SETTINGS.dry_run else None
+# GC never scans again what was loaded. Otherwise it would take a third of the time of each large batch.
 gc.freeze()
 gc.enable()
 
@@ -55,11 +53,13 @@ def lambda_handler(event: Mapping[str, Any], context: Context | None = None) -> 
         with tally.predicting():
             entries, unpredictable, not_tried = predict(received, deadline.reserving(0.5))
         rejections += unpredictable
-        delivery = deliver(entries, deadline.reserving(0.25, most=5.0))
+        delivery = STREAM.put(entries, deadline.reserving(0.25, most=5.0)) if STREAM else Delivery()
         tally.delivered(len(entries), delivery)
         storage_error = store(rejections, deadline)
         tally.stored(rejections, storage_error)
-        undelivered = [*not_tried, *delivery.sequence_numbers, *(_numbers(rejections) if storage_error else ())]
+        undelivered = not_tried + [entry.sequence_number for entry in delivery.undelivered]
+        if storage_error:
+            undelivered += [rejection.record.sequence_number for rejection in rejections]
         tally.undelivered = len(undelivered)
     return response(undelivered, entries, rejections)
 
@@ -69,28 +69,25 @@ def predict(received: Sequence[ReceivedRide], deadline: Deadline) -> tuple[list[
     entries, rejections, not_tried = [], [], []
     values = MODEL.predict([ride.event.ride for ride in received], deadline.is_over)
     for ride, value in zip(received, values, strict=True):
-        if isinstance(value, NotTriedError):
+        if isinstance(value, float):
+            entry = prediction_entry(ride, value)
+            if entry.size <= MAX_ENTRY_BYTES:
+                entries.append(entry)
+            else:
+                reason = f"the prediction takes {entry.size} bytes, and a stream {MAX_ENTRY_BYTES} at most"
+                rejections.append(Rejection(ride.record, "prediction", reason))
+        elif isinstance(value, NotTriedError):
             not_tried.append(ride.record.sequence_number)
-        elif isinstance(value, PredictionError):
-            rejections.append(Rejection(ride.record, "prediction", str(value)))
-        elif (entry := prediction_entry(ride, value)).size > MAX_ENTRY_BYTES:
-            reason = f"the prediction takes {entry.size} bytes, and a stream {MAX_ENTRY_BYTES} at most"
-            rejections.append(Rejection(ride.record, "prediction", reason))
         else:
-            entries.append(entry)
+            rejections.append(Rejection(ride.record, "prediction", str(value)))
     return entries, rejections, not_tried
 
 
 def prediction_entry(ride: ReceivedRide, value: float) -> Entry:
     """Return the entry for PutRecords that carries a ride's predicted value."""
-    model, ride_id = SETTINGS.model, ride.event.ride_id
-    prediction = Prediction(model.name, MODEL.version, model.prediction_field, value, ride_id, ride.record.event_id)
-    return Entry(ride.record.sequence_number, partition_key(ride_id), encode_prediction(prediction))
-
-
-def deliver(entries: Sequence[Entry], deadline: Deadline) -> Delivery:
-    """Put the entries on the output stream; in a dry run, on nothing."""
-    return STREAM.put(entries, deadline) if STREAM else Delivery()
+    model, record, ride_id = SETTINGS.model, ride.record, ride.event.ride_id
+    prediction = Prediction(model.name, MODEL.version, model.prediction_field, value, ride_id, record.event_id)
+    return Entry(record.sequence_number, partition_key(ride_id), encode_prediction(prediction))
 
 
 def store(rejections: Sequence[Rejection], deadline: Deadline) -> str | None:
@@ -103,14 +100,8 @@ def store(rejections: Sequence[Rejection], deadline: Deadline) -> str | None:
 def response(undelivered: Sequence[str], entries: Sequence[Entry], rejections: Sequence[Rejection]) -> dict[str, Any]:
     """Return the undelivered records, lowest first; in a dry run the predictions and the rejections too."""
     failures = [{"itemIdentifier": number} for number in sorted(set(undelivered), key=int)]
-    if not SETTINGS.dry_run:
-        return {"batchItemFailures": failures}
-    return {
-        "batchItemFailures": failures,
-        "predictions": [msgspec.json.decode(entry.data) for entry in entries],
-        "rejections": [rejection.summary for rejection in rejections],
-    }
-
-
-def _numbers(rejections: Sequence[Rejection]) -> list[str]:
-    return [rejection.record.sequence_number for rejection in rejections]
+    answer: dict[str, Any] = {"batchItemFailures": failures}
+    if SETTINGS.dry_run:
+        answer["predictions"] = [msgspec.json.decode(entry.data) for entry in entries]
+        answer["rejections"] = [rejection.summary for rejection in rejections]
+    return answer

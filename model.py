@@ -1,6 +1,6 @@
-"""The model: how to load one safely, its features, and predicting a batch of rides.
+"""The model: loading one safely, the features of a ride, and predicting a batch of rides.
 
-MLflow's format is read here without mlflow: importing that takes longer than everything else a cold start does, and it
+This module reads MLflow's format without mlflow. Importing mlflow takes longer than the rest of a cold start, and it
 trusts the types that the artifact itself names.
 """
 
@@ -13,7 +13,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
@@ -29,32 +29,31 @@ TRUSTED_TYPES = [
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 ]
-"""What a skops file may hold beyond skops' own list: the trees of scikit-learn's ensembles.
+"""The types that a skops file may hold besides those that skops trusts: the trees of scikit-learn's ensembles.
 
-Loading one runs no code, but skops warns that crafted node indices can crash ``predict``: a pinned digest covers that.
+Loading a tree runs no code, but skops warns that forged node indices can crash ``predict``: pin the digest against it.
 """
 
-Pipeline = Any
-"""A fitted scikit-learn estimator: anything with ``predict``."""
+Pipeline = Any  # a fitted scikit-learn estimator: anything with ``predict``
 
 
 class PredictionError(Exception):
-    """The model has no duration for a ride. The message says why."""
+    """The model has no value for a ride. The message says why."""
 
 
 class NotTriedError(PredictionError):
-    """The time was over before the model was called for this ride."""
+    """The call for the batch failed, and the time was over before the model was called again for this ride."""
 
 
 class Features(TypedDict):
-    """What the model is trained on and asked with: the pair of zones, and the distance in miles."""
+    """The model's input for a ride, in training and serving: the pair of zones, and the distance in miles."""
 
     PU_DO: str
     trip_distance: float
 
 
 SAMPLE_FEATURES: Features = {"PU_DO": "130_205", "trip_distance": 3.66}
-"""Those of a ride that every model can predict, or it is none for this function."""
+"""Features of an ordinary ride. A model that cannot predict it is refused when it is loaded."""
 
 
 def prepare_features(ride: "Ride") -> Features:
@@ -66,49 +65,44 @@ class Model:
     """A loaded model with its version."""
 
     def __init__(self, call: Callable[[list[Features]], Any], version: str) -> None:
-        """Wrap ``call``, which returns a number for each of the features it is given, in minutes."""
+        """Wrap ``call``, which returns a number, such as minutes, for each ride whose features it is given."""
         self._call = call
         self.version = version
 
     def predict(
         self, rides: "Sequence[Ride]", is_over: Callable[[], bool] = lambda: False
     ) -> list[float | PredictionError]:
-        """Return each ride's duration in minutes, in order, or an error in its place if the model has no answer.
+        """Return each ride's predicted value, in order, or an error in its place if the model has no value for it.
 
         The model is called once for all rides. Only if that call raises, the batch is halved, and halved again, until
-        each ride that the model cannot predict stands alone. As soon as ``is_over`` returns True, no further half is
+        each ride that the model cannot predict is alone. As soon as ``is_over`` returns True, no further half is
         tried, and its rides get a NotTriedError.
         """
-        return self._predict([prepare_features(ride) for ride in rides], is_over) if rides else []
-
-    def _predict(self, features: list[Features], is_over: Callable[[], bool]) -> list[float | PredictionError]:
+        if not rides:
+            return []
         try:
-            return [_finite(duration) for duration in _as_durations(self._call(features), len(features))]
+            values = _as_values(self._call([prepare_features(ride) for ride in rides]), len(rides))
+            # JSON has no NaN and no infinity.
+            return [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in values]
         except MemoryError:
             # Halving would only repeat it. Lambda redelivers the batch, by then perhaps in a new sandbox.
             raise
         except Exception as error:
-            if len(features) == 1:
+            if len(rides) == 1:
                 return [PredictionError(f"the model raised {type(error).__name__}: {error}")]
-        middle = len(features) // 2
-        halves = (features[:middle], features[middle:])
-        return [duration for half in halves for duration in self._predict_half(half, is_over)]
-
-    def _predict_half(self, features: list[Features], is_over: Callable[[], bool]) -> Sequence[float | PredictionError]:
-        if is_over():
-            return [NotTriedError("the time was over")] * len(features)
-        return self._predict(features, is_over)
+        middle = len(rides) // 2
+        predictions: list[float | PredictionError] = []
+        for half in (rides[:middle], rides[middle:]):
+            not_tried = [NotTriedError("the time was over")] * len(half)
+            predictions += not_tried if is_over() else self.predict(half, is_over)
+        return predictions
 
 
-def _as_durations(answer: Any, wanted: int) -> list[float]:
-    durations: list[float] = np.asarray(answer, dtype=float).ravel().tolist()
-    if len(durations) != wanted:
-        raise ValueError(f"it gave {len(durations)} predictions for {wanted} rides")
-    return durations
-
-
-def _finite(duration: float) -> float | PredictionError:
-    return duration if math.isfinite(duration) else PredictionError(f"the model predicted {duration}")
+def _as_values(answer: Any, rides: int) -> list[float]:
+    values: list[float] = np.asarray(answer, dtype=float).ravel().tolist()
+    if len(values) != rides:
+        raise ValueError(f"it gave {len(values)} predictions for {rides} rides")
+    return values
 
 
 def load_from_settings(settings: "ModelSettings") -> Model:
@@ -118,17 +112,17 @@ def load_from_settings(settings: "ModelSettings") -> Model:
 
 
 def load_model(location: str, *, sha256: str | None = None, version: str | None = None) -> Model:
-    """Load the MLflow model that lies in ``location``.
+    """Load the MLflow model at ``location``.
 
     Args:
         location: the folder or ``s3://`` URI that holds the ``MLmodel`` file.
-        sha256: the hex digest that the model must have: of its serialized file for the sklearn flavor, of the whole
-            folder for others (what ``find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints in it).
-            Always verified; needed for whatever runs code when it is loaded.
+        sha256: the hex digest that the model must have: of the serialized file for the sklearn flavor, of the whole
+            folder for others (``find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it there). It is
+            verified if it is given, and required for a model that can run code when it is loaded.
         version: the version to tag predictions with; by default the run id that the artifact names.
 
     Raises:
-        ModelError: where there is no such model, or it is not safe or not possible to use it here.
+        ModelError: if there is no such model, or if loading or using it here is unsafe or impossible.
     """
     artifact = open_artifact(location)
     description = describe(artifact)
@@ -142,23 +136,19 @@ def load_model(location: str, *, sha256: str | None = None, version: str | None 
     else:
         raise ModelError(f"{location}: its MLmodel names no flavor that can be loaded, only {list(flavors)}")
     _check_predicts(call, location)
-    return Model(call, version or _own_version(artifact, description))
+    version = version or description.get("run_id") or description.get("model_uuid")
+    if not version:
+        raise ModelError(f"{artifact.location}/{MLMODEL} names no run: set RUN_ID to tag predictions with")
+    return Model(call, str(version))
 
 
 def _check_predicts(call: Callable[[list[Features]], Any], location: str) -> None:
-    """Refuse a model that predicts nothing, which would turn every ride of the stream into a rejection."""
+    """Refuse a model that predicts nothing. It would turn every ride of the stream into a rejection."""
     try:
-        _as_durations(call([SAMPLE_FEATURES]), 1)
+        _as_values(call([SAMPLE_FEATURES]), 1)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = _in_one_line(error)
         raise ModelError(f"{location} cannot predict a ride with the features {SAMPLE_FEATURES}: {reason}") from error
-
-
-def _own_version(artifact: Artifact, description: Mapping[str, Any]) -> str:
-    version = description.get("run_id") or description.get("model_uuid")
-    if not version:
-        raise ModelError(f"{artifact.location}/{MLMODEL} names no run: set RUN_ID to tag predictions with")
-    return str(version)
 
 
 def _load_sklearn(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None) -> Pipeline:
@@ -167,28 +157,22 @@ def _load_sklearn(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | N
     what = f"{artifact.location}/{name}"
     if serialization not in _DESERIALIZERS:
         raise ModelError(f"{artifact.location}: the serialization format {serialization} is not known here")
-    needs_digest = serialization != "skops" or sha256 is not None
     with artifact.open(name) as file:
-        serialized = _verified(file, what, serialization, sha256) if needs_digest else file
+        serialized = file
+        if serialization != "skops" or sha256 is not None:
+            # These very bytes are loaded: the file could change after its digest was verified.
+            content = file.read()
+            _check_digest(what, f"a {serialization}", _digest(content), sha256)
+            serialized = io.BytesIO(content)
         try:
             pipeline = _DESERIALIZERS[serialization](serialized)
         except Exception as error:
-            raise _not_loadable(what, error) from error
+            raise ModelError(f"{what} cannot be loaded: {_in_one_line(error)}") from error
     return _on_one_core(pipeline)
 
 
-def _verified(file: BinaryIO, what: str, serialization: str, sha256: str | None) -> BinaryIO:
-    """Return the file's content once it is what the digest names: the very bytes, in case that the file changes."""
-    serialized = file.read()
-    digest = hashlib.sha256(serialized).hexdigest()
-    if sha256 is None:
-        raise _unpinned(f"{what}, a {serialization},", digest)
-    _check_digest(what, digest, sha256)
-    return io.BytesIO(serialized)
-
-
 def _load_skops(serialized: BinaryIO) -> Pipeline:
-    # Here and not above: importing skops takes as long as loading a small pickle does.
+    # Imported here because it takes as long as loading a small pickle, which does not need it.
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
 
@@ -200,7 +184,7 @@ def _load_skops(serialized: BinaryIO) -> Pipeline:
 
 _DESERIALIZERS: dict[str, Callable[[BinaryIO], Pipeline]] = {
     "skops": _load_skops,
-    # What cloudpickle writes, pickle reads. Neither is reached without a pinned digest.
+    # pickle reads what cloudpickle wrote. Neither is called unless the file has the pinned digest.
     "cloudpickle": pickle.load,
     "pickle": pickle.load,
 }
@@ -217,48 +201,42 @@ def _load_pyfunc(artifact: Artifact, flavors: str, sha256: str | None) -> Callab
             ' build the image with --build-arg CATEGORIES="packages training", or log it with mlflow.sklearn'
         ) from error
     files = {name: artifact.read(name) for name in artifact.names()}
-    digest = _folder_digest(files)
-    _check_digest(artifact.location, digest, sha256)
-    if sha256 is None:
-        raise _unpinned(f"{artifact.location}, of the flavor {flavors},", digest)
-    try:
-        pyfunc = mlflow.pyfunc.load_model(_copied(files))
-    except Exception as error:
-        raise _not_loadable(artifact.location, error) from error
-    return lambda features: pyfunc.predict(pd.DataFrame(features))
-
-
-def _copied(files: Mapping[str, bytes]) -> str:
-    """Write the files into a folder that lives as long as the process: some flavors go on reading theirs."""
+    lines = "".join(f"{_digest(content)}  ./{name}\n" for name, content in files.items())
+    _check_digest(artifact.location, f"of the flavor {flavors}", _digest(lines.encode()), sha256)
+    # A copy of the very files that were verified. It lasts as long as the process: some flavors keep reading theirs.
     folder = tempfile.mkdtemp(prefix="model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, content in files.items():
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    return folder
+    try:
+        pyfunc = mlflow.pyfunc.load_model(folder)
+    except Exception as error:
+        raise ModelError(f"{artifact.location} cannot be loaded: {_in_one_line(error)}") from error
+    return lambda features: pyfunc.predict(pd.DataFrame(features))
 
 
-def _folder_digest(files: Mapping[str, bytes]) -> str:
-    lines = (f"{hashlib.sha256(content).hexdigest()}  ./{name}\n" for name, content in sorted(files.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _check_digest(what: str, digest: str, sha256: str | None) -> None:
-    if sha256 is not None and sha256.lower() != digest:
+def _check_digest(what: str, form: str, digest: str, sha256: str | None) -> None:
+    """Refuse a model that has another digest than the pinned one, or that needs a pinned one and has none."""
+    if sha256 is None:
+        raise ModelError(
+            f"{what}, {form}, can run any code when it is loaded: if you trust it, set MODEL_SHA256={digest}"
+        )
+    if sha256.lower() != digest:
         raise ModelError(f"{what} is not what MODEL_SHA256 names: its digest is {digest}, not {sha256}")
 
 
-def _not_loadable(what: str, error: Exception) -> ModelError:
-    return ModelError(f"{what} cannot be loaded: {' '.join(f'{type(error).__name__}: {error}'.split())}")
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
-def _unpinned(what: str, digest: str) -> ModelError:
-    return ModelError(f"{what} can run any code when it is loaded: if you trust it, set MODEL_SHA256={digest}")
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _check_version(artifact: Artifact, trained_with: str) -> None:
-    """Refuse another scikit-learn than the artifact's: a pipeline's inner state changes from one minor to the next."""
+    """Refuse a model of another scikit-learn: the inner state of a pipeline changes from one minor to the next."""
     installed = importlib.metadata.version("scikit-learn")
     if trained_with.split(".")[:2] != installed.split(".")[:2]:
         raise ModelError(
@@ -268,7 +246,7 @@ def _check_version(artifact: Artifact, trained_with: str) -> None:
 
 
 def _on_one_core(pipeline: Pipeline) -> Pipeline:
-    """Set every ``n_jobs`` to 1: a thread pool costs more than it brings on a function's one core."""
+    """Set every ``n_jobs`` to 1: on a function's one core, a thread pool costs more than it brings."""
     if not hasattr(pipeline, "predict"):
         raise ModelError(f"the artifact holds a {type(pipeline).__name__}, which cannot predict")
     for estimator in _estimators(pipeline):
@@ -278,13 +256,12 @@ def _on_one_core(pipeline: Pipeline) -> Pipeline:
 
 
 def _estimators(value: Any) -> Iterator[Any]:
-    """Yield every estimator in a fitted one, wherever it keeps them: steps, clones that were fitted, members."""
+    """Yield a fitted estimator and every one inside it, such as steps, fitted clones and members of an ensemble."""
     if hasattr(value, "get_params") and not isinstance(value, type):
         yield value
         value = vars(value)
     if isinstance(value, Mapping):
         value = value.values()
-    elif not isinstance(value, list | tuple):
-        return
-    for part in value:
-        yield from _estimators(part)
+    if isinstance(value, list | tuple | ValuesView):
+        for part in value:
+            yield from _estimators(part)

@@ -16,7 +16,8 @@ RIDE_ID = "ride_id"
 """The field beside the predicted value in an output record. The value therefore cannot have this name."""
 
 
-class Ride(Struct, frozen=True):
+# gc=False for whatever a batch has thousands of: none is part of a cycle, and scanning them would take GC long.
+class Ride(Struct, frozen=True, gc=False):
     """What a duration is predicted from: two TLC zones and the distance between them in miles."""
 
     PULocationID: int
@@ -24,14 +25,14 @@ class Ride(Struct, frozen=True):
     trip_distance: Annotated[float, Meta(ge=0, le=MAX_TRIP_DISTANCE)]
 
 
-class RideEvent(Struct, frozen=True):
+class RideEvent(Struct, frozen=True, gc=False):
     """A ride and the id that its prediction will carry."""
 
     ride: Ride
     ride_id: int | Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
-class Prediction(Struct, frozen=True):
+class Prediction(Struct, frozen=True, gc=False):
     """A predicted value, with the ride and the model that it belongs to."""
 
     model: str

@@ -1,4 +1,4 @@
-"""What the environment variables say."""
+"""What the environment variables say. A variable that is set to nothing counts as not set."""
 
 import re
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rides import RIDE_ID
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+FIELD = rf"(?!{RIDE_ID}\Z)[A-Za-z_][A-Za-z0-9_]{{0,127}}"
 S3_URI = "s3://[^/]+(/.*)?"
-TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
 
 class SettingsError(Exception):
@@ -33,22 +33,26 @@ class ModelSettings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "ModelSettings":
         """Read the settings from environment variables. Raises SettingsError."""
-        variables = _strip(environment)
+        variables = {name: value.strip() for name, value in environment.items()}
         _check_model_place(variables)
+        field = _match(
+            variables, "PREDICTION_FIELD", FIELD, f"a field's name, such as tip_amount, other than {RIDE_ID}"
+        )
+        digest = _match(variables, "MODEL_SHA256", "[0-9a-fA-F]{64}", "a SHA-256 digest of 64 hexadecimal digits")
         return cls(
             location=variables.get("MODEL_LOCATION") or None,
             bucket=variables.get("MODEL_BUCKET", ""),
             experiment_id=variables.get("MLFLOW_EXPERIMENT_ID") or "1",
             run_id=variables.get("RUN_ID", ""),
             name=variables.get("MODEL_NAME") or "ride_duration_prediction_model",
-            prediction_field=_field(variables, "PREDICTION_FIELD"),
-            sha256=_digest(variables, "MODEL_SHA256"),
+            prediction_field=field or "ride_duration",
+            sha256=digest.lower() or None,
         )
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """The Lambda function's settings. A variable that is set to nothing counts as not set."""
+    """The Lambda function's settings."""
 
     model: ModelSettings
     predictions_stream: str
@@ -63,26 +67,23 @@ class StreamSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "StreamSettings":
-        """Read the settings from environment variables.
-
-        Raises:
-            SettingsError: if one is missing, malformed or contradicts another.
-        """
-        variables = _strip(environment)
+        """Read the settings from environment variables. Raises SettingsError."""
+        variables = {name: value.strip() for name, value in environment.items()}
         dry_run = _flag(variables, "TEST_RUN")
         uncounted = dry_run or _flag(variables, "POWERTOOLS_METRICS_DISABLED")
+        stream = variables.get("PREDICTIONS_STREAM_NAME", "")
+        if not stream and not dry_run:
+            raise SettingsError("PREDICTIONS_STREAM_NAME is not set (only a dry run, TEST_RUN=True, does without)")
+        failures = _match(variables, "FAILURES_LOCATION", S3_URI, "an s3://bucket/prefix URI")
+        log_level = _match(variables, "LOG_LEVEL", f"(?i:{'|'.join(LOG_LEVELS)})", f"one of {', '.join(LOG_LEVELS)}")
         return cls(
             model=ModelSettings.from_environment(variables),
-            predictions_stream=_required(variables, "PREDICTIONS_STREAM_NAME", unless=dry_run),
-            failures_location=_s3_uri(variables, "FAILURES_LOCATION"),
+            predictions_stream=stream,
+            failures_location=failures.rstrip("/") or None,
             dry_run=dry_run,
-            log_level=_log_level(variables),
+            log_level=log_level.upper() or "INFO",
             metrics_namespace=None if uncounted else variables.get("POWERTOOLS_METRICS_NAMESPACE") or "RidePredictions",
         )
-
-
-def _strip(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value.strip() for name, value in environment.items()}
 
 
 def _check_model_place(variables: Mapping[str, str]) -> None:
@@ -90,9 +91,8 @@ def _check_model_place(variables: Mapping[str, str]) -> None:
     if location and bucket:
         raise SettingsError("MODEL_LOCATION and MODEL_BUCKET are both set: keep the one that names the model")
     if not location and not bucket:
-        raise SettingsError(
-            "MODEL_LOCATION is not set: name the model's folder or s3:// URI, or MODEL_BUCKET and RUN_ID"
-        )
+        hint = "name the model's folder or s3:// URI, or MODEL_BUCKET and RUN_ID"
+        raise SettingsError(f"MODEL_LOCATION is not set: {hint}")
     if location and "://" in location and not re.fullmatch(S3_URI, location):
         raise SettingsError(f"MODEL_LOCATION is a folder or an s3://bucket/prefix URI, not {location}")
     if bucket and ("/" in bucket or ":" in bucket):
@@ -101,43 +101,13 @@ def _check_model_place(variables: Mapping[str, str]) -> None:
         raise SettingsError("RUN_ID is not set: MODEL_BUCKET needs the id of the MLflow run that logged the model")
 
 
-def _required(variables: Mapping[str, str], name: str, *, unless: bool) -> str:
-    value = variables.get(name, "")
-    if not value and not unless:
-        raise SettingsError(f"{name} is not set (only a dry run, TEST_RUN=True, does without)")
-    return value
-
-
 def _flag(variables: Mapping[str, str], name: str) -> bool:
-    value = variables.get(name, "").lower()
-    if value not in (*TRUE, *FALSE):
-        raise SettingsError(f"{name} is True or False, not {variables[name]}")
-    return value in TRUE
+    return _match(variables, name, "(?i:true|1|yes|false|0|no)", "True or False").lower() in ("true", "1", "yes")
 
 
-def _field(variables: Mapping[str, str], name: str) -> str:
-    value = variables.get(name) or "ride_duration"
-    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,127}", value) or value == RIDE_ID:
-        raise SettingsError(f"{name} is a field's name, such as tip_amount, and not {RIDE_ID}: {value} will not do")
-    return value
-
-
-def _digest(variables: Mapping[str, str], name: str) -> str | None:
+def _match(variables: Mapping[str, str], name: str, pattern: str, meaning: str) -> str:
+    """Return the variable's value; empty if it is not set. Raises SettingsError if the pattern does not match."""
     value = variables.get(name, "")
-    if value and not re.fullmatch("[0-9a-fA-F]{64}", value):
-        raise SettingsError(f"{name} is a SHA-256 digest of 64 hexadecimal digits, not {value}")
-    return value.lower() or None
-
-
-def _s3_uri(variables: Mapping[str, str], name: str) -> str | None:
-    value = variables.get(name, "").rstrip("/")
-    if value and not re.fullmatch(S3_URI, value):
-        raise SettingsError(f"{name} is an s3://bucket/prefix URI, not {variables[name]}")
-    return value or None
-
-
-def _log_level(variables: Mapping[str, str]) -> str:
-    value = variables.get("LOG_LEVEL", "").upper() or "INFO"
-    if value not in LOG_LEVELS:
-        raise SettingsError(f"LOG_LEVEL is one of {', '.join(LOG_LEVELS)}, not {value}")
+    if value and not re.fullmatch(pattern, value):
+        raise SettingsError(f"{name} is {meaning}, not {value}")
     return value

@@ -12,17 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import boto3
+from botocore import exceptions as sdk
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,  # noqa: A004 - the SDK's own class, which is not an OSError
-    CredentialRetrievalError,
-    HTTPClientError,
-    IncompleteReadError,
-    MetadataRetrievalError,
-    NoRegionError,
-)
 from msgspec import Struct
 
 from settings import SettingsError
@@ -50,12 +41,16 @@ MARGIN_SECONDS, MARGIN_SHARE = 1.0, 0.2
 """The part of the invocation's time that is reserved for responding: a second, or a fifth of a short time."""
 
 REQUEST_SECONDS, REQUEST_SHARE = 5.0, 1 / 3
-"""The most that one request may take: five seconds, or a third of the time left if that is less, so a retry fits."""
+"""The most that one request may take: five seconds, or a third of the time left if that is less, for a retry to fit."""
 
 MIN_REQUEST_SECONDS = 0.25
 """A request usually needs this long. None is started with less time left, and none is given less."""
 
-CONNECT_SECONDS = 1.0
+SDK_CONFIG = Config(
+    retries={"total_max_attempts": 1}, connect_timeout=1.0, read_timeout=REQUEST_SECONDS, parameter_validation=False
+)
+"""Retries are ours, because only we know the entries and the time that is left. Parameters are not validated: ours all
+have one form, and validating an entry takes longer than putting it."""
 
 RETRIED_STATUSES = {408, 409, 425, 429}
 """HTTP statuses that are retried, besides every status from 500 on."""
@@ -72,11 +67,8 @@ RETRIED_CODES = {
 """Errors of a whole request that may pass (API references of PutRecords and of S3, common errors)."""
 
 RETRIED_SDK_ERRORS = (
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    IncompleteReadError,
-    MetadataRetrievalError,
+    *(sdk.ConnectionError, sdk.HTTPClientError, sdk.IncompleteReadError),
+    *(sdk.CredentialRetrievalError, sdk.MetadataRetrievalError),
 )
 """Errors of the SDK itself that may pass. All others mean that it is configured wrongly."""
 
@@ -97,7 +89,7 @@ class DeliveryError(Exception):
     """No request of this invocation can succeed, and no retry would change that. The message says what to check."""
 
     def __init__(self, code: str, message: str) -> None:
-        """Keep the name that AWS or the SDK gives the error."""
+        """Keep the name that AWS or the SDK gives the error as ``code``."""
         self.code = code
         super().__init__(message)
 
@@ -131,7 +123,7 @@ class Deadline:
         return Deadline() if left == math.inf else Deadline(left - min(most, left * share))
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """An entry for PutRecords, with the sequence number of the input record that it comes from."""
 
     sequence_number: str
@@ -155,11 +147,6 @@ class Delivery:
     errors: Counter[str] = field(default_factory=Counter)
     """How often an entry failed, over all attempts, by the name that Kinesis or the SDK gives the error."""
 
-    @property
-    def sequence_numbers(self) -> list[str]:
-        """The sequence numbers of the undelivered entries."""
-        return [entry.sequence_number for entry in self.undelivered]
-
 
 class OutputStream:
     """The stream that predictions are put on."""
@@ -171,23 +158,19 @@ class OutputStream:
 
     @classmethod
     def connect(cls, name: str) -> "OutputStream":
-        """Return the stream of that name, in the account and region that the SDK's variables name.
-
-        Raises:
-            SettingsError: if they name no region.
-        """
+        """Return the stream in the account and region that the SDK's variables name. Raises SettingsError if none."""
         try:
-            return cls(speed_up_put_records(boto3.client("kinesis", config=_without_retries())), name)
-        except NoRegionError as error:
+            return cls(speed_up_put_records(boto3.client("kinesis", config=SDK_CONFIG)), name)
+        except sdk.NoRegionError as error:
             raise SettingsError("AWS_DEFAULT_REGION is not set: name the region of the output stream") from error
 
     def put(self, entries: Sequence[Entry], deadline: Deadline) -> Delivery:
         """Put the entries and return which of them Kinesis has not accepted.
 
         A failed entry is put again until it is accepted, attempts bring no progress any more, or the time is over. If
-        entries of one request remain undelivered, later requests are not sent: Lambda redelivers their records anyway.
-        Entries with one partition key are accepted in order: none is sent before the one ahead of it is accepted,
-        because Kinesis does not promise any order within a request.
+        an entry remains undelivered, later chunks are not sent, because Lambda redelivers their records anyway. Entries
+        with one partition key are accepted in order: none is sent before the entry ahead of it is accepted, because
+        Kinesis does not promise any order within a request.
 
         Raises:
             DeliveryError: if no wait can help, for example if there is no such stream or no permission.
@@ -201,35 +184,30 @@ class OutputStream:
         return delivery
 
     def _put_chunk(self, chunk: list[Entry], deadline: Deadline, delivery: Delivery) -> None:
-        """Put entries that fit into one request, with retries, and add what happened to the delivery."""
+        """Put entries that fit into one request, with retries, and add the result to the delivery."""
         pending = chunk
         failed: list[Entry] = []
         attempts = 0
         while pending and attempts < MAX_ATTEMPTS_WITHOUT_PROGRESS:
-            wait = backoff(max(1, attempts)) if failed else 0.0
-            if wait + MIN_REQUEST_SECONDS > deadline.left():
+            if not _wait(backoff(max(1, attempts)) if failed else 0.0, deadline):
                 delivery.errors[OUT_OF_TIME] += len(pending)
                 break
-            if wait:
-                time.sleep(wait)
             ready, held_back = first_of_each_key(pending)
             delivery.put_again += len(failed)
-            failed, errors = self._put_once(ready, deadline)
-            delivery.errors.update(errors)
+            codes = self._put_once(ready, deadline)
+            delivery.errors.update(code for code in codes if code)
+            failed = [entry for entry, code in zip(ready, codes, strict=True) if code]
             pending = [*failed, *held_back]
             attempts = attempts + 1 if len(failed) == len(ready) else 0
         delivery.undelivered = pending
 
-    def _put_once(self, entries: list[Entry], deadline: Deadline) -> tuple[list[Entry], Counter[str]]:
-        """Return the entries that failed, in order, and the names of their errors."""
+    def _put_once(self, entries: list[Entry], deadline: Deadline) -> Sequence[str | None]:
+        """Return the name of each entry's error, or None if Kinesis accepted it."""
         records: Any = [{"Data": entry.data, "PartitionKey": entry.partition_key} for entry in entries]
+        put_records = functools.partial(self._client.put_records, StreamName=self._name, Records=records)
         try:
-            response: Any = with_timeout(
-                lambda: self._client.put_records(StreamName=self._name, Records=records), deadline
-            )
-            codes = [_error_code(result) for result in response["Records"]]
-            if len(codes) != len(entries):
-                raise ValueError(f"{len(codes)} results for {len(entries)} entries")  # noqa: TRY301
+            response: Any = with_timeout(put_records, deadline)
+            return [_error_code(result) for _, result in zip(entries, response["Records"], strict=True)]
         except MemoryError:
             # A retry would run out of memory too. Lambda redelivers the batch.
             raise
@@ -237,14 +215,10 @@ class OutputStream:
             # Its message is left out: Kinesis may quote a partition key there, which is a ride's id.
             name = error_name(error)
             if not is_retryable(error):
-                raise DeliveryError(
-                    name,
-                    f"PutRecords of {len(entries)} entries to {self._name} failed with {name}, and would again:"
-                    " look at the stream's name and region, and at the function's role",
-                ) from error
-            return entries, Counter({name: len(entries)})
-        failed = [entry for entry, code in zip(entries, codes, strict=True) if code]
-        return failed, Counter(code for code in codes if code)
+                what = f"PutRecords of {len(entries)} entries to {self._name} failed with {name}, and would again"
+                check = "look at the stream's name and region, and at the function's role"
+                raise DeliveryError(name, f"{what}: {check}") from error
+            return [name] * len(entries)
 
 
 class FailuresBucket:
@@ -258,27 +232,21 @@ class FailuresBucket:
     @functools.cached_property
     def _client(self) -> "S3Client":
         """The client, which is created with the first rejection because it takes six megabytes."""
-        return boto3.client("s3", config=_without_retries())
+        return boto3.client("s3", config=SDK_CONFIG)
 
     def store(self, key: str, body: bytes, deadline: Deadline) -> str | None:
-        """Write an object under the prefix, with retries.
-
-        Return None as soon as S3 holds it; otherwise the name that S3 or the SDK gives the last error.
-        """
+        """Write an object under the prefix, with retries; return the name of the last error if S3 does not hold it."""
         try:
             client = self._client
-        except (BotoCoreError, ValueError) as error:
+        except (sdk.BotoCoreError, ValueError) as error:
             return error_name(error)  # the SDK is configured wrongly: no retry helps
+        put_object = functools.partial(client.put_object, Bucket=self._bucket, Key=self._prefix + key, Body=body)
         reason = OUT_OF_TIME
         for attempt in range(MAX_ATTEMPTS_WITHOUT_PROGRESS):
-            wait = backoff(attempt)
-            if wait + MIN_REQUEST_SECONDS > deadline.left():
+            if not _wait(backoff(attempt), deadline):
                 break
-            time.sleep(wait)
             try:
-                with_timeout(
-                    lambda: client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body), deadline
-                )
+                with_timeout(put_object, deadline)
             except MemoryError:
                 raise
             except Exception as error:
@@ -290,55 +258,52 @@ class FailuresBucket:
         return reason
 
 
+def _wait(seconds: float, deadline: Deadline) -> bool:
+    """Wait and return True, or return False at once if too little time for a request would be left afterwards."""
+    if seconds + MIN_REQUEST_SECONDS > deadline.left():
+        return False
+    if seconds:
+        time.sleep(seconds)
+    return True
+
+
 def with_timeout(call: Callable[[], Response], deadline: Deadline) -> Response:
     """Return what the call returns, unless it takes longer than one request may.
 
     SDK timeouts limit a single socket read, not the whole call: a name lookup has none, and a response that arrives
-    byte by byte never runs into one. So the call runs in a thread and is abandoned if it takes too long. The thread
-    ends when the call does, and its result is ignored. A request that is still applied makes a duplicate.
+    byte by byte never runs into one. So the call runs in a thread and is abandoned if it takes too long. Its result is
+    then ignored, and if the request is applied after all, a retry makes a duplicate.
 
     Raises:
         TimeoutError: if it takes longer. Whatever the call raises is raised too.
     """
+    seconds = min(REQUEST_SECONDS, max(MIN_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE))
     future: Future[Response] = Future()
-    # A daemon thread: an abandoned call must not keep the process alive.
-    threading.Thread(target=_complete, args=(future, call), daemon=True).start()
-    return future.result(min(REQUEST_SECONDS, max(MIN_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE)))
 
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
 
-def _complete(future: "Future[Response]", call: Callable[[], Response]) -> None:
-    try:
-        future.set_result(call())
-    except BaseException as error:
-        future.set_exception(error)
-
-
-def _without_retries() -> Config:
-    """Return the SDK's settings. Retries are ours, because only we know the entries and the time that is left.
-
-    Parameters are not validated: ours all have one form, and validating an entry takes longer than putting it.
-    """
-    return Config(
-        retries={"total_max_attempts": 1},
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=REQUEST_SECONDS,
-        parameter_validation=False,
-    )
+    # The thread of an abandoned call is left behind and ends with the call. A daemon does not keep the process alive.
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
 
 
 def error_name(error: Exception) -> str:
     """Return the name that AWS or the SDK gives an error. It is never empty, even if the response has no code."""
-    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, sdk.ClientError) else None
     return code or type(error).__name__
 
 
 def is_retryable(error: Exception) -> bool:
     """Return whether the same request may succeed a moment later."""
-    if isinstance(error, ClientError):
+    if isinstance(error, sdk.ClientError):
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         return status >= 500 or status in RETRIED_STATUSES or error_name(error) in RETRIED_CODES
     # Other exceptions come from parsing a truncated response, or one that is not from AWS. Retry those too.
-    return isinstance(error, RETRIED_SDK_ERRORS) or not isinstance(error, BotoCoreError)
+    return isinstance(error, RETRIED_SDK_ERRORS) or not isinstance(error, sdk.BotoCoreError)
 
 
 def _error_code(result: Any) -> str | None:
@@ -372,6 +337,5 @@ def split_into_requests(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 def backoff(attempts: int) -> float:
     """Return the seconds to wait after ``attempts``, with full jitter: functions that failed together retry apart."""
-    if attempts == 0:
-        return 0.0
-    return random.uniform(0, min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2**attempts))  # noqa: S311
+    most = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2**attempts)
+    return random.uniform(0, most) if attempts else 0.0  # noqa: S311

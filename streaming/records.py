@@ -3,29 +3,30 @@
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from rides import MAX_ID_LENGTH, InvalidRideError, RejectionKind, RideEvent, decode_ride
-from streaming.aggregation import BrokenAggregateError, is_aggregated, packed_records
+from streaming.aggregation import is_aggregated, packed_records
 
 MAX_REASON_LENGTH = 1000
 """Characters: the message of a model's exception can be of any length."""
 
 
-class KinesisData(Struct, frozen=True, rename="camel"):
+class KinesisData(Struct, frozen=True, rename="camel", gc=False):
     """The ``kinesis`` part of a record in a Lambda event."""
 
     sequence_number: str
     data: str
     partition_key: str | None = None
-    approximate_arrival_timestamp: float | None = None
+    arrival: float | None = msgspec.field(name="approximateArrivalTimestamp", default=None)
+    """Seconds since the epoch."""
 
 
-class KinesisRecord(Struct, frozen=True):
+class KinesisRecord(Struct, frozen=True, gc=False):
     """A record as the event source mapping hands it to the function."""
 
     kinesis: KinesisData
@@ -33,7 +34,7 @@ class KinesisRecord(Struct, frozen=True):
     stream_arn: str = msgspec.field(name="eventSourceARN", default="")
 
 
-class UserRecord(Struct, frozen=True):
+class UserRecord(Struct, frozen=True, gc=False):
     """What a producer put: the content of a Kinesis record, or one of the records packed into an aggregated one.
 
     A packed record has its own partition key and data, the sequence number of the Kinesis record that it came in, and
@@ -44,13 +45,12 @@ class UserRecord(Struct, frozen=True):
     event_id: str
     partition_key: str | None
     arrival: float | None
-    """Seconds since the epoch."""
     stream_arn: str
     data: str | bytes
     """Base64 as Lambda handed it over; the bytes themselves if it was packed."""
 
 
-class ReceivedRide(Struct, frozen=True):
+class ReceivedRide(Struct, frozen=True, gc=False):
     """A valid ride event with the user record that brought it."""
 
     record: UserRecord
@@ -66,13 +66,21 @@ class Rejection(Struct, frozen=True):
 
     @property
     def summary(self) -> dict[str, str]:
-        """What a dry run responds of it: never its data, which would make a response too large."""
-        return {
-            "kind": self.kind,
-            "reason": _encodable(self.reason[:MAX_REASON_LENGTH]),
-            "event_id": self.record.event_id,
-            "sequence_number": self.record.sequence_number,
-        }
+        """The rejection in the response of a dry run, without the data, which could make a response too large."""
+        reason, record = _encodable(self.reason[:MAX_REASON_LENGTH]), self.record
+        names = {"event_id": record.event_id, "sequence_number": record.sequence_number}
+        return {"kind": self.kind, "reason": reason, **names}
+
+    @property
+    def line(self) -> "RejectionLine":
+        """The rejection as the failures bucket keeps it."""
+        record, data = self.record, self.record.data
+        return RejectionLine(
+            **self.summary,
+            partition_key=record.partition_key and _encodable(record.partition_key),
+            arrival=record.arrival,
+            data=base64.b64encode(data).decode() if isinstance(data, bytes) else _encodable(data),
+        )
 
 
 class RejectionLine(Struct, frozen=True, kw_only=True):
@@ -85,14 +93,11 @@ class RejectionLine(Struct, frozen=True, kw_only=True):
     partition_key: str | None = None
     arrival: float | None = None
     data: str
-    """Base64 of what the producer put; as it came if it is not base64."""
+    """Base64 of what the producer put; unchanged if the record's data was not base64."""
 
 
 class NotAKinesisEventError(ValueError):
     """The function was called with something other than a Kinesis event."""
-
-
-_encoder = msgspec.json.Encoder()
 
 
 def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rejection]]:
@@ -105,24 +110,47 @@ def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rej
     """
     received: list[ReceivedRide] = []
     rejections: list[Rejection] = []
-    for kinesis_record in _kinesis_records(event):
-        record = _user_record(kinesis_record)
+    for record in _kinesis_records(event):
+        put, event_id, arn = record.kinesis, record.event_id, record.stream_arn
+        user_record = UserRecord(put.sequence_number, event_id, put.partition_key, put.arrival, arn, put.data)
         try:
-            for user_record, data in _unpack(record):
-                try:
-                    received.append(ReceivedRide(user_record, decode_ride(data)))
-                except InvalidRideError as error:
-                    rejections.append(Rejection(user_record, error.kind, error.reason))
+            data = binascii.a2b_base64(put.data, strict_mode=True)
+        except ValueError as error:
+            rejections.append(Rejection(user_record, "base64", f"the data is not base64: {error}"))
+            continue
+        try:
+            if is_aggregated(data):
+                _decode_packed(user_record, data, received, rejections)
+            else:
+                received.append(ReceivedRide(user_record, decode_ride(data)))
         except InvalidRideError as error:
-            rejections.append(Rejection(record, error.kind, error.reason))
+            rejections.append(Rejection(user_record, error.kind, error.reason))
     return received, rejections
 
 
-def partition_key(ride_id: int | str) -> str:
-    """Return the partition key of a ride's output record, which is its id.
+def _kinesis_records(event: Mapping[str, Any]) -> list[KinesisRecord]:
+    try:
+        return msgspec.convert(event["Records"], list[KinesisRecord])
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        what = "it has no `Records`" if isinstance(error, KeyError | TypeError) else f"in its `Records`: {error}"
+        raise NotAKinesisEventError(f"not a Kinesis event: {what}") from error
 
-    Kinesis seems to count UTF-16 code units. An id that is too long by that count, which takes rare characters such as
-    emoji, gives the first part of itself.
+
+def _decode_packed(record: UserRecord, data: bytes, received: list[ReceivedRide], rejections: list[Rejection]) -> None:
+    """Add the rides and the rejections of an aggregated record's user records."""
+    for index, packed in enumerate(packed_records(data)):
+        event_id, key = f"{record.event_id}:{index}", packed.partition_key
+        user_record = msgspec.structs.replace(record, event_id=event_id, partition_key=key, data=packed.data)
+        try:
+            received.append(ReceivedRide(user_record, decode_ride(packed.data)))
+        except InvalidRideError as error:
+            rejections.append(Rejection(user_record, error.kind, error.reason))
+
+
+def partition_key(ride_id: int | str) -> str:
+    """Return the partition key of a ride's output record: its id, or the first part of an id that is too long.
+
+    Kinesis seems to count UTF-16 code units, of which emoji and other rare characters have two.
     """
     key = str(ride_id)
     if len(key) <= MAX_ID_LENGTH // 2 or key.isascii():
@@ -143,64 +171,9 @@ def rejections_object(rejections: Sequence[Rejection]) -> tuple[str, bytes]:
     event_ids = "\n".join(rejection.record.event_id for rejection in ordered)
     digest = hashlib.sha256(_encodable(event_ids).encode()).hexdigest()[:12]
     key = f"{stream}/{shard}/{first.sequence_number}-{last.sequence_number}-{digest}.jsonl"
-    return key, _encoder.encode_lines([_rejection_line(rejection) for rejection in ordered])
-
-
-def _rejection_line(rejection: Rejection) -> RejectionLine:
-    record = rejection.record
-    return RejectionLine(
-        kind=rejection.kind,
-        reason=_encodable(rejection.reason[:MAX_REASON_LENGTH]),
-        event_id=record.event_id,
-        sequence_number=record.sequence_number,
-        partition_key=record.partition_key and _encodable(record.partition_key),
-        arrival=record.arrival,
-        data=base64.b64encode(record.data).decode() if isinstance(record.data, bytes) else _encodable(record.data),
-    )
+    return key, msgspec.json.Encoder().encode_lines([rejection.line for rejection in ordered])
 
 
 def _encodable(text: str) -> str:
     """Return the text with lone surrogates replaced: JSON can bring them in, and UTF-8 cannot encode them."""
     return text.encode(errors="replace").decode()
-
-
-def _kinesis_records(event: Mapping[str, Any]) -> list[KinesisRecord]:
-    try:
-        return msgspec.convert(event["Records"], list[KinesisRecord])
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
-        what = "it has no `Records`" if isinstance(error, KeyError | TypeError) else f"in its `Records`: {error}"
-        raise NotAKinesisEventError(f"not a Kinesis event: {what}") from error
-
-
-def _user_record(record: KinesisRecord) -> UserRecord:
-    kinesis = record.kinesis
-    return UserRecord(
-        kinesis.sequence_number,
-        record.event_id,
-        kinesis.partition_key,
-        kinesis.approximate_arrival_timestamp,
-        record.stream_arn,
-        kinesis.data,
-    )
-
-
-def _unpack(record: UserRecord) -> Iterator[tuple[UserRecord, bytes]]:
-    """Yield each user record in a Kinesis record, most often the one that it is itself, with its data."""
-    data = _decode_base64(record.data)
-    if not is_aggregated(data):
-        yield record, data
-        return
-    try:
-        packed = packed_records(data)
-    except BrokenAggregateError as error:
-        raise InvalidRideError("aggregate", str(error)) from error
-    for index, (key, content) in enumerate(packed):
-        event_id = f"{record.event_id}:{index}"
-        yield msgspec.structs.replace(record, event_id=event_id, partition_key=key, data=content), content
-
-
-def _decode_base64(data: str | bytes) -> bytes:
-    try:
-        return binascii.a2b_base64(data, strict_mode=True)
-    except ValueError as error:
-        raise InvalidRideError("base64", f"the data is not base64: {error}") from error

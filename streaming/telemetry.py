@@ -13,12 +13,12 @@ from typing import Any
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
+from rides import RejectionKind
 from streaming.delivery import Delivery
 from streaming.records import ReceivedRide, Rejection
 
-FAILED = "the invocation failed: Lambda delivers the whole batch again"
-LEFT = "records are left for redelivery"
-DONE = "batch done"
+DURATIONS = dict.fromkeys(("PredictTime", "OldestRecordAge", "ModelLoadTime"), MetricUnit.Milliseconds)
+"""The metrics that are not counts."""
 
 
 @dataclass(slots=True)
@@ -46,12 +46,11 @@ class Tally:
     """Seconds since the epoch at which Kinesis got the oldest record."""
 
     def decoded(self, records: int, received: Sequence[ReceivedRide], rejections: Sequence[Rejection]) -> None:
-        """Count what the records of the event hold."""
+        """Count what the Kinesis records of the event hold."""
         self.records = records
         self.rides = len(received)
         user_records = [ride.record for ride in received] + [rejection.record for rejection in rejections]
-        arrivals = [record.arrival for record in user_records if record.arrival is not None]
-        self.oldest_arrival = min(arrivals, default=None)
+        self.oldest_arrival = min((one.arrival for one in user_records if one.arrival is not None), default=None)
         self.shard = user_records[0].event_id.partition(":")[0] if user_records else ""
 
     @contextlib.contextmanager
@@ -78,7 +77,7 @@ class Telemetry:
     """The log and the metrics of the function, one for each sandbox."""
 
     def __init__(self, service: str, *, level: str, namespace: str | None) -> None:
-        """Log as ``service``, which is also the metrics' one dimension. Without a namespace there are no metrics."""
+        """Log as ``service``, which is also the one dimension of the metrics. No namespace means no metrics."""
         self.logger = Logger(service=service, level=level)
         self._metrics = Metrics(namespace=namespace, service=service) if namespace else None
         self._model_load_seconds: float | None = None
@@ -94,66 +93,53 @@ class Telemetry:
     def invocation(self, context: Any) -> Iterator[Tally]:
         """Give the tally of an invocation, and report it when the block ends, also if it raises."""
         tally = Tally(request_id=getattr(context, "aws_request_id", None))
+        # Without the traceback, which Lambda itself logs.
+        log, message = self.logger.error, "the invocation failed: Lambda delivers the whole batch again"
         try:
             yield tally
+            log, message = self.logger.info, "batch done"
+            if tally.undelivered:
+                log, message = self.logger.warning, "records are left for redelivery"
         except Exception as error:
             tally.undelivered = tally.records
             tally.errors[getattr(error, "code", type(error).__name__)] += 1
-            self.logger.error(FAILED, **_counts(tally))  # noqa: TRY400 - Lambda itself logs the traceback
             raise
-        else:
-            log = self.logger.warning if tally.undelivered else self.logger.info
-            log(LEFT if tally.undelivered else DONE, **_counts(tally))
         finally:
+            kinds = Counter(rejection.kind for rejection in tally.rejections)
+            log(
+                message,
+                function_request_id=tally.request_id,
+                shard=tally.shard,
+                records=tally.records,
+                rides=tally.rides,
+                predictions=tally.predictions,
+                rejections=dict(kinds),
+                put_again=tally.put_again,
+                undelivered=tally.undelivered,
+                errors=dict(tally.errors),
+            )
             for rejection in tally.rejections:
                 self.logger.debug("rejected", event_id=rejection.record.event_id, reason=rejection.reason)
-            self._emit(tally)
+            if self._metrics:
+                self._emit(self._metrics, tally, kinds)
 
-    def _emit(self, tally: Tally) -> None:
-        if self._metrics is None:
-            return
-        for name, number in _numbers(tally).items():
-            self._metrics.add_metric(name=name, unit=MetricUnit.Count, value=number)
-        self._metrics.add_metric(name="PredictTime", unit=MetricUnit.Milliseconds, value=tally.predict_seconds * 1000)
+    def _emit(self, metrics: Metrics, tally: Tally, kinds: Counter[RejectionKind]) -> None:
+        """Write the metrics. Their names are the same for every batch, except for the kinds of rejections."""
+        values: dict[str, float] = {
+            "Records": tally.records,
+            "Rides": tally.rides,
+            "Predictions": tally.predictions,
+            "Rejections": len(tally.rejections),
+            **{f"Rejections{kind.title().replace('-', '')}": number for kind, number in kinds.items()},
+            "EntriesPutAgain": tally.put_again,
+            "Undelivered": tally.undelivered,
+            "PredictTime": tally.predict_seconds * 1000,
+        }
         if tally.oldest_arrival is not None:
-            age = time.time() - tally.oldest_arrival
-            self._metrics.add_metric(name="OldestRecordAge", unit=MetricUnit.Milliseconds, value=age * 1000)
+            values["OldestRecordAge"] = (time.time() - tally.oldest_arrival) * 1000
         if self._model_load_seconds is not None:
-            load = self._model_load_seconds * 1000
-            self._metrics.add_metric(name="ModelLoadTime", unit=MetricUnit.Milliseconds, value=load)
-            self._metrics.add_metric(name="ColdStart", unit=MetricUnit.Count, value=1)
+            values |= {"ModelLoadTime": self._model_load_seconds * 1000, "ColdStart": 1}
             self._model_load_seconds = None
-        self._metrics.flush_metrics()
-
-
-def _counts(tally: Tally) -> dict[str, Any]:
-    """Return the fields of a batch's log line."""
-    return {
-        "function_request_id": tally.request_id,
-        "shard": tally.shard,
-        "records": tally.records,
-        "rides": tally.rides,
-        "predictions": tally.predictions,
-        "rejections": dict(_kinds(tally)),
-        "put_again": tally.put_again,
-        "undelivered": tally.undelivered,
-        "errors": dict(tally.errors),
-    }
-
-
-def _numbers(tally: Tally) -> dict[str, int]:
-    """Return the metrics that are counts, by name. Only the kinds of rejections vary from batch to batch."""
-    kinds = {f"Rejections{kind.title().replace('-', '')}": number for kind, number in _kinds(tally).items()}
-    return {
-        "Records": tally.records,
-        "Rides": tally.rides,
-        "Predictions": tally.predictions,
-        "Rejections": len(tally.rejections),
-        **kinds,
-        "EntriesPutAgain": tally.put_again,
-        "Undelivered": tally.undelivered,
-    }
-
-
-def _kinds(tally: Tally) -> Counter[str]:
-    return Counter(rejection.kind for rejection in tally.rejections)
+        for name, value in values.items():
+            metrics.add_metric(name=name, unit=DURATIONS.get(name, MetricUnit.Count), value=value)
+        metrics.flush_metrics()

@@ -19,7 +19,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class _Response(msgspec.Struct):
-    """The part of a response that is read: a result for each entry, of which nothing is taken for granted."""
+    """The part of a response that is read: a result for each entry, which may be anything."""
 
     Records: list[Any]
 

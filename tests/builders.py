@@ -1,8 +1,12 @@
 """Builders for ride events, Kinesis records and Lambda events."""
 
 import base64
+import hashlib
 import json
 from typing import Any
+
+from scripts.sources.records import RideRecord, aggregate
+from streaming.aggregation import MAGIC
 
 SHARD = "shardId-000000000000"
 
@@ -45,3 +49,14 @@ def kinesis_event(*data: object) -> dict[str, Any]:
             record(item if isinstance(item, str) else encoded(item), number) for number, item in enumerate(data, 1)
         ]
     }
+
+
+def packed(*data: bytes) -> bytes:
+    """Build the data of an aggregated record, in which the n-th record has the key ``key-n``."""
+    (record,) = aggregate([RideRecord(f"key-{index}", item) for index, item in enumerate(data)])
+    return record.data
+
+
+def signed(message: bytes) -> bytes:
+    """Build the data of an aggregated record around any bytes, with their digest."""
+    return MAGIC + message + hashlib.md5(message, usedforsecurity=False).digest()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from scripts.localaws import moto
+from scripts.localaws import moto, sandbox
 from scripts.localaws.chaos import ChaosEndpoint, serve
 from scripts.localaws.faults import Decide
 from scripts.localaws.setup import FUNCTION_VARIABLES
@@ -31,6 +31,12 @@ SAMPLE_MODEL = str(Path(__file__).parents[1] / "scripts" / "sample_model" / "mod
 SERVERS = {"endpoint", "kinesis_endpoint", "kinesis_local"}
 """Fixtures that start a server in a process of its own."""
 
+SLOW_MODULES = {
+    *("test_bench", "test_environment", "test_invoke", "test_put_rides", "test_run", "test_smoke", "test_soak"),
+    *("test_deploy", "test_emulator", "test_image_files", "test_sandbox"),
+}
+"""Modules whose tests start processes."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that ``./scripts/test --quick`` passes on."""
@@ -38,11 +44,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--quick``, leave out the tests that need a server and those that are marked as slow."""
+    """With ``--quick``, leave out tests that start servers or other processes, and those that are marked as slow."""
     if not config.getoption("--quick"):
         return
     slow = [
-        item for item in items if item.get_closest_marker("slow") or SERVERS & set(getattr(item, "fixturenames", ()))
+        item
+        for item in items
+        if item.path.stem in SLOW_MODULES
+        or item.get_closest_marker("slow")
+        or SERVERS & set(getattr(item, "fixturenames", ()))
     ]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
@@ -150,6 +160,31 @@ def cold_start(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
     yield start
     gc.enable()
     gc.unfreeze()
+
+
+class Clock:
+    """A clock that stands still while code runs, however slow the machine is, and goes on only when code sleeps."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        """Return the seconds that were slept so far."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let the time pass at once."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give delivery and the Lambda context a clock that does not depend on how fast the machine is."""
+    clock = Clock()
+    monkeypatch.setattr(delivery, "time", clock)
+    monkeypatch.setattr(sandbox, "time", clock)
+    return clock
 
 
 @pytest.fixture

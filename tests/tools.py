@@ -3,6 +3,8 @@
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -56,3 +58,11 @@ def failed(done: subprocess.CompletedProcess[str]) -> str:
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     return line
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    """Wait until something has happened; fail if it takes too long."""
+    give_up = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)

@@ -200,7 +200,7 @@ def decode_discarded(body: bytes, written: datetime) -> tuple[list[KeptRecord], 
     for number, source in enumerate(map(bytes, event.records), 1):
         found = _decode(source, KinesisRecord, f"record {number} of its payload")
         stream, condition = found.stream_arn.rpartition("/")[2], failure.request_context.condition
-        arrival = _time(found.kinesis.approximate_arrival_timestamp, written)
+        arrival = _time(found.kinesis.arrival, written)
         original = _original(found.kinesis.data, found.kinesis.partition_key)
         records.append(KeptRecord(DISCARDED, condition, stream, arrival, *original, source))
     return records, _decode(body, dict[str, Raw], "it")

@@ -1,4 +1,4 @@
-"""A CloudFormation stack as it stands in the account."""
+"""Reads a CloudFormation stack of the account."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from botocore.exceptions import ClientError
 
 @dataclass(frozen=True)
 class DeployedStack:
-    """The values of a stack's parameters, and its outputs, by name."""
+    """A stack's parameters and outputs: values by name."""
 
     parameters: dict[str, str]
     outputs: dict[str, str]
 
 
 def find_stack(name: str) -> DeployedStack | None:
-    """Return the stack of that name in the default session's account and region; None where there is none.
+    """Return a stack of the default session's account and region, or None if it does not exist.
 
     Raises:
-        ClientError: where CloudFormation does not say.
+        ClientError: if CloudFormation answers with another error.
     """
     try:
         (stack,) = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
     except ClientError as error:
-        # The code alone does not tell: a malformed name is a ValidationError too.
+        # The error code is ValidationError for a malformed name too, so only the message tells them apart.
         if "does not exist" in str(error):
             return None
         raise

@@ -1,7 +1,7 @@
-"""The consumer as courses teach it and teams run it, to measure ours against: one ride, one prediction, one request.
+"""The consumer that courses teach and teams run: one prediction and one request for each ride.
 
-It asks for what this project's function asks for, and gives the same predictions. It lacks what is not taught: a bad
-record stops it, and what Kinesis does not accept is lost or put twice.
+It reads the same variables as this project's function and makes the same predictions. It handles no failure: a bad
+record stops it, and records that Kinesis does not accept are lost or put twice.
 """
 
 import base64
@@ -21,7 +21,7 @@ kinesis_client = boto3.client("kinesis")
 
 
 def prepare_features(ride: dict[str, Any]) -> dict[str, Any]:
-    """Return what the model is asked with."""
+    """Return the model's input for one ride."""
     return {"PU_DO": f"{ride['PULocationID']}_{ride['DOLocationID']}", "trip_distance": ride["trip_distance"]}
 
 

@@ -1,15 +1,14 @@
-"""The floor: what any consumer has to pay that predicts with scikit-learn and puts with boto3.
+"""The floor: the cost that no consumer avoids if it predicts with scikit-learn and puts with boto3.
 
-The model predicts ready-made features in one call, and ready-made entries are put 500 at a time, by a client as boto3
-makes it. There is no decoding, no encoding, no checking and no telemetry.
+The model predicts ready-made features in one call, and ready-made entries are put 500 at a time by boto3's own client.
+Nothing is decoded, encoded, checked or logged.
 """
 
 import base64
 import json
 import os
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +20,14 @@ if TYPE_CHECKING:
 ENTRIES_A_REQUEST = 500
 TRUSTED_TYPES = ["sklearn.tree._tree.Tree"]
 MINUTES = 15.717900398172926
-"""A duration of the length that they have: the entries are made before the model is asked."""
-
-
-@dataclass(frozen=True)
-class ReadyBatch:
-    """All that can be made before the clock runs."""
-
-    features: list[dict[str, Any]]
-    chunks: "list[list[PutRecordsRequestEntryTypeDef]]"
+"""A duration of the usual length in characters: the entries are made before the model predicts."""
 
 
 def load_pipeline(folder: Path) -> Any:
     """Return the pipeline that MLflow logged into the folder, as skops or as cloudpickle."""
     serialized = folder / "model.skops"
     if serialized.exists():
-        # Here and not above: it is the floor of the one serialization and not of the other.
+        # Imported here because a floor that reads cloudpickle does not pay for skops.
         import skops.io
 
         return skops.io.load(serialized, trusted=TRUSTED_TYPES)
@@ -49,8 +40,8 @@ STREAM = os.environ["PREDICTIONS_STREAM_NAME"]
 RUN_ID = os.environ["RUN_ID"]
 
 
-def made_ready(event: Mapping[str, Any]) -> ReadyBatch:
-    """Return the features of the event's rides, and entries of the size that ours have."""
+def prepare(event: Mapping[str, Any]) -> Callable[[], None]:
+    """Make the features of the event's rides, and entries as large as ours; return a function that only uses them."""
     features: list[dict[str, Any]] = []
     entries: list[PutRecordsRequestEntryTypeDef] = []
     for record in event["Records"]:
@@ -67,12 +58,11 @@ def made_ready(event: Mapping[str, Any]) -> ReadyBatch:
         }
         data = json.dumps(prediction, separators=(",", ":")).encode()
         entries.append({"Data": data, "PartitionKey": str(ride_id)})
-    starts = range(0, len(entries), ENTRIES_A_REQUEST)
-    return ReadyBatch(features, [entries[start : start + ENTRIES_A_REQUEST] for start in starts])
+    requests = [entries[at : at + ENTRIES_A_REQUEST] for at in range(0, len(entries), ENTRIES_A_REQUEST)]
 
+    def handle() -> None:
+        PIPELINE.predict(features)
+        for request in requests:
+            KINESIS.put_records(StreamName=STREAM, Records=request)
 
-def handle(batch: ReadyBatch) -> None:
-    """Predict and put."""
-    PIPELINE.predict(batch.features)
-    for chunk in batch.chunks:
-        KINESIS.put_records(StreamName=STREAM, Records=chunk)
+    return handle

@@ -1,57 +1,90 @@
-"""What the benchmark trains with and asks for: real trips of TLC files, or synthetic ones."""
+"""What the benchmark measures with: its sizes, the models that it trains and logs, and the events that it sends."""
 
+import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.cli import CommandError
 from scripts.sources.chosen import read_tlc_rides
+from scripts.sources.download import open_trips
 from scripts.sources.events import kinesis_event
 from scripts.sources.records import RideRecord
 from scripts.sources.synthetic import generate_events, generate_rides
 from trips import MAX_DURATION, MIN_DURATION, Trips, training_trips
 
+RIDGE, FOREST = MODELS = ("ridge", "forest")
+SKOPS, CLOUDPICKLE = SERIALIZATIONS = ("skops", "cloudpickle")
+
 SEED = 0
 LARGEST_BATCH = 10_000
-"""Rides: the most that an event source mapping hands over (AWS Lambda API, BatchSize)."""
+"""The largest batch of an event source mapping, in rides (AWS Lambda API, BatchSize)."""
 
 FIRST_SEQUENCE_NUMBER = 49630081666084879290581185630324770398608704880802529282
-
 MINUTES_AT_THE_CURB, MINUTES_A_MILE, SPREAD = 5.0, 3.5, 0.3
-"""Of a synthetic trip; SPREAD is the standard deviation of the logarithm of its duration."""
+"""How long a synthetic trip takes; SPREAD is the standard deviation of the logarithm of its duration."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of a run."""
+
+    trips: int
+    """The number of synthetic trips to train on if there is no file."""
+    trees: int
+    """The number of trees in the forest."""
+    batches: tuple[int, ...]
+    """The numbers of rides in a warm batch."""
+    rounds: int
+    turn_seconds: float
+    """How long one consumer repeats its batch before the next consumer's turn."""
+    budget: float
+    """The seconds of batches that one consumer gets for one batch size, over all rounds."""
+
+
+FULL = Plan(60_000, 100, (1, 10, 100, 500, 1_000, LARGEST_BATCH), rounds=7, turn_seconds=0.5, budget=100.0)
+QUICK = Plan(5_000, 20, (1, 10, 100, 500, 1_000), rounds=2, turn_seconds=0.05, budget=4.0)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Trips that the models learn from, and other rides that they are asked for."""
+    """Trips to train the models on, and other rides to predict."""
 
     trips: Trips
     records: list[RideRecord]
     description: str
 
 
-def from_files(files: Sequence[str]) -> Inputs:
+@dataclass(frozen=True)
+class LoggedModel:
+    """A model in an MLflow run, with its folder by serialization."""
+
+    run_id: str
+    folders: Mapping[str, Path]
+
+    def cloudpickle_sha256(self) -> str:
+        """Return the digest to pin."""
+        return hashlib.sha256((self.folders[CLOUDPICKLE] / "model.pkl").read_bytes()).hexdigest()
+
+
+def read_inputs(files: Sequence[str]) -> Inputs:
     """Return the first file's trips and the last file's rides. Raises TripRecordError."""
-    trips, records = training_trips(Path(files[0])), read_tlc_rides(files[-1]).records
-    names = f"{Path(files[0]).name} to learn from, {Path(files[-1]).name} to ask for"
-    return Inputs(trips, records, names)
+    with open_trips(files[0]) as path:
+        trips = training_trips(path)
+    names = f"{Path(files[0]).name} to train on, {Path(files[-1]).name} to predict"
+    return Inputs(trips, read_tlc_rides(files[-1]).records, names)
 
 
-def synthetic(trips: int) -> Inputs:
-    """Return synthetic trips to learn from, and enough rides to ask for; always the same."""
-    description = f"{trips:,} synthetic rides to learn from"
-    return Inputs(synthetic_trips(trips, SEED), generate_rides(LARGEST_BATCH, SEED + 1), description)
-
-
-def synthetic_trips(number: int, seed: int) -> Trips:
-    """Return so many synthetic rides that last as long as taxis need, more or less."""
-    draw = random.Random(seed)
-    rides = [event.ride for event in generate_events(number, seed)]
+def generate_inputs(trips: int) -> Inputs:
+    """Return synthetic trips and rides that last about as long as taxi rides; they are the same in each run."""
+    draw = random.Random(SEED)
+    rides = [event.ride for event in generate_events(trips, SEED)]
     usual = (MINUTES_AT_THE_CURB + MINUTES_A_MILE * ride.trip_distance for ride in rides)
     durations = [min(max(minutes * draw.lognormvariate(0, SPREAD), MIN_DURATION), MAX_DURATION) for minutes in usual]
-    return Trips(rides, durations, 0)
+    description = f"{trips:,} synthetic rides to train on"
+    return Inputs(Trips(rides, durations, 0), generate_rides(LARGEST_BATCH, SEED + 1), description)
 
 
 def write_events(records: Sequence[RideRecord], sizes: Iterable[int], folder: Path) -> None:
@@ -61,3 +94,30 @@ def write_events(records: Sequence[RideRecord], sizes: Iterable[int], folder: Pa
         if rides > len(event_records):
             raise CommandError(f"a batch of {rides:,} rides is wanted, and there are {len(event_records):,}: add files")
         (folder / f"{rides}.json").write_text(json.dumps({"Records": event_records[:rides]}))
+
+
+def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> dict[str, LoggedModel]:
+    """Train the models on the trips and log them with MLflow into the folder, as ``scripts/train`` does."""
+    # Imported here because mlflow takes seconds to import, and "training" before it because it configures mlflow.
+    from scripts.models import training  # isort: skip
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    experiment = mlflow.create_experiment("bench", artifact_location=(folder / "models").as_uri())
+    logged = {}
+    for name in names:
+        estimator = training.MODELS[name]()
+        if name == FOREST:
+            estimator.set_params(n_estimators=trees)
+        pipeline = training.fit(estimator, training.features(trips.rides, min_pair_count=1), trips.durations)
+        if name == FOREST:
+            # Training uses all cores, but people log a forest with scikit-learn's default, one core.
+            estimator.set_params(n_jobs=None)
+        with mlflow.start_run(experiment_id=experiment) as run:
+            skops = training.log_model(pipeline)
+            cloudpickle = mlflow.sklearn.log_model(
+                pipeline, name=CLOUDPICKLE, serialization_format=CLOUDPICKLE, pip_requirements=[]
+            )
+        folders = [Path(training.as_path(model.artifact_path)) for model in (skops, cloudpickle)]
+        logged[name] = LoggedModel(run.info.run_id, dict(zip(SERIALIZATIONS, folders, strict=True)))
+    return logged

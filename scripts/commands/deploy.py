@@ -1,7 +1,6 @@
 """Build the image and deploy template.yaml, with the SAM CLI and Docker.
 
-A parameter that is not given keeps the value that it has in the stack; in a new stack it has its default. PARAMETER=
-empties one.
+A parameter that is not given keeps its value in the stack; in a new stack, it has its default. PARAMETER= empties it.
 """
 
 import argparse
@@ -21,7 +20,8 @@ import yaml
 from scripts import cli
 from scripts.aws.stack import find_stack
 from scripts.cli import CONSOLE, CommandError
-from scripts.image.engine import Engine
+from scripts.environment import ROOT
+from scripts.image.container import Engine
 
 PROGRAM = "deploy"
 
@@ -33,33 +33,31 @@ examples:
   deploy --stage staging ShadowRunId=
 """
 
-ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template.yaml"
 STAGES = ROOT / "samconfig.toml"
 RELEASE = "Release"
-"""The parameter that is another one for each deployment, and so is set here."""
+"""The parameter that is different in each deployment, so this command sets it."""
 
 
 class _CloudFormationLoader(yaml.SafeLoader):
-    """Reads CloudFormation's YAML, whose short functions (!Ref and the like) are tags of its own."""
+    """Reads CloudFormation's YAML, whose short functions (!Ref and others) are YAML tags."""
 
 
 _CloudFormationLoader.add_multi_constructor("!", lambda *_: None)
 
 
 def main() -> int:
-    """Deploy what the command line says; return the exit code."""
+    """Deploy a stage with the command line's parameters; return the exit code."""
     options = parse_arguments()
     cli.use_profile(options.profile)
     given = {**dict(options.parameters), RELEASE: str(int(time.time()))}
-    # Named, for else the SAM CLI looks for the file beside the template.
+    # Without its name, the SAM CLI would look for the file beside the template.
     stage = ["--config-file", str(STAGES), "--config-env", options.stage]
     stage += ["--profile", options.profile] if options.profile else []
-    require_sam()
+    require_tools(docker=not options.template)
     if options.template:
         image = ["--template-file", str(options.template), "--image-repository", image_repository(options.template)]
     else:
-        require_docker()
         stack = find_stack(stages()[options.stage])
         run_sam("build", *stage, *overrides({**(stack.parameters if stack else {}), **given}))
         image = ["--resolve-image-repos"]
@@ -70,52 +68,41 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the command line's options; exit with 2 where a parameter is not one of the template."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Return the command line's options; exit with 2 if the template has no parameter of a name."""
+    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
     parser.add_argument(
-        "parameters", nargs="*", type=parameter, metavar="PARAMETER=VALUE", help="template.yaml says which there are"
+        "parameters", nargs="*", type=parameter, metavar="PARAMETER=VALUE", help="template.yaml describes them"
     )
-    parser.add_argument(
-        "--stage",
-        choices=stages(),
-        default="default",
-        help="the section of samconfig.toml that names the stack: one of %(choices)s (default: %(default)s)",
-        metavar="NAME",
-    )
-    parser.add_argument(
-        "--template",
-        type=packaged,
-        metavar="FILE",
-        help='what "sam package" wrote: deploy the image that it names, and build none',
-    )
+    text = "the section of samconfig.toml that names the stack: one of %(choices)s (default: %(default)s)"
+    parser.add_argument("--stage", choices=stages(), default="default", help=text, metavar="NAME")
+    text = 'a template that "sam package" wrote: deploy the image that it names, instead of building one'
+    parser.add_argument("--template", type=existing_file, metavar="FILE", help=text)
     cli.add_profile(parser)
     options = parser.parse_intermixed_args()
     known = read_template(options.template or TEMPLATE)["Parameters"]
     for name, _ in options.parameters:
-        if complaint := objection(name, known):
+        if complaint := explain_refusal(name, known):
             parser.error(complaint)
     return options
 
 
 def parameter(text: str) -> tuple[str, str]:
-    """Return the name and the value that an argument gives. Raises ArgumentTypeError."""
+    """Return the name and the value in an argument. Raises ArgumentTypeError."""
     name, sign, value = text.partition("=")
     if not (name and sign):
         raise argparse.ArgumentTypeError(f"{text} is not PARAMETER=VALUE")
     return name, value
 
 
-def packaged(text: str) -> Path:
-    """Return the file that an option names, for a process in another folder. Raises ArgumentTypeError."""
+def existing_file(text: str) -> Path:
+    """Return an option's file as an absolute path, for processes in other folders. Raises ArgumentTypeError."""
     if not Path(text).is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return Path(text).resolve()
 
 
-def objection(name: str, known: Collection[str]) -> str | None:
-    """Return why a parameter cannot be given. The SAM CLI drops a name that the template does not have."""
+def explain_refusal(name: str, known: Collection[str]) -> str | None:
+    """Return why a parameter is refused, or None. The SAM CLI would silently ignore an unknown name."""
     if name == RELEASE:
         return f"{RELEASE} is set by {PROGRAM} itself"
     if name in known:
@@ -127,23 +114,20 @@ def objection(name: str, known: Collection[str]) -> str | None:
 
 
 def stages() -> dict[str, str]:
-    """Return the stacks' names by stage, from samconfig.toml."""
-    sections = tomllib.loads(STAGES.read_text())
-    return {
-        stage: section["global"]["parameters"]["stack_name"]
-        for stage, section in sections.items()
-        if isinstance(section, dict)
-    }
+    """Return the stack's name of each stage in samconfig.toml."""
+    sections = tomllib.loads(STAGES.read_text()).items()
+    named = {stage: section for stage, section in sections if isinstance(section, dict)}
+    return {stage: section["global"]["parameters"]["stack_name"] for stage, section in named.items()}
 
 
 def read_template(path: Path) -> dict[str, Any]:
-    """Return a template of CloudFormation's, with None for each function in short form."""
+    """Return a CloudFormation template, with None in place of each function in short form."""
     template: dict[str, Any] = yaml.load(path.read_text(), _CloudFormationLoader)  # noqa: S506  a safe loader
     return template
 
 
 def image_repository(path: Path) -> str:
-    """Return the repository of a packaged template's image: the SAM CLI asks for it, though it pushes nothing there."""
+    """Return the repository of a packaged template's image: the SAM CLI requires it, though it pushes no image."""
     image = read_template(path)["Resources"]["Consumer"]["Properties"].get("ImageUri", "")
     repository, sign, _ = image.rpartition(":")
     if not sign:
@@ -151,34 +135,28 @@ def image_repository(path: Path) -> str:
     return str(repository)
 
 
-def require_sam() -> None:
-    """Raise CommandError where there is no SAM CLI."""
+def require_tools(*, docker: bool) -> None:
+    """Raise CommandError if there is no SAM CLI, or no Docker daemon that answers when one is needed."""
     if not shutil.which("sam"):
-        raise CommandError(
-            "the SAM CLI is not installed: pipx install aws-sam-cli, or see docs/deploy-with-the-aws-cli.md for the way"
-            " without it"
-        )
-
-
-def require_docker() -> None:
-    """Raise CommandError where no Docker daemon answers."""
-    if not Engine(["docker"]).can("version"):
+        other = "deploy without it as in docs/deploy-with-the-aws-cli.md"
+        raise CommandError(f"the SAM CLI is not installed: pipx install aws-sam-cli, or {other}")
+    if docker and not Engine(["docker"]).can("version"):
         raise CommandError('no Docker daemon answers, which builds the image: start it until "docker version" succeeds')
 
 
 def overrides(parameters: Mapping[str, str]) -> list[str]:
-    """Return the parameters in the SAM CLI's words: without quotes it takes no empty value, and cuts others short."""
+    """Return the parameters quoted for the SAM CLI, which refuses empty values and truncates others without quotes."""
     quoted = (value.replace('"', '\\"') for value in parameters.values())
     return ["--parameter-overrides", *(f'{name}="{value}"' for name, value in zip(parameters, quoted, strict=True))]
 
 
 def run_sam(command: str, *arguments: str) -> None:
-    """Run a command of the SAM CLI's in the project's folder. Raises CommandError."""
-    # It is a Python program of its own, which is not to import this project's modules.
+    """Run a command of the SAM CLI in the project's folder. Raises CommandError."""
+    # The SAM CLI is a Python program too, and must not import this project's modules.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(["sam", command, *arguments], cwd=ROOT, env=environment)
     if done.returncode:
-        raise CommandError(f"sam {command} failed: what it said stands above")
+        raise CommandError(f"sam {command} failed: its output is above")
 
 
 if __name__ == "__main__":

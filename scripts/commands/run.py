@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from rich.console import Console
 from rich.file_proxy import FileProxy
 
 from artifacts import ModelError
 from scripts import cli
 from scripts.cli import CONSOLE
-from scripts.localaws import chaos, faults, report, setup, stack
-from scripts.localaws.account import ExpectedRecord, Ledger, take_account
+from scripts.localaws import account, chaos, faults, report, setup
+from scripts.localaws.account import ExpectedRecord, PutRide
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
 from scripts.localaws.sandbox import LambdaContext
@@ -52,67 +51,49 @@ def main() -> int:
     CONSOLE.print(f"Model: {model.location}, run {model.run_id}", markup=False, highlight=False, soft_wrap=True)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
     decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
-    with stack.start(model, options.shards) as local, chaos.serve(local.endpoint, decide) as faulty:
+    with setup.start(model, options.shards) as local, chaos.serve(local.endpoint, decide) as faulty:
         setup.configure_function(os.environ, model)
         try:
             function = load_function(faulty.url if options.chaos else local.endpoint)
         except ModelError as error:
             raise ModelError(str(error).replace(model.uri, model.location)) from error
         with EventSourceMapping(local.kinesis, local.s3, setup.INPUT_STREAM, function, MAPPING) as mapping:
-            ledger, began = Ledger(), time.time()
-            records = [ExpectedRecord(record) for record in source.records]
-            settled = stack.put_and_wait(local.kinesis, records, mapping, ledger)
+            rides: dict[str, PutRide] = {}
+            records, began = [ExpectedRecord(record) for record in source.records], time.time()
+            is_settled = account.put_and_wait(local.kinesis, records, mapping, rides)
             seconds = time.time() - began
-            account = take_account(ledger.rides, local.kinesis, local.s3)
-            report.show(account, ledger.rides, mapping.counters().redelivered, seconds, Console())
+            found = account.take_account(rides, local.kinesis, local.s3)
+            report.show(found, rides, mapping.counters().redelivered, seconds)
             if options.chaos:
-                report.show_faults(faulty.faults, Console())
+                report.show_faults(faulty.faults)
             if source.left_out:
                 print(f"{source.left_out:,} rows of {options.data} were left out: outside the contract")
-            if not settled:
+            if not is_settled:
                 abandon()
             if options.serve:
                 shard_id = setup.find_shard(local.kinesis, setup.OUTPUT_STREAM, report.SAMPLE_KEY)
                 print(f"\nIn another terminal:\n\n{report.aws_commands(local.endpoint, shard_id)}\n", flush=True)
                 stay_up(mapping)
-    return 0 if account.is_exact else 1
+    return 0 if found.is_exact else 1
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(PROGRAM, __doc__)
     chosen.add_options(parser, json_lines=False)
-    parser.add_argument(
-        "--model",
-        metavar="LOCATION",
-        help="folder or s3:// URI of the model, which is copied into the local AWS (default: MODEL_LOCATION or"
-        " MODEL_BUCKET, else the sample model). A pickled model needs its digest in MODEL_SHA256",
+    model = (
+        "folder or s3:// URI of the model, which is copied into the local AWS (default: MODEL_LOCATION or MODEL_BUCKET,"
+        " else the sample model). A pickled model needs its digest in MODEL_SHA256"
     )
-    parser.add_argument(
-        "--shards",
-        type=cli.count,
-        default=1,
-        metavar="N",
-        help="the number of shards of each stream, which are read concurrently (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=cli.seed,
-        default=0,
-        metavar="N",
-        help="decides which rides are generated and which are bad (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--chaos",
-        action="store_true",
-        help="make the function's calls fail at high rates: throttled entries, throttled and failed requests, lost"
-        " connections, late responses, failed S3 puts",
-    )
-    parser.add_argument(
-        "--serve",
-        action="store_true",
-        help="stay up afterwards until Ctrl-C, and print commands for another terminal",
-    )
+    parser.add_argument("--model", metavar="LOCATION", help=model)
+    shards = "the number of shards of each stream, which are read concurrently (default: %(default)s)"
+    parser.add_argument("--shards", type=cli.count, default=1, metavar="N", help=shards)
+    seed = "decides which rides are generated and which are bad (default: %(default)s)"
+    parser.add_argument("--seed", type=cli.seed, default=0, metavar="N", help=seed)
+    ways = "throttled entries, throttled and failed requests, lost connections, late responses, failed S3 puts"
+    parser.add_argument("--chaos", action="store_true", help=f"make the function's calls fail at high rates: {ways}")
+    serve = "stay up afterwards until Ctrl-C, and print commands for another terminal"
+    parser.add_argument("--serve", action="store_true", help=serve)
     return parser.parse_args()
 
 
@@ -128,7 +109,7 @@ def load_function(endpoint: str) -> Callable[[dict[str, Any]], object]:
 
 def abandon() -> NoReturn:
     """End the process at once: leaving the blocks would wait for a function that hangs. Moto's server ends too."""
-    CONSOLE.print(f"The consumer settled nothing for {stack.STALL_SECONDS} seconds: the run ends here.")
+    CONSOLE.print(f"The consumer settled nothing for {account.STALL_SECONDS} seconds: the run ends here.")
     sys.stdout.flush()
     os._exit(1)
 
@@ -138,7 +119,7 @@ def stay_up(mapping: EventSourceMapping) -> None:
     with contextlib.suppress(KeyboardInterrupt), CONSOLE.status("") as status:
         while True:
             status.update(f"Serving: {mapping.counters().settled:,} rides predicted or rejected so far; Ctrl-C ends it")
-            time.sleep(stack.REFRESH_SECONDS)
+            time.sleep(account.REFRESH_SECONDS)
 
 
 if __name__ == "__main__":

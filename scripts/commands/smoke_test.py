@@ -1,6 +1,6 @@
-"""Put one ride on a deployed consumer's stream, wait for its prediction, and check who made it.
+"""Put one ride on a deployed consumer's stream, wait for its prediction, and check which model made it.
 
-The ride is a real one to every reader of the output stream: its ride_id begins with smoke-test.
+Readers of the output stream cannot tell it from other rides but by its ride_id, which begins with smoke-test.
 """
 
 import argparse
@@ -19,8 +19,7 @@ from scripts import cli
 from scripts.aws.predictions import NotAPredictionError, read_prediction
 from scripts.aws.shards import follow
 from scripts.aws.stack import find_stack
-from scripts.cli import CONSOLE, CommandError, printable
-from scripts.localaws.setup import INPUT_STREAM, OUTPUT_STREAM
+from scripts.cli import CONSOLE, INPUT_STREAM, OUTPUT_STREAM, CommandError, printable
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -31,18 +30,18 @@ EXAMPLES = f"""\
 examples:
   smoke-test --stack ride-predictions
   smoke-test --stack ride-predictions-staging --profile staging --timeout 300
-  smoke-test --input {cli.INPUT_STREAM} --output {cli.OUTPUT_STREAM} --version e1efc53e9bd149078b0c12aeaa6365df
+  smoke-test --input {INPUT_STREAM} --output {OUTPUT_STREAM} --version e1efc53e9bd149078b0c12aeaa6365df
 """
 
 RIDE = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}
 
 UNKNOWN_VERSION = "-"
-"""What a stack has as ModelVersion where only the model's own files say it."""
+"""The ModelVersion of a stack whose version is known from the model's own files alone."""
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """The streams of a consumer, and what it tags predictions with; None where any tag will do."""
+    """A consumer's streams, and the tags of its predictions; a tag that is None is not checked."""
 
     input: str
     output: str
@@ -54,7 +53,7 @@ def main() -> int:
     """Test the consumer that the command line names; return the exit code."""
     options = parse_arguments()
     cli.use_profile(options.profile)
-    consumer = consumer_of(options.stack) if options.stack else named_consumer(options)
+    consumer = find_consumer(options)
     client = boto3.client("kinesis")
     try:
         with CONSOLE.status(f"Waiting for a prediction on {consumer.output}"):
@@ -70,23 +69,15 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--stack", type=name, metavar="NAME", help="the CloudFormation stack that says all the rest but the timeout"
-    )
+    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    text = "the CloudFormation stack, instead of all other options but --timeout and --profile"
+    parser.add_argument("--stack", type=name, metavar="NAME", help=text)
     parser.add_argument("--input", type=name, metavar="STREAM", help=f"default: {INPUT_STREAM}")
     parser.add_argument("--output", type=name, metavar="STREAM", help=f"default: {OUTPUT_STREAM}")
-    parser.add_argument("--model", type=name, metavar="NAME", help="the model's name that the prediction must have")
-    parser.add_argument("--version", type=name, metavar="ID", help="the version that the prediction must have")
-    parser.add_argument(
-        "--timeout",
-        type=cli.seconds,
-        default=120.0,
-        metavar="SECONDS",
-        help="how long to wait, for a new mapping and a cold start too (default: %(default)s)",
-    )
+    parser.add_argument("--model", type=name, metavar="NAME", help="the expected name of the model")
+    parser.add_argument("--version", type=name, metavar="ID", help="the expected version of the model")
+    text = "how long to wait, including a new mapping's start and a cold start (default: %(default)s)"
+    parser.add_argument("--timeout", type=cli.seconds, default=120.0, metavar="SECONDS", help=text)
     cli.add_profile(parser)
     options = parser.parse_args()
     for option in ("input", "output", "model", "version"):
@@ -96,43 +87,36 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def name(text: str) -> str:
-    """Return what an option was given; an empty variable of the shell's is no name. Raises ArgumentTypeError."""
+    """Return an option's value; it is empty if a variable of the shell was. Raises ArgumentTypeError."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty: leave the option out, or say which")
     return text
 
 
-def named_consumer(options: argparse.Namespace) -> Consumer:
-    """Return the consumer that the options name, on the README's streams where they do not say."""
-    return Consumer(options.input or INPUT_STREAM, options.output or OUTPUT_STREAM, options.model, options.version)
-
-
-def consumer_of(stack: str) -> Consumer:
-    """Return the consumer that a stack of template.yaml made, by the stack's outputs. Raises CommandError."""
+def find_consumer(options: argparse.Namespace) -> Consumer:
+    """Return the consumer of a stack, by the stack's outputs, or with the options' names. Raises CommandError."""
+    stack = options.stack
+    if not stack:
+        return Consumer(options.input or INPUT_STREAM, options.output or OUTPUT_STREAM, options.model, options.version)
     found = find_stack(stack)
     if found is None:
         raise CommandError(f"there is no stack {stack} in this account and region: deploy it, or name another one")
-    outputs = found.outputs
+    outputs = ("InputStreamName", "PredictionsStreamName", "ModelName", "ModelVersion")
     try:
-        version = outputs["ModelVersion"]
-        return Consumer(
-            input=outputs["InputStreamName"],
-            output=outputs["PredictionsStreamName"],
-            model=outputs["ModelName"],
-            version=None if version == UNKNOWN_VERSION else version,
-        )
+        source, destination, model, version = (found.outputs[output] for output in outputs)
     except KeyError as error:
         raise CommandError(f"the stack {stack} has no output {error}: is it one of template.yaml?") from error
+    return Consumer(source, destination, model, None if version == UNKNOWN_VERSION else version)
 
 
 def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tuple[Prediction, float]:
     """Put a ride and return its prediction, with the seconds from before the put until the prediction was read.
 
     Raises:
-        CommandError: where none comes within so many seconds.
+        CommandError: if no prediction comes within ``timeout`` seconds.
     """
     rounds = follow(client, consumer.output, "LATEST")
-    next(rounds)  # from here on nothing is missed
+    next(rounds)  # opens the iterators: they see every record that is put from now on
     ride_id = f"smoke-test-{uuid.uuid4()}"
     began = time.monotonic()
     data = json.dumps({"ride": RIDE, "ride_id": ride_id}).encode()
@@ -153,7 +137,7 @@ def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tupl
 
 
 def check(prediction: Prediction, consumer: Consumer) -> None:
-    """Raise CommandError where another model made the prediction than the consumer is to have."""
+    """Raise CommandError if another model than the consumer's made the prediction."""
     for what, expected in (("model", consumer.model), ("version", consumer.version)):
         found = getattr(prediction, what)
         if expected not in (None, found):

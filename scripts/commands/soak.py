@@ -24,8 +24,8 @@ from rich.console import Console
 from model import load_model
 from scripts import cli
 from scripts.cli import CONSOLE, INTERRUPTED, SAMPLE_MODEL, STDOUT
-from scripts.localaws import chaos, faults, setup, stack
-from scripts.localaws.account import Account, Ledger, expect_records, take_account
+from scripts.localaws import chaos, faults, setup
+from scripts.localaws.account import STALL_SECONDS, Account, PutRide, expect_records, put_and_wait, take_account
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
 from scripts.localaws.sandbox import Sandboxes
@@ -91,41 +91,21 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    rides = "the number of rides (default: %(default)s)"
+    parser.add_argument("--rides", type=cli.count, default=200_000, metavar="N", help=rides)
+    shards = "the number of shards of each stream (default: %(default)s)"
+    parser.add_argument("--shards", type=cli.count, default=4, metavar="N", help=shards)
+    any_seed = random.SystemRandom().randrange(cli.MAX_SEED)
+    seed = "decides the rides, the faults and the times between kills (default: another seed every time)"
+    parser.add_argument("--seed", type=cli.seed, default=any_seed, metavar="N", help=seed)
+    bad = "the percentage of bad rides (default: %(default)g)"
+    parser.add_argument("--bad", type=cli.percent, default=2.0, metavar="PERCENT", help=bad)
+    kills = "the average time between kills of a sandbox's process: more than a cold start takes, or 0 for never"
     parser.add_argument(
-        "--rides", type=cli.count, default=200_000, metavar="N", help="the number of rides (default: %(default)s)"
+        "--kill-every", type=cli.seconds, default=5.0, metavar="SECONDS", help=f"{kills} (default: %(default)g)"
     )
-    parser.add_argument(
-        "--shards",
-        type=cli.count,
-        default=4,
-        metavar="N",
-        help="the number of shards of each stream (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=cli.seed,
-        default=random.SystemRandom().randrange(cli.MAX_SEED),
-        metavar="N",
-        help="decides the rides, the faults and the times between kills (default: another seed every time)",
-    )
-    parser.add_argument(
-        "--bad",
-        type=cli.percent,
-        default=2.0,
-        metavar="PERCENT",
-        help="the percentage of bad rides (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--kill-every",
-        type=cli.seconds,
-        default=5.0,
-        metavar="SECONDS",
-        help="the average time between kills of a sandbox's process: more than a cold start takes, or 0 for never"
-        " (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", help=f"also write the account to this file; {STDOUT} prints it instead of the table"
-    )
+    document = f"also write the account to this file; {STDOUT} prints it instead of the table"
+    parser.add_argument("--json", metavar="FILE", help=document)
     return parser.parse_args()
 
 
@@ -137,8 +117,9 @@ def soak(options: argparse.Namespace) -> tuple[Account, dict[str, Any], bool]:
     """
     model = setup.copy_model(str(SAMPLE_MODEL))
     records = list(expect_records(options.rides, options.bad, options.seed, load_model(str(SAMPLE_MODEL))))
-    ledger, is_interrupted = Ledger(), False
-    with stack.start(model, options.shards) as local:
+    rides: dict[str, PutRide] = {}
+    is_interrupted = False
+    with setup.start(model, options.shards) as local:
         variables = dict(os.environ)
         setup.configure_function(variables, model)
         with (
@@ -152,20 +133,19 @@ def soak(options: argparse.Namespace) -> tuple[Account, dict[str, Any], bool]:
             began = time.monotonic()
             try:
                 hint = "Ctrl-C ends it with the account so far"
-                if not stack.put_and_wait(local.kinesis, records, mapping, ledger, unit="records", hint=hint):
-                    CONSOLE.print(f"Nothing was settled for {stack.STALL_SECONDS} seconds: the soak ends here")
+                if not put_and_wait(local.kinesis, records, mapping, rides, unit="records", hint=hint):
+                    CONSOLE.print(f"Nothing was settled for {STALL_SECONDS} seconds: the soak ends here")
             except KeyboardInterrupt:
                 is_interrupted = True
             seconds = time.monotonic() - began
         # Only now: until the chaos endpoint is closed, requests that the function has abandoned can still be applied.
         with CONSOLE.status("Reading the predictions and rejections back"):
-            account = take_account(ledger.rides, local.kinesis, local.s3)
-    counters = mapping.counters()
+            account = take_account(rides, local.kinesis, local.s3)
     statistics = {
         "seconds": round(seconds, 1),
         "rides_per_second": round((len(account.predicted) + len(account.rejected)) / seconds, 1),
-        "invocations": counters.invocations,
-        "redelivered": counters.redelivered,
+        "invocations": mapping.counters().invocations,
+        "redelivered": mapping.counters().redelivered,
         "kills": pool.kills,
         "cold_starts": pool.cold_starts,
         "function_errors": dict(pool.errors),

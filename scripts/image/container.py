@@ -1,23 +1,27 @@
-"""The function in a container, confined as Lambda confines it, behind Lambda's runtime interface emulator."""
+"""A container engine, and the function in a container that confines it as Lambda does, behind Lambda's emulator."""
 
 import contextlib
-import math
+import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scripts.cli import CommandError
 from scripts.image.emulator import Addresses
-from scripts.image.engine import Engine
+
+INSTALL = "apt-get install -y --no-install-recommends podman runc containernetworking-plugins iptables iproute2"
+
+SECONDS, BUILD_SECONDS = 600, 3600
+"""Timeouts for the engine's commands; a build installs packages, perhaps on a busy machine."""
 
 MEMORY_MB = 1769
-"""One vCPU's worth (Lambda developer guide, "Configure Lambda function memory")."""
+"""The memory with which Lambda gives a function one vCPU ("Configure Lambda function memory")."""
 
 CPUS = 1
-
 TIMEOUT_SECONDS = 60
-
 TMP_MB = 512
 OPEN_FILES = PROCESSES = 1024
 USER = 993
@@ -33,22 +37,78 @@ CONFINEMENT = (
     f"--ulimit=nproc={PROCESSES}:{PROCESSES}",
     f"--cpus={CPUS}",
 )
-"""What Lambda leaves a function, as far as the developer guide ("Lambda quotas") and running ones show it."""
+"""Lambda's restrictions, as the developer guide ("Lambda quotas") and running functions show them."""
 
-EMULATOR = "/usr/local/bin/aws-lambda-rie"
-HANDLER = ("/lambda-entrypoint.sh", "lambda_function.lambda_handler")
+COMMAND = ("/lambda-entrypoint.sh", "lambda_function.lambda_handler")
 
-CONTROL_GROUP = "/sys/fs/cgroup"
-PEAK_MEMORY = (["memory.peak"], ["memory/memory.max_usage_in_bytes"])
-MEMORY_LIMIT = (["memory.max"], ["memory/memory.limit_in_bytes"])
-MEMORY_EVENTS = (["memory.events"], ["memory/memory.oom_control"])
-CPU_QUOTA = (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"])
-"""The container's own files in version 2 and in version 1 of Linux' control groups, which say the same."""
+PEAKS = """
+import pathlib
+statuses = [path.read_text() for path in pathlib.Path("/proc").glob("[0-9]*/status")]
+print(max(int(line.split()[1]) for status in statuses for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The command line of Docker or Podman. The options used here are the same in both."""
+
+    command: Sequence[str]
+
+    @property
+    def is_podman(self) -> bool:
+        """Whether the engine is Podman."""
+        return self.command[0] == "podman"
+
+    @property
+    def name(self) -> str:
+        """The engine's name and version."""
+        return self.call("--version")
+
+    def call(self, *arguments: str, seconds: float = SECONDS) -> str:
+        """Run a command of the engine and return its stdout. Raises CommandError."""
+        try:
+            done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise CommandError(f"{self.command[0]} {arguments[0]} took longer than {seconds} seconds") from error
+        if done.returncode:
+            stderr = " ".join(done.stderr.splitlines()[-8:])
+            raise CommandError(f"{self.command[0]} {arguments[0]} failed: {stderr}")
+        return done.stdout.strip()
+
+    def can(self, *arguments: str) -> bool:
+        """Return whether a command of the engine succeeds."""
+        try:
+            self.call(*arguments)
+        except (CommandError, OSError):
+            return False
+        return True
+
+    def build(self, folder: Path, tag: str, **arguments: str) -> None:
+        """Build the folder's Dockerfile with build arguments."""
+        given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+        self.call("build", "--quiet", f"--tag={tag}", *given, str(folder), seconds=BUILD_SECONDS)
+
+    def remove(self, container: str) -> None:
+        """Stop and remove a container if it exists. Raises CommandError."""
+        if self.can("container", "inspect", container):
+            self.call("rm", "--force", container)
+
+    def size(self, image: str) -> int:
+        """Return the size of an image's unpacked layers in bytes."""
+        return int(self.call("image", "inspect", "--format={{.Size}}", image))
+
+
+def find_engine() -> Engine:
+    """Return Docker if its daemon answers, else Podman. Raises CommandError if there is neither."""
+    for engine in (Engine(["docker"]), Engine(["podman"])):
+        if shutil.which(engine.command[0]) and engine.can("version"):
+            return engine
+    raise CommandError(f"there is no Docker daemon and no Podman here: on Debian and Ubuntu, sudo {INSTALL}")
 
 
 @dataclass(frozen=True)
 class FunctionContainer:
-    """A container that is up; the function in it starts with its first event."""
+    """A running container. The function in it starts with its first event."""
 
     engine: Engine
     name: str
@@ -56,41 +116,26 @@ class FunctionContainer:
     timeout: float
 
     def invoke(self, event: object) -> Any:
-        """Return what the emulator answers: the function's response or error as JSON says it, else plain text."""
+        """Return the emulator's answer: the function's response or error from JSON, any other answer as text."""
         return self.addresses.invoke(event, self.timeout)
 
     def python(self, code: str) -> str:
-        """Run code in the container, as the function's user, and return what it printed."""
+        """Run code in the container as the function's user, and return its stdout."""
         return self.engine.call("exec", self.name, "python3", "-c", code)
 
     def peak_memory(self) -> int:
-        """Return the most bytes of memory that the container ever had."""
-        return int(self._control_group(PEAK_MEMORY))
+        """Return the largest resident memory, in bytes, that a process of the container ever had: the function's."""
+        return int(self.python(PEAKS)) * 1024
 
-    def memory_limit(self) -> float:
-        """Return the bytes of memory that the container may have."""
-        return _limit(self._control_group(MEMORY_LIMIT))
-
-    def cpus(self) -> float:
-        """Return how many CPUs' time the container may use."""
-        quota, period = self._control_group(CPU_QUOTA).split()
-        return _limit(quota) / int(period)
-
-    def out_of_memory_kills(self) -> int:
-        """Return how many of the container's processes the kernel has killed for want of memory."""
-        counts = dict(line.split() for line in self._control_group(MEMORY_EVENTS).splitlines())
-        return int(counts["oom_kill"])
-
-    def _control_group(self, versions: Sequence[Sequence[str]]) -> str:
-        """Return what the files say of the version that this kernel has."""
-        for names in versions:
-            with contextlib.suppress(CommandError):
-                return self.engine.call("exec", self.name, "cat", *(f"{CONTROL_GROUP}/{name}" for name in names))
-        raise CommandError(f"a container's control group here has none of {', '.join(map(' and '.join, versions))}")
+    def limits(self) -> dict[str, float]:
+        """Return the memory in MiB and the CPUs to which the engine limits the container."""
+        limits = self.engine.call("inspect", "--format={{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", self.name)
+        memory, nano_cpus = limits.split()
+        return {"memory_mb": int(memory) / 2**20, "cpus": int(nano_cpus) / 1e9}
 
 
 @contextlib.contextmanager
-def running(
+def run_function(
     engine: Engine,
     image: str,
     variables: Mapping[str, str],
@@ -98,9 +143,9 @@ def running(
     memory_mb: int = MEMORY_MB,
     timeout: int = TIMEOUT_SECONDS,
 ) -> Iterator[FunctionContainer]:
-    """Run the image's function for the length of the block; it reaches what listens on this machine's loopback."""
+    """Run the image's function for the length of the block; it can reach servers on this machine's loopback."""
     addresses = Addresses.free()
-    told = {**variables, "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout), "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb)}
+    limits = {"AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout), "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb)}
     container = f"ride-duration-{uuid.uuid4().hex}"
     options = [
         f"--name={container}",
@@ -108,20 +153,16 @@ def running(
         "--network=host",
         "--stop-timeout=0",
         *CONFINEMENT,
+        # Podman would otherwise make /run and /var/tmp writable.
         *(["--read-only-tmpfs=false"] if engine.is_podman else []),
         f"--memory={memory_mb}m",
         f"--memory-swap={memory_mb}m",
-        *(f"--env={name}={value}" for name, value in told.items()),
-        f"--entrypoint={EMULATOR}",
+        *(f"--env={name}={value}" for name, value in {**variables, **limits}.items()),
+        "--entrypoint=/usr/local/bin/aws-lambda-rie",
     ]
     try:
-        engine.call("run", *options, image, *addresses.options(), *HANDLER)
+        engine.call("run", *options, image, *addresses.options(), *COMMAND)
         addresses.wait()
         yield FunctionContainer(engine, container, addresses, timeout)
     finally:
         engine.remove(container)
-
-
-def _limit(text: str) -> float:
-    """Return a limit of version 2, where there may be none, or of version 1."""
-    return math.inf if text == "max" else int(text)

@@ -1,4 +1,4 @@
-"""AWS's Lambda runtime interface emulator: where it comes from, and how a function behind it is reached."""
+"""AWS's Lambda runtime interface emulator: downloads it, and sends events to a function that runs behind it."""
 
 import contextlib
 import json
@@ -19,19 +19,19 @@ from scripts.localaws.server import HOST
 
 VERSION = "1.170.0"
 WHEEL = f"aws-sam-cli=={VERSION} --hash=sha256:24ebaf5ecba38dc1758089968cb89ab61e124b84e92a344fc7a2771a47f4d0bf"
-"""The SAM CLI's wheel holds AWS's builds of the emulator."""
+"""The SAM CLI's wheel contains AWS's builds of the emulator."""
 
 BUILDS = {"x86_64": "aws-lambda-rie-x86_64", "aarch64": "aws-lambda-rie-arm64"}
-"""Their names, by machine; all are for Linux."""
+"""The builds' file names by architecture; all of them are for Linux."""
 
 PATH = "/2015-03-31/functions/function/invocations"
 
 PATIENCE_SECONDS = 60
-"""What an answer may take beside the function's own time: a cold start, or two."""
+"""Time that a response may take in addition to the function's timeout: one or two cold starts."""
 
 
-def installed() -> Path:
-    """Return the emulator that this environment keeps; fetch it the first time. Raises CommandError."""
+def installed_emulator() -> Path:
+    """Return the emulator's path in this environment; download it the first time. Raises CommandError."""
     emulator = Path(sys.prefix) / "bin" / f"aws-lambda-rie-of-sam-cli-{VERSION}"
     if not emulator.exists():
         fetch(emulator)
@@ -39,13 +39,14 @@ def installed() -> Path:
 
 
 def fetch(path: Path) -> None:
-    """Fetch the emulator for this machine and make it an executable of that path, all at once. Raises CommandError."""
+    """Download the emulator for this machine to an executable file of that path. Raises CommandError."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         wheels.fetch([WHEEL], platform.machine(), Path(folder))
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             build = Path(archive.extract(f"samcli/local/rapid/{BUILDS[platform.machine()]}", folder))
         build.chmod(0o755)
+        # Renaming is atomic: an interruption leaves no half of an emulator under the path.
         build.replace(path)
 
 
@@ -58,19 +59,19 @@ class Addresses:
 
     @classmethod
     def free(cls) -> "Addresses":
-        """Return two that nothing listens on."""
+        """Return two free ports."""
         with socket.create_server((HOST, 0)) as one, socket.create_server((HOST, 0)) as other:
             return cls(one.getsockname()[1], other.getsockname()[1])
 
     def options(self) -> tuple[str, str]:
-        """Return the options that tell an emulator."""
+        """Return the emulator's options for these ports."""
         return (
             f"--runtime-interface-emulator-address={HOST}:{self.events}",
             f"--runtime-api-address={HOST}:{self.runtime}",
         )
 
     def wait(self) -> None:
-        """Return as soon as the emulator listens. Raises CommandError where it does not come to that."""
+        """Return as soon as the emulator listens. Raises CommandError if it does not start."""
         end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
             with contextlib.suppress(OSError), socket.create_connection((HOST, self.events), timeout=1):
@@ -79,9 +80,9 @@ class Addresses:
         raise CommandError(f"the emulator does not listen on port {self.events}")
 
     def invoke(self, event: object, timeout: float) -> Any:
-        """Return what the emulator answers: the function's response or error as JSON says it, else plain text.
+        """Return the emulator's answer: the function's response or error from JSON, any other answer as text.
 
-        ``timeout`` is the function's, in seconds. The emulator takes one event at a time.
+        ``timeout`` is the function's, in seconds. The emulator takes one event at a time: concurrent events crash it.
         """
         with contextlib.closing(HTTPConnection(HOST, self.events, timeout=timeout + PATIENCE_SECONDS)) as connection:
             connection.request("POST", PATH, json.dumps(event))

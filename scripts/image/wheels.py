@@ -1,11 +1,8 @@
-"""The wheels of the locked packages: whether Amazon Linux 2023 can load them, and fetching them.
+"""The wheels of the locked packages: checks that Amazon Linux 2023 can load them, and downloads them.
 
-The AWS base image for Python 3.13 has glibc 2.34, and so takes wheels up to manylinux_2_34.
+The AWS base image for Python 3.13 has glibc 2.34, so it loads wheels up to manylinux_2_34.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from scripts.cli import CommandError
-from scripts.environment import MISLEADING
+from scripts.environment import PipError, pip
 
 ARCHITECTURES = ("x86_64", "aarch64")
 TAGS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
@@ -29,56 +26,49 @@ _LAMBDA = {
     "python_version": PYTHON,
     "sys_platform": "linux",
 }
-"""What markers may ask of it (PyPA specifications, "Dependency specifiers")."""
+"""The values of markers in Lambda (PyPA specifications, "Dependency specifiers")."""
 
-_WHEELS_ALONE = ("--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}", "--abi=cp313")
-_QUIETLY = ("--quiet", "--quiet", "--disable-pip-version-check", "--no-input")
+_ONLY_WHEELS = ("--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}", "--abi=cp313")
+_QUIETLY = ("--quiet", "--quiet")
 
 
 def check(requirements: Sequence[str], architecture: str) -> None:
-    """Raise CommandError where a locked package has no wheel, of a locked hash, for Lambda's Python on the machine."""
+    """Raise CommandError if a package has no wheel with a locked hash for Lambda's Python on the architecture."""
     with tempfile.TemporaryDirectory() as folder:
         _pip("install", ["--dry-run", "--ignore-installed", f"--target={folder}"], requirements, architecture)
 
 
 def fetch(requirements: Sequence[str], architecture: str, folder: Path) -> None:
-    """Fetch these very wheels into the folder. Raises CommandError."""
+    """Download these wheels into the folder. Raises CommandError."""
     _pip("download", [f"--dest={folder}"], requirements, architecture)
 
 
 def install(requirements: Sequence[str], architecture: str, folder: Path) -> None:
-    """Unpack these very wheels into the folder, for an interpreter that is not this one. Raises CommandError."""
+    """Unpack these wheels into the folder, for another interpreter than this one. Raises CommandError."""
     _pip("install", ["--ignore-installed", "--no-compile", f"--target={folder}"], requirements, architecture)
 
 
-def needed(requirements: Sequence[str], architecture: str) -> list[str]:
-    """Return those that Lambda's Python needs on the machine, without the markers that say so.
+def select(requirements: Sequence[str], architecture: str) -> list[str]:
+    """Return the requirements that Lambda's Python has on the architecture, without their markers.
 
-    pip itself would ask them of the Python that it runs on, and leave out what that one does not need.
+    pip would evaluate markers for the Python that runs pip, and skip packages that only Lambda's Python needs.
     """
-    machine = {**_LAMBDA, "platform_machine": architecture}
+    values = {**_LAMBDA, "platform_machine": architecture}
     lines = []
     for line in requirements:
         text, *hashes = line.split(" --hash=")
         package = Requirement(text)
-        if package.marker is None or package.marker.evaluate(machine):
+        if package.marker is None or package.marker.evaluate(values):
             package.marker = None
             lines.append(" --hash=".join([str(package), *hashes]))
     return lines
 
 
 def _pip(verb: str, options: Sequence[str], requirements: Sequence[str], architecture: str) -> None:
-    """Run pip for Lambda's Python on the machine; it checks the requirements' hashes."""
-    wheels = [*_WHEELS_ALONE, *(f"--platform={tag}_{architecture}" for tag in TAGS)]
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write("\n".join(needed(requirements, architecture)) + "\n")
-        file.flush()
-        pip = [sys.executable, "-m", "pip", verb, *options, *wheels, *_QUIETLY]
-        command = [*pip, "--require-hashes", "--requirement", file.name]
-        # Whatever else pip is told by its own variables, these would send the wheels to another place.
-        environment = {name: value for name, value in os.environ.items() if name not in MISLEADING}
-        done = subprocess.run(command, env={**environment, "PIP_USER": "0"}, capture_output=True, text=True)
-    if done.returncode:
-        *before, last = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+    platforms = [f"--platform={tag}_{architecture}" for tag in TAGS]
+    try:
+        pip([verb, *options, *_ONLY_WHEELS, *platforms, *_QUIETLY], select(requirements, architecture))
+    except PipError as error:
+        *before, last = str(error).splitlines() or ["it printed nothing"]
         errors = [line for line in before if line.startswith("ERROR")]
-        raise CommandError(f"pip {verb} for Lambda's Python failed: {' '.join([*errors, last])}")
+        raise CommandError(f"pip {verb} for Lambda's Python failed: {' '.join([*errors, last])}") from error

@@ -1,23 +1,27 @@
-"""The account of a run: what became of every ride that was put, by its event id."""
+"""The account of a run: the rides are put, and what became of each of them is found out, by its event id."""
 
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from model import Model
-from rides import decode_ride
-from scripts.aws.kept_objects import ON_FAILURE_PREFIX
+from scripts.aws.kept_objects import DISCARDED, KeptObjects
 from scripts.aws.predictions import ReadPrediction, read_predictions
 from scripts.aws.shards import follow
-from scripts.localaws.setup import FAILURES_BUCKET, OUTPUT_STREAM, REJECTIONS_PREFIX
+from scripts.cli import CONSOLE, INPUT_STREAM, OUTPUT_STREAM, CommandError, progress_bar
+from scripts.localaws.mapping import EventSourceMapping
+from scripts.localaws.setup import REJECTIONS
 from scripts.sources.bad import with_bad_rides
 from scripts.sources.records import RideRecord, aggregate
 from scripts.sources.synthetic import generate_rides
-from streaming.records import RejectionLine
+from streaming.delivery import MAX_ENTRIES
+from streaming.records import KinesisRecord, RejectionLine
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -26,16 +30,15 @@ if TYPE_CHECKING:
 AGGREGATED_EVERY, PACKED = 10, 20
 """Every tenth ride of a soak comes in an aggregated record, twenty rides in each."""
 
+STALL_SECONDS = 60
+"""A run ends with what there is if no ride has been settled for this long."""
 
-class ExpectedPrediction(NamedTuple):
-    """The prediction that a ride must get; the duration in minutes is the model's own, to the last bit."""
-
-    ride_id: int | str
-    minutes: float
+REFRESH_SECONDS = 0.2
+"""How often progress bars move."""
 
 
-Outcome: TypeAlias = ExpectedPrediction | Literal["rejected", "either"]
-"""What must become of a ride: this prediction, a rejection, or either of them."""
+Outcome: TypeAlias = tuple[int | str, float] | Literal["rejected", "either"]
+"""What must become of a ride: a prediction with this ride_id and exactly these minutes, a rejection, or either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +64,12 @@ class PutRide(NamedTuple):
     """When its request was sent, in seconds since the epoch."""
 
 
-@dataclass(slots=True)
-class Ledger:
-    """Everything that the input stream has accepted so far."""
-
-    records: int = 0
-    rides: dict[str, PutRide] = field(default_factory=dict)
-    """The rides by event id."""
-
-
-class Arrival(NamedTuple):
-    """A predicted value, and when it reached the output stream, in seconds since the epoch."""
-
-    value: float
-    at: float
-
-
 @dataclass(frozen=True)
 class Account:
     """What became of the rides that were put. Rides are known by their event ids, and each counts once."""
 
     put: int
-    predicted: Mapping[str, Arrival]
+    predicted: Mapping[str, ReadPrediction]
     """The first prediction of each ride."""
     rejected: Mapping[str, RejectionLine]
     given_up: Set[str] = frozenset()
@@ -110,17 +97,87 @@ class Account:
         return {**counts, **problems, "duplicates": self.duplicates}
 
 
+def put_and_wait(
+    kinesis: "KinesisClient",
+    records: Sequence[ExpectedRecord],
+    mapping: EventSourceMapping,
+    rides: dict[str, PutRide],
+    *,
+    unit: str = "rides",
+    hint: str = "",
+) -> bool:
+    """Put the records, wait until the mapping is done with them, and return whether it is.
+
+    Every ride that was put is added to ``rides`` by its event id, also if Ctrl-C ends the wait. ``hint`` is printed
+    once putting has begun. Raises CommandError if Kinesis does not accept a record, or gives two the same number.
+    """
+    stopping = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="putting") as thread, progress_bar(unit) as progress:
+        putting = progress.add_task("Putting", total=len(records))
+        predicting = progress.add_task("Predicting", total=len(records))
+
+        def put_all() -> None:
+            for start in range(0, len(records), MAX_ENTRIES):
+                chunk = records[start : start + MAX_ENTRIES]
+                _put(kinesis, chunk, rides)
+                progress.advance(putting, len(chunk))
+                if stopping.is_set():
+                    return
+
+        def show_progress() -> None:
+            progress.update(predicting, completed=mapping.counters().settled)
+
+        # In its own thread, which Ctrl-C cannot stop between a request and the entry of its rides.
+        done = thread.submit(put_all)
+        try:
+            if hint:
+                CONSOLE.print(hint, highlight=False)
+            while not done.done():
+                show_progress()
+                wait([done], REFRESH_SECONDS)
+            done.result()
+            return wait_until_settled(mapping, len(records), show_progress)
+        finally:
+            stopping.set()
+
+
+def _put(kinesis: "KinesisClient", records: Sequence[ExpectedRecord], rides: dict[str, PutRide]) -> None:
+    now = time.time()
+    entries = [{"Data": one.record.data, "PartitionKey": one.record.partition_key} for one in records]
+    response = kinesis.put_records(StreamName=INPUT_STREAM, Records=entries)  # type: ignore[arg-type]
+    if response["FailedRecordCount"]:
+        raise CommandError(f"{response['FailedRecordCount']} rides were not accepted by {INPUT_STREAM}")
+    for expected, result in zip(records, response["Records"], strict=True):
+        event_ids = expected.event_ids(result["ShardId"], result["SequenceNumber"])
+        if not rides.keys().isdisjoint(event_ids):
+            raise CommandError(f"{INPUT_STREAM} gave a sequence number twice: {event_ids[0]}")
+        put = (PutRide(expected.record, outcome, now) for outcome in expected.outcomes)
+        rides.update(zip(event_ids, put, strict=True))
+
+
+def wait_until_settled(
+    mapping: EventSourceMapping, number: int, show_progress: Callable[[], None], stall: float = STALL_SECONDS
+) -> bool:
+    """Wait until the mapping is done with ``number`` records, and return whether it is.
+
+    It is False if no record has been settled for ``stall`` seconds. An exception that ended a polling thread is raised.
+    """
+    while (settled := mapping.counters().settled) < number:
+        show_progress()
+        if not mapping.wait_for(settled + 1, timeout=stall):
+            return False
+    show_progress()
+    return True
+
+
 def take_account(rides: Mapping[str, PutRide], kinesis: "KinesisClient", s3: "S3Client") -> Account:
     """Return the account of rides that were put, by what the output stream and the failures bucket hold."""
     rounds = itertools.takewhile(bool, follow(kinesis, OUTPUT_STREAM))
     predictions = (prediction for found in rounds for prediction in read_predictions(found))
-    lines = (line for body in _read_objects(s3, f"{REJECTIONS_PREFIX}/") for line in body.splitlines())
-    rejections = (msgspec.json.decode(line, type=RejectionLine) for line in lines)
-    given_up = {
-        record["eventID"]
-        for body in _read_objects(s3, ON_FAILURE_PREFIX)
-        for record in json.loads(json.loads(body)["payload"])["Records"]
-    }
+    failures = KeptObjects(s3, REJECTIONS)
+    kept = [record for key in failures.find() for record in failures.read(key).records]
+    rejections = [msgspec.json.decode(one.source, type=RejectionLine) for one in kept if one.kind != DISCARDED]
+    given_up = {msgspec.json.decode(one.source, type=KinesisRecord).event_id for one in kept if one.kind == DISCARDED}
     return reconcile(rides, predictions, rejections, given_up)
 
 
@@ -131,16 +188,16 @@ def reconcile(
     given_up: Set[str] = frozenset(),
 ) -> Account:
     """Return the account of rides that were put, by event id; ``given_up`` has event ids of whole records."""
-    predicted: dict[str, Arrival] = {}
+    predicted: dict[str, ReadPrediction] = {}
     wrong, count = set(), 0
     for count, read in enumerate(predictions, 1):  # noqa: B007 - the count of all predictions is used after the loop
-        event_id, arrival = read.prediction.event_id, Arrival(read.prediction.value, read.arrived.timestamp())
-        predicted[event_id] = min(predicted.get(event_id, arrival), arrival, key=lambda arrival: arrival.at)
-        found = ExpectedPrediction(read.prediction.ride_id, read.prediction.value)
+        event_id = read.prediction.event_id
+        predicted[event_id] = min(predicted.get(event_id, read), read, key=lambda read: read.arrived)
+        found = (read.prediction.ride_id, read.prediction.value)
         if event_id in rides and rides[event_id].outcome not in ("either", found):
             wrong.add(event_id)
     rejected = {line.event_id: line for line in rejections}
-    wrong |= {one for one in rejected if one in rides and isinstance(rides[one].outcome, ExpectedPrediction)}
+    wrong |= {one for one in rejected if one in rides and isinstance(rides[one].outcome, tuple)}
     settled = predicted.keys() | rejected.keys()
     lost = [event_id for event_id in rides if event_id not in settled]
     discarded = {event_id for event_id in lost if ":".join(event_id.split(":")[:2]) in given_up}
@@ -157,29 +214,23 @@ def reconcile(
     )
 
 
-def _read_objects(s3: "S3Client", prefix: str) -> Iterator[bytes]:
-    pages: Any = s3.get_paginator("list_objects_v2").paginate(Bucket=FAILURES_BUCKET, Prefix=prefix)
-    for page in pages:
-        for found in page.get("Contents", []):
-            yield s3.get_object(Bucket=FAILURES_BUCKET, Key=found["Key"])["Body"].read()
-
-
 def expect_records(number: int, bad: float, seed: int, model: Model) -> Iterator[ExpectedRecord]:
     """Yield the records of ``number`` rides, ``bad`` percent of them bad, with the outcome that each ride must have."""
     good = generate_rides(number, seed)
     records = with_bad_rides(good, bad, seed)
-    events = [decode_ride(record.data) for record in good]
+    events = [record.event for record in good if record.event]
     outcomes: list[Outcome] = []
     values = model.predict([event.ride for event in events])
     for record, original, event, value in zip(records, good, events, values, strict=True):
         if not isinstance(value, float):
             raise TypeError(f"the model has no duration for a generated ride: {value}")
-        outcomes.append(ExpectedPrediction(event.ride_id, value) if record is original else "rejected")
+        outcomes.append((event.ride_id, value) if record is original else "rejected")
+    rides = list(zip(records, outcomes, strict=True))
     for start in range(0, number, AGGREGATED_EVERY * PACKED):
-        block = range(start, min(start + AGGREGATED_EVERY * PACKED, number))
+        block = rides[start : start + AGGREGATED_EVERY * PACKED]
         packed = block[::AGGREGATED_EVERY]
-        (packed_record,) = aggregate([records[place] for place in packed])
-        yield ExpectedRecord(packed_record, [outcomes[place] for place in packed], is_aggregated=True)
-        for place in block:
-            if place not in packed:
-                yield ExpectedRecord(records[place], [outcomes[place]])
+        (packed_record,) = aggregate([record for record, _ in packed])
+        yield ExpectedRecord(packed_record, [outcome for _, outcome in packed], is_aggregated=True)
+        for place, (record, outcome) in enumerate(block):
+            if place % AGGREGATED_EVERY:
+                yield ExpectedRecord(record, [outcome])

@@ -14,21 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from scripts.localaws.faults import (
-    THROTTLED,
-    Answered,
-    Call,
-    Decide,
-    Delayed,
-    Dripping,
-    DroppedAfter,
-    DroppedBefore,
-    FailedEntries,
-    FailedRequest,
-    Fault,
-    Operation,
-    no_fault,
-)
+from scripts.localaws import faults
+from scripts.localaws.faults import Call, Decide, Fault, Operation, no_fault
 from scripts.localaws.server import HOST
 
 UPSTREAM_SECONDS = 60
@@ -103,7 +90,7 @@ class ChaosEndpoint(ThreadingHTTPServer):
                 self.entry_counts.append(len(entries))
             fault = self._decide(call)
             if fault:
-                count = len(fault.indexes) if isinstance(fault, FailedEntries) else 1
+                count = len(fault.indexes) if isinstance(fault, faults.FailedEntries) else 1
                 self.faults[f"{operation}: {fault.label.format(fault)}"] += count
             return fault
 
@@ -135,28 +122,20 @@ class ChaosEndpoint(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serve(upstream: str, decide: Decide = no_fault, *, keeps_requests: bool = False) -> Iterator[ChaosEndpoint]:
-    """Run the endpoint before another one for the length of the block, on a free loopback port.
+    """Run the endpoint before ``upstream``, a URL, for the length of the block, on a free loopback port.
 
-    The end of the block ends every delay and closes every connection at once.
-
-    Args:
-        upstream: the URL that requests are handed on to.
-        decide: called for each PutRecords and PutObject; returns the fault to do to the call.
-        keeps_requests: whether ``requests`` keeps all requests with their bodies.
-
-    Raises:
-        Exception: at the end of the block, if ``decide`` raised it or a request could not be read. The client saw its
-            connection closed; it would retry, and hide the mistake.
+    ``decide`` is called for each PutRecords and PutObject; ``keeps_requests`` keeps all requests with their bodies. The
+    end of the block ends every delay and closes every connection at once. Then an exception is raised that ``decide``
+    raised, or that reading a request did: the client only saw its connection closed, and would retry.
     """
-    endpoint = ChaosEndpoint(upstream, decide, keeps_requests=keeps_requests)
-    thread = threading.Thread(target=endpoint.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield endpoint
-    finally:
-        endpoint.shutdown()
-        thread.join()
-        endpoint.server_close()
+    with ChaosEndpoint(upstream, decide, keeps_requests=keeps_requests) as endpoint:
+        thread = threading.Thread(target=endpoint.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield endpoint
+        finally:
+            endpoint.shutdown()
+            thread.join()
     if endpoint.errors:
         raise endpoint.errors[0]
 
@@ -192,21 +171,21 @@ class _Handler(BaseHTTPRequestHandler):
         """Do a request and its fault; return the response, or None to close the connection without one."""
         call = self._read_call(body)
         match self.server.next_fault(*call) if call else None:
-            case FailedEntries() as failed:
+            case faults.FailedEntries() as failed:
                 return self._put_others(json.loads(body), failed)
-            case FailedRequest() as failed:
+            case faults.FailedRequest() as failed:
                 return self._fail(failed)
-            case Answered(other):
-                return _response(200, KINESIS_JSON, other)
-            case Delayed(seconds):
+            case faults.Answered(other):
+                return _response(200, other)
+            case faults.Delayed(seconds):
                 response = self._forward(body)
                 return None if self.server.closing.wait(seconds) else response
-            case Dripping():
+            case faults.Dripping():
                 headers = [("Content-Type", KINESIS_JSON), ("Content-Length", "10000")]
                 return _Response(200, headers, b"", drips=True)
-            case DroppedBefore():
+            case faults.DroppedBefore():
                 return None
-            case DroppedAfter():
+            case faults.DroppedAfter():
                 self._forward(body)
                 return None
             case None:
@@ -214,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_call(self, body: bytes) -> tuple[Operation, Sequence[Mapping[str, Any]], str] | None:
         """Return operation, entries and key of a request that can fail; None for all others."""
-        if self._is_kinesis() and self.headers["X-Amz-Target"].endswith(".PutRecords"):
+        if self.headers.get("X-Amz-Target", "").endswith(".PutRecords"):
             return "PutRecords", json.loads(body)["Records"], ""
         path, _, query = self.path.partition("?")
         bucket_and_key = unquote(path.removeprefix("/"))
@@ -224,17 +203,13 @@ class _Handler(BaseHTTPRequestHandler):
             return "PutObject", (), bucket_and_key
         return None
 
-    def _is_kinesis(self) -> bool:
-        return "X-Amz-Target" in self.headers
+    def _fail(self, failed: faults.FailedRequest) -> _Response:
+        if "X-Amz-Target" in self.headers:
+            return _response(failed.status, json.dumps({"__type": failed.code, "message": MESSAGE}).encode())
+        xml = f"<Error><Code>{failed.code}</Code><Message>{MESSAGE}</Message></Error>"
+        return _response(failed.status, xml.encode(), "application/xml")
 
-    def _fail(self, failed: FailedRequest) -> _Response:
-        if self._is_kinesis():
-            return _kinesis_response(failed.status, {"__type": failed.code, "message": MESSAGE})
-        error = f"<Error><Code>{failed.code}</Code><Message>{MESSAGE}</Message></Error>"
-        xml = f'<?xml version="1.0" encoding="UTF-8"?>\n{error}'
-        return _response(failed.status, "application/xml", xml.encode())
-
-    def _put_others(self, request: dict[str, Any], failed: FailedEntries) -> _Response:
+    def _put_others(self, request: dict[str, Any], failed: faults.FailedEntries) -> _Response:
         """Hand on all entries but the failed ones, and return a response with the results of all of them."""
         entries = request["Records"]
         others = [entry for index, entry in enumerate(entries) if index not in failed.indexes]
@@ -245,10 +220,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return response
             content = json.loads(response.body)
         results = iter(content["Records"])
-        error = {"ErrorCode": THROTTLED, "ErrorMessage": MESSAGE}
+        error = {"ErrorCode": faults.THROTTLED, "ErrorMessage": MESSAGE}
         merged = [error if index in failed.indexes else next(results) for index in range(len(entries))]
         failures = sum("ErrorCode" in result for result in merged)
-        return _kinesis_response(200, {**content, "FailedRecordCount": failures, "Records": merged})
+        return _response(200, json.dumps({**content, "FailedRecordCount": failures, "Records": merged}).encode())
 
     def _forward(self, body: bytes) -> _Response:
         """Hand the request on with this body, and return the response; 502 if there is none."""
@@ -264,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
                 is_delimited = response.length is not None
                 content = response.read()
             except (OSError, HTTPException) as error:
-                return _response(502, "text/plain", f"{self.server.upstream}: {error}".encode())
+                return _response(502, f"{self.server.upstream}: {error}".encode(), "text/plain")
         headers = _end_to_end(response.getheaders())
         if not is_delimited:  # kinesis-local sends chunks
             headers.append(("Content-Length", str(len(content))))
@@ -285,9 +260,5 @@ def _end_to_end(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP]
 
 
-def _kinesis_response(status: int, content: Mapping[str, Any]) -> _Response:
-    return _response(status, KINESIS_JSON, json.dumps(content).encode())
-
-
-def _response(status: int, content_type: str, body: bytes) -> _Response:
+def _response(status: int, body: bytes, content_type: str = KINESIS_JSON) -> _Response:
     return _Response(status, [("Content-Type", content_type), ("Content-Length", str(len(body)))], body)

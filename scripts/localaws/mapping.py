@@ -7,30 +7,22 @@ import logging
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as AWSConnectionError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.localaws.rules import (
-    Batch,
-    Discard,
-    EventRecord,
-    MappingSettings,
-    closing_size,
-    decide,
-    event_of,
-    split_expired,
-)
+from scripts.localaws import rules
+from scripts.localaws.rules import Batch, Discard, EventRecord, MappingSettings
 from scripts.sources.events import event_record
+from streaming.delivery import is_retryable
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -38,9 +30,6 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 """The pause after a read without records: a shard answers at most five reads a second (API reference, GetRecords)."""
-
-FUNCTION_NAME = "lambda_handler"
-"""The function's name in the records of the on-failure destination."""
 
 _log = logging.getLogger(__name__)
 
@@ -88,32 +77,29 @@ class EventSourceMapping:
     """Called with an event, from one thread for each shard; returns the parsed response, and raises for a function
     error. It may change the event: each delivery gets its own."""
     settings: MappingSettings
-    _: KW_ONLY
     back_off: Callable[[int], float] = exponential
     """Seconds to wait before the next delivery of a batch that was tried this often."""
-    now: Callable[[], float] = time.time
-    """The time against which records age, in seconds since the epoch."""
 
     def __post_init__(self) -> None:
         """Prepare the state; nothing is called before the ``with`` block."""
         self.uuid = str(uuid.uuid4())
         self._stopping = threading.Event()
         self._changed = threading.Condition()
-        self._counters = Counters()
+        self._counts: Counter[str] = Counter()
         self._stream_arn = ""
         self._pool: ThreadPoolExecutor
-        self._polling: list[Future[None]] = []
+        self._crash: BaseException | None = None
+        """The exception that ended a polling thread."""
 
     def __enter__(self) -> Self:
         """Begin to poll, from each shard's oldest record."""
         summary = self.kinesis.describe_stream_summary(StreamName=self.stream)["StreamDescriptionSummary"]
         self._stream_arn = summary["StreamARN"]
-        ids = shard_ids(self.kinesis, self.stream)
-        readers = [ShardReader(self.kinesis, self.stream, shard_id) for shard_id in ids]
+        shards = shard_ids(self.kinesis, self.stream)
+        readers = [ShardReader(self.kinesis, self.stream, shard_id) for shard_id in shards]
         self._pool = ThreadPoolExecutor(len(readers), thread_name_prefix=f"mapping-{self.stream}")
-        self._polling = [self._pool.submit(self._poll, reader) for reader in readers]
-        for future in self._polling:
-            future.add_done_callback(self._wake_waiting)
+        for reader in readers:
+            self._pool.submit(self._poll, reader).add_done_callback(self._end_polling)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -121,13 +107,14 @@ class EventSourceMapping:
         self._stopping.set()
         self._pool.shutdown()
         if error is None:
-            self._raise_crash()
+            self.counters()
 
     def counters(self) -> Counters:
         """Return what the mapping did so far. Raises the exception that ended a polling thread, if one did."""
-        self._raise_crash()
+        if self._crash:
+            raise self._crash
         with self._changed:
-            return self._counters
+            return Counters(**self._counts)
 
     def wait_for(self, records: int, timeout: float) -> bool:
         """Wait until this many records are settled, for at most ``timeout`` seconds, and return whether they are.
@@ -135,7 +122,7 @@ class EventSourceMapping:
         Raises the exception that ended a polling thread, if one did, without waiting any longer.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._counters.settled >= records or self._crashes(), timeout)
+            self._changed.wait_for(lambda: Counters(**self._counts).settled >= records or self._crash, timeout)
         return self.counters().settled >= records
 
     def _poll(self, reader: ShardReader) -> None:
@@ -143,8 +130,7 @@ class EventSourceMapping:
         waiting: list[EventRecord] = []
         opened = 0.0
         while not self._stopping.is_set():
-            size = closing_size(waiting, time.monotonic() - opened, self.settings)
-            if size:
+            if size := rules.closing_size(waiting, time.monotonic() - opened, self.settings):
                 self._deliver(Batch(tuple(waiting[:size])), reader.shard_id)
                 del waiting[:size]
                 opened = time.monotonic()
@@ -160,14 +146,11 @@ class EventSourceMapping:
         """Return a shard's next records; an empty list if the read failed in a way that the next one may not."""
         try:
             return [event_record(record, reader.shard_id, self._stream_arn) for record in reader.read()]
-        except (AWSConnectionError, HTTPClientError) as error:
-            _log.warning("Could not read %s, will retry: %s", reader.shard_id, error)
-        except ClientError as error:
-            status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
-            if status < 500 and "Throttling" not in code:
+        except (BotoCoreError, ClientError) as error:
+            if not is_retryable(error):
                 raise
             _log.warning("Could not read %s, will retry: %s", reader.shard_id, error)
-        return []
+            return []
 
     def _deliver(self, batch: Batch, shard_id: str) -> None:
         """Invoke the function until every record of the batch is delivered or discarded, or the mapping ends."""
@@ -179,12 +162,12 @@ class EventSourceMapping:
                 self._stopping.wait(self.back_off(tried.attempts))
             if self._stopping.is_set():
                 return
-            expired, due = split_expired(tried, self.now(), self.settings)
+            expired, due = rules.split_expired(tried, time.time(), self.settings)
             if expired:
                 self._discard(expired, shard_id)
             if not due:
                 continue
-            decision = decide(due, self._invoke_with(due), self.settings)
+            decision = rules.decide(due, self._invoke_with(due), self.settings)
             pending.extendleft(reversed(decision.again))
             redelivered = len(due.records) if is_redelivery else 0
             self._count(invocations=1, redelivered=redelivered, delivered=decision.delivered)
@@ -195,7 +178,7 @@ class EventSourceMapping:
     def _invoke_with(self, batch: Batch) -> object:
         """Return the function's response to the batch's event, or the exception that it ended in."""
         # Through JSON, as Lambda does it: a change that a function makes to its event must not be in the next delivery.
-        event = msgspec.json.decode(msgspec.json.encode(event_of(batch.records)))
+        event = msgspec.json.decode(msgspec.json.encode(rules.event_of(batch.records)))
         try:
             return self.invoke(event)
         except Exception as error:
@@ -204,67 +187,48 @@ class EventSourceMapping:
 
     def _discard(self, discard: Discard, shard_id: str) -> None:
         """Send the records to the on-failure destination, if there is one, and count them; the shard moves on."""
-        count = len(discard.batch.records)
+        count, at = len(discard.batch.records), datetime.now(UTC)
         _log.warning("Discarding %d records of %s: %s", count, shard_id, discard.condition)
         if self.settings.on_failure:
-            self._store(discard, shard_id, self.settings.on_failure.removeprefix("s3://"))
+            bucket = self.settings.on_failure.removeprefix("s3://")
+            key, record = failure_object(discard, self.uuid, shard_id, self._stream_arn, at)
+            try:
+                self.s3.put_object(Bucket=bucket, Key=key, Body=msgspec.json.encode(record))
+            except (BotoCoreError, ClientError):
+                # Lambda only counts it (DestinationDeliveryFailures), and so the records are lost here as there.
+                _log.exception("The on-failure destination did not take s3://%s/%s", bucket, key)
         self._count(discarded=count)
-
-    def _store(self, discard: Discard, shard_id: str, bucket: str) -> None:
-        """Write the records to the on-failure bucket."""
-        at = datetime.now(UTC)
-        _, partition, _, region, account, _ = self._stream_arn.split(":", 5)
-        function_arn = f"arn:{partition}:lambda:{region}:{account}:function:{FUNCTION_NAME}"
-        record = failure_record(discard, shard_id, self._stream_arn, function_arn, at)
-        key = failure_key(self.uuid, shard_id, at)
-        try:
-            self.s3.put_object(Bucket=bucket, Key=key, Body=msgspec.json.encode(record))
-        except (BotoCoreError, ClientError):
-            # Lambda only counts it (DestinationDeliveryFailures), and so the records are lost here as there.
-            _log.exception("The on-failure destination did not take s3://%s/%s", bucket, key)
 
     def _count(self, **increments: int) -> None:
         with self._changed:
-            totals = {name: getattr(self._counters, name) + number for name, number in increments.items()}
-            self._counters = replace(self._counters, **totals)
+            self._counts.update(increments)
             self._changed.notify_all()
 
-    def _wake_waiting(self, polling: Future[None]) -> None:
-        """Wake ``wait_for``: a thread that has ended delivers no more records."""
+    def _end_polling(self, polling: Future[None]) -> None:
+        """Wake ``wait_for`` if a thread ended in an exception: it delivers no more records."""
         if error := polling.exception():
             _log.error("A polling thread ended", exc_info=error)
-        with self._changed:
-            self._changed.notify_all()
-
-    def _crashes(self) -> list[BaseException]:
-        return [error for future in self._polling if future.done() and (error := future.exception())]
-
-    def _raise_crash(self) -> None:
-        if crashes := self._crashes():
-            raise crashes[0]
+            with self._changed:
+                self._crash = self._crash or error
+                self._changed.notify_all()
 
 
-def failure_key(mapping: str, shard_id: str, at: datetime) -> str:
-    """Return a new key for an on-failure object: ``mapping`` is the mapping's UUID, ``at`` is in UTC.
+def failure_object(
+    discard: Discard, mapping: str, shard_id: str, stream_arn: str, at: datetime
+) -> tuple[str, dict[str, Any]]:
+    """Return a new key and the content of an on-failure object: ``mapping`` is the mapping's UUID, ``at`` is in UTC.
 
-    It has the form of the AWS Lambda developer guide, "Retain discarded batch records for a Kinesis Data Streams event
-    source", and ends in a random UUID.
+    Both have the form of the AWS Lambda developer guide, "Retain discarded batch records for a Kinesis Data Streams
+    event source". The event is the string ``payload``, JSON within JSON. The guide shows only RetryAttemptsExhausted.
+    LocalStack recorded of AWS: the other condition's name, that it has no ``responseContext``, and that its invoke
+    count is 1 even for records that no function saw.
     """
-    return f"{ON_FAILURE_PREFIX}{mapping}/{shard_id}/{at:%Y/%m/%d}/{at:%Y-%m-%dT%H.%M.%S}-{uuid.uuid4()}"
-
-
-def failure_record(discard: Discard, shard_id: str, stream_arn: str, function_arn: str, at: datetime) -> dict[str, Any]:
-    """Return an on-failure object: the place of the records in the stream, why they were given up, and the whole event.
-
-    The event is the string ``payload``, JSON within JSON. The guide shows only RetryAttemptsExhausted. LocalStack
-    recorded of AWS: the other condition's name, that it has no ``responseContext``, and that its invoke count is 1 even
-    for records that no function saw.
-    """
-    first, last = discard.batch.records[0], discard.batch.records[-1]
+    first, last = discard.batch.records[0]["kinesis"], discard.batch.records[-1]["kinesis"]
+    _, partition, _, region, account, _ = stream_arn.split(":", 5)
     record: dict[str, Any] = {
         "requestContext": {
             "requestId": str(uuid.uuid4()),
-            "functionArn": function_arn,
+            "functionArn": f"arn:{partition}:lambda:{region}:{account}:function:lambda_handler",
             "condition": discard.condition,
             "approximateInvokeCount": max(1, discard.batch.attempts),
         },
@@ -274,26 +238,23 @@ def failure_record(discard: Discard, shard_id: str, stream_arn: str, function_ar
             "functionError": "Unhandled" if discard.function_error else None,
         },
         "version": "1.0",
-        "timestamp": _timestamp(at),
+        "timestamp": _timestamp(at.timestamp()),
         "KinesisBatchInfo": {
             "shardId": shard_id,
-            "startSequenceNumber": first["kinesis"]["sequenceNumber"],
-            "endSequenceNumber": last["kinesis"]["sequenceNumber"],
-            "approximateArrivalOfFirstRecord": _arrival(first),
-            "approximateArrivalOfLastRecord": _arrival(last),
+            "startSequenceNumber": first["sequenceNumber"],
+            "endSequenceNumber": last["sequenceNumber"],
+            "approximateArrivalOfFirstRecord": _timestamp(first["approximateArrivalTimestamp"]),
+            "approximateArrivalOfLastRecord": _timestamp(last["approximateArrivalTimestamp"]),
             "batchSize": len(discard.batch.records),
             "streamArn": stream_arn,
         },
-        "payload": msgspec.json.encode(event_of(discard.batch.records)).decode(),
+        "payload": msgspec.json.encode(rules.event_of(discard.batch.records)).decode(),
     }
     if discard.condition == "RecordAgeExceeded":
         del record["responseContext"]
-    return record
+    key = f"{ON_FAILURE_PREFIX}{mapping}/{shard_id}/{at:%Y/%m/%d}/{at:%Y-%m-%dT%H.%M.%S}-{uuid.uuid4()}"
+    return key, record
 
 
-def _arrival(record: EventRecord) -> str:
-    return _timestamp(datetime.fromtimestamp(record["kinesis"]["approximateArrivalTimestamp"], UTC))
-
-
-def _timestamp(at: datetime) -> str:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

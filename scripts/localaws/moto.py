@@ -21,11 +21,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 @contextlib.contextmanager
 def serve() -> Iterator[str]:
-    """Run moto's server for the length of the block and yield its endpoint URL.
-
-    Raises:
-        RuntimeError: if the server ends before it listens; its own message is on stderr.
-    """
+    """Run moto's server for the length of the block and yield its endpoint URL. See ``server.serve``."""
     command = [sys.executable, "-m", "scripts.localaws.moto"]
     with server.serve("moto's server", command, environment=environment_without_account(os.environ)) as url:
         yield url

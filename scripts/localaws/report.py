@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from rides import decode_ride
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
 from scripts.cli import printable
 from scripts.localaws.account import Account, PutRide
-from scripts.localaws.setup import FAILURES_BUCKET, INPUT_STREAM, OUTPUT_STREAM, REJECTIONS, shell_exports
+from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
+from scripts.localaws.setup import FAILURES_BUCKET, INPUT_STREAM, OUTPUT_STREAM, REJECTIONS
 
 MAX_ROWS, FIRST_ROWS = 50, 20
 """Up to the first number, all rides are shown; if there are more, only the second number of them."""
@@ -27,50 +28,45 @@ MAX_MISSING = 10
 SAMPLE_KEY = "256"
 """The partition key of events/ride.json: its ride_id."""
 
+_console = Console()
 
-def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float, console: Console) -> None:
+
+def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float) -> None:
     """Print the account of rides that were put, by event id; the run took ``seconds``."""
     predicted = [event_id for event_id in rides if event_id in account.predicted]
     shown = predicted if len(predicted) <= MAX_ROWS else predicted[:FIRST_ROWS]
     if shown:
-        console.print(_rides_table(account, rides, shown))
+        _console.print(_rides_table(account, rides, shown))
     if len(shown) < len(predicted):
-        console.print(f"... and {len(predicted) - len(shown):,} more\n", highlight=False)
+        _console.print(f"... and {len(predicted) - len(shown):,} more\n", highlight=False)
     if account.rejected:
-        console.print(_rejections_table(account))
-        _print_line(console, f"They are kept in {REJECTIONS}/\n")
-    console.print(_summary_table(account, rides, redelivered, seconds))
+        _console.print(_rejections_table(account))
+        _print_line(f"They are kept in {REJECTIONS}/\n")
+    _console.print(_summary_table(account, rides, redelivered, seconds))
     if account.given_up:
         _print_line(
-            console,
-            f"Rides given up are kept in s3://{FAILURES_BUCKET}/{ON_FAILURE_PREFIX}: the function failed on them",
+            f"Rides given up are kept in s3://{FAILURES_BUCKET}/{ON_FAILURE_PREFIX}: the function failed on them"
         )
     if account.missing:
         keys = ", ".join(printable(rides[event_id].record.partition_key) for event_id in account.missing[:MAX_MISSING])
         more = len(account.missing) - MAX_MISSING
-        _print_line(console, f"Missing: {keys}{f' and {more:,} more' if more > 0 else ''}")
+        _print_line(f"Missing: {keys}{f' and {more:,} more' if more > 0 else ''}")
 
 
 def latency(account: Account, rides: Mapping[str, PutRide], percent: int) -> float | None:
     """Return the seconds from put to prediction within which ``percent`` of the rides stayed (nearest rank)."""
-    latencies = sorted(arrival.at - rides[one].at for one, arrival in account.predicted.items() if one in rides)
+    arrivals = {event_id: read.arrived.timestamp() for event_id, read in account.predicted.items()}
+    latencies = sorted(arrived - rides[event_id].at for event_id, arrived in arrivals.items() if event_id in rides)
     return latencies[-(-len(latencies) * percent // 100) - 1] if latencies else None
 
 
 def _rides_table(account: Account, rides: Mapping[str, PutRide], event_ids: Sequence[str]) -> Table:
-    table = Table(title="Rides and their predictions", title_justify="left")
-    table.add_column("ride_id", overflow="fold")
-    for column in ("pickup", "dropoff", "miles", "predicted minutes"):
-        table.add_column(column, justify="right")
+    numbers = [Column(name, justify="right") for name in ("pickup", "dropoff", "miles", "predicted minutes")]
+    table = _table("Rides and their predictions", Column("ride_id", overflow="fold"), *numbers)
     for event_id in event_ids:
-        event = decode_ride(rides[event_id].record.data)
-        table.add_row(
-            Text(printable(str(event.ride_id))),
-            str(event.ride.PULocationID),
-            str(event.ride.DOLocationID),
-            f"{event.ride.trip_distance:.2f}",
-            f"{account.predicted[event_id].value:.2f}",
-        )
+        event, minutes = decode_ride(rides[event_id].record.data), account.predicted[event_id].prediction.value
+        trip = (str(event.ride.PULocationID), str(event.ride.DOLocationID), f"{event.ride.trip_distance:.2f}")
+        table.add_row(Text(printable(str(event.ride_id))), *trip, f"{minutes:.2f}")
     return table
 
 
@@ -78,10 +74,7 @@ def _rejections_table(account: Account) -> Table:
     by_kind: defaultdict[str, list[str]] = defaultdict(list)
     for rejected in account.rejected.values():
         by_kind[rejected.kind].append(rejected.reason)
-    table = Table(title="Rejected", title_justify="left")
-    table.add_column("kind")
-    table.add_column("rides", justify="right")
-    table.add_column("for example", overflow="fold")
+    table = _table("Rejected", Column("kind"), Column("rides", justify="right"), Column("for example", overflow="fold"))
     for kind, reasons in sorted(by_kind.items()):
         examples = list(dict.fromkeys(reasons))[:MAX_EXAMPLES]
         table.add_row(kind, f"{len(reasons):,}", Text("\n".join(map(printable, examples))))
@@ -101,41 +94,42 @@ def _summary_table(account: Account, rides: Mapping[str, PutRide], redelivered: 
         "rejected": f"{len(account.rejected):,}",
         "redelivered": f"{redelivered:,}",
         **{name: f"{len(event_ids):,}" for name, event_ids in problems.items() if event_ids},
-        "put to prediction, p50": _milliseconds(latency(account, rides, 50)),
-        "put to prediction, p95": _milliseconds(latency(account, rides, 95)),
+        **{f"put to prediction, p{rank}": _milliseconds(latency(account, rides, rank)) for rank in (50, 95)},
         "rides/s": f"{account.put / seconds:,.0f}",
     }
-    table = Table(title="Summary", title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
+    table = _table("Summary", Column(), Column(justify="right"), show_header=False)
     for row in rows.items():
         table.add_row(*row)
     return table
+
+
+def _table(title: str, *columns: Column, show_header: bool = True) -> Table:
+    return Table(*columns, title=title, title_justify="left", show_header=show_header)
 
 
 def _milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:,.0f} ms"
 
 
-def show_faults(faults: Mapping[str, int], console: Console) -> None:
+def show_faults(faults: Mapping[str, int]) -> None:
     """Print the faults that the function's calls got."""
     if not faults:
-        console.print("Chaos: no fault struck; try more rides, or another --seed", highlight=False)
+        _console.print("Chaos: no fault struck; try more rides, or another --seed", highlight=False)
         return
-    table = Table(title="Chaos", title_justify="left")
-    table.add_column("call and fault")
-    table.add_column("times", justify="right")
+    table = _table("Chaos", Column("call and fault"), Column("times", justify="right"))
     for fault, times in sorted(faults.items()):
         table.add_row(fault, f"{times:,}")
-    console.print(table)
+    _console.print(table)
 
 
 def aws_commands(endpoint: str, shard_id: str) -> str:
     """Return lines for another shell that put the ride of events/ride.json and read its prediction from a shard."""
+    # Version 2 of the AWS command line prefers AWS_REGION, and pipes what it prints into a pager unless told not to.
+    variables = {"AWS_ENDPOINT_URL": endpoint, **DUMMY_CREDENTIALS, "AWS_REGION": REGION, "AWS_PAGER": ""}
     iterator = f"--stream-name {OUTPUT_STREAM} --shard-id {shard_id} --shard-iterator-type LATEST"
     lines = (
         f"cd {shlex.quote(str(Path(__file__).resolve().parents[2]))}",
-        *shell_exports(endpoint),
+        *(f"export {name}={value}" for name, value in variables.items()),
         "",
         f"ITERATOR=$(aws kinesis get-shard-iterator {iterator} --query ShardIterator --output text)",
         f"aws kinesis put-record --stream-name {INPUT_STREAM} --partition-key {SAMPLE_KEY} --data fileb://events/ride.json",
@@ -150,6 +144,6 @@ def aws_commands(endpoint: str, shard_id: str) -> str:
     return "\n".join(lines)
 
 
-def _print_line(console: Console, text: str) -> None:
+def _print_line(text: str) -> None:
     # People copy from these lines, so they are neither wrapped nor coloured.
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _console.print(text, markup=False, highlight=False, soft_wrap=True)

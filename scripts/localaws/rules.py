@@ -6,6 +6,7 @@ guide does not say, LocalStack's recordings of AWS decide (the snapshots beside 
 ``test_lambda_integration_kinesis.py``). If neither says, a comment at the decision does.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -17,8 +18,6 @@ EventRecord: TypeAlias = dict[str, Any]
 
 MAX_EVENT_BYTES = 6 * 1024 * 1024
 """The largest event as JSON: the payload quota of a synchronous invocation."""
-
-_EMPTY_EVENT_BYTES = len(b'{"Records":[]}')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ def closing_size(waiting: Sequence[EventRecord], open_for: float, settings: Mapp
     if records are left over from the batch before it, with the end of that batch.
     """
     candidates = waiting[: settings.batch_size]
-    size = _EMPTY_EVENT_BYTES
+    size = len(msgspec.json.encode(event_of([])))
     for count, record in enumerate(candidates):
         size += len(msgspec.json.encode(record)) + (1 if count else 0)
         if count and size > MAX_EVENT_BYTES:
@@ -96,16 +95,13 @@ def split_expired(batch: Batch, now: float, settings: MappingSettings) -> tuple[
     ``now`` is in seconds since the epoch, like the records' arrival times. Only the old records are discarded, before
     an invocation as well as between retries (LocalStack's recordings).
     """
-    if settings.maximum_record_age == -1:
-        return None, batch
     oldest = now - settings.maximum_record_age
-    ages = (record["kinesis"]["approximateArrivalTimestamp"] < oldest for record in batch.records)
-    expired = next((index for index, is_old in enumerate(ages) if not is_old), len(batch.records))
-    if not expired:
+    arrivals = (record["kinesis"]["approximateArrivalTimestamp"] for record in batch.records)
+    expired = sum(1 for _ in itertools.takewhile(lambda arrival: arrival < oldest, arrivals))
+    if settings.maximum_record_age == -1 or not expired:
         return None, batch
-    discard = Discard(replace(batch, records=batch.records[:expired]), "RecordAgeExceeded")
-    rest = batch.records[expired:]
-    return discard, replace(batch, records=rest) if rest else None
+    old, rest = batch.records[:expired], batch.records[expired:]
+    return Discard(replace(batch, records=old), "RecordAgeExceeded"), replace(batch, records=rest) if rest else None
 
 
 def decide(batch: Batch, outcome: object, settings: MappingSettings) -> Decision:
@@ -145,13 +141,9 @@ def _checkpoint(batch: Batch, response: object, settings: MappingSettings) -> in
         return everything
     # Within a shard the records' order is that of their sequence numbers, so the lowest number is the first place.
     places = {record["kinesis"]["sequenceNumber"]: place for place, record in enumerate(batch.records)}
-    identifiers = [_identifier(failure) for failure in failures] if isinstance(failures, list) else [None]
-    return min(0 if identifier is None else places.get(identifier, 0) for identifier in identifiers)
-
-
-def _identifier(failure: object) -> str | None:
-    identifier = failure.get("itemIdentifier") if isinstance(failure, dict) else None
-    return identifier if isinstance(identifier, str) else None
+    named = failures if isinstance(failures, list) else [None]
+    identifiers = [failure.get("itemIdentifier") if isinstance(failure, dict) else None for failure in named]
+    return min(places.get(identifier, 0) if isinstance(identifier, str) else 0 for identifier in identifiers)
 
 
 def _retry_or_discard(batch: Batch, settings: MappingSettings, *, function_error: bool) -> Decision:

@@ -1,8 +1,8 @@
 """Sandboxes as Lambda keeps them: processes that run the function, one event at a time, and that can be killed."""
 
 import contextlib
-import importlib
 import os
+import pkgutil
 import random
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -51,18 +51,6 @@ class FunctionError(Exception):
         super().__init__(f"{kind}: {message}")
 
 
-class _Request(msgspec.Struct):
-    event: Any
-    seconds: float
-
-
-class _Answer(msgspec.Struct):
-    """A response, or the type and message of an error. The first answer of a process only says that it is ready."""
-
-    response: Any = None
-    error: tuple[str, str] | None = None
-
-
 @dataclass(eq=False)
 class Sandbox:
     """A process that runs the function. The first invocation starts it, and so does the first after its end."""
@@ -87,7 +75,7 @@ class Sandbox:
             self._start()
             self._receive(INIT_SECONDS)
         try:
-            self._connection.send_bytes(msgspec.json.encode(_Request(event, self.timeout)))
+            self._connection.send_bytes(msgspec.json.encode((event, self.timeout)))
         except OSError as error:
             raise self._exited() from error
         return self._receive(self.timeout)
@@ -128,19 +116,19 @@ class Sandbox:
             if not self._connection.poll(seconds):
                 self.close()
                 raise FunctionError(TIMED_OUT, f"no answer after {seconds:g} seconds")
-            answer = msgspec.json.decode(self._connection.recv_bytes(), type=_Answer)
-        except (EOFError, OSError) as error:
-            raise self._exited() from error
-        if answer.error:
-            raise FunctionError(*answer.error)
-        return answer.response
+            response, error = msgspec.json.decode(self._connection.recv_bytes())
+        except (EOFError, OSError) as broken:
+            raise self._exited() from broken
+        if error:
+            raise FunctionError(*error)
+        return response
 
     def _exited(self) -> FunctionError:
         code = self._process.wait() if self._process else None
         return FunctionError(EXITED, f"the process ended with exit code {code}")
 
 
-class Sandboxes:
+class Sandboxes(contextlib.AbstractContextManager["Sandboxes"]):
     """As many sandboxes as there may be invocations at once; their processes end with a ``with`` block."""
 
     def __init__(self, number: int, environment: Mapping[str, str], timeout: float, handler: str = HANDLER) -> None:
@@ -153,10 +141,6 @@ class Sandboxes:
         for sandbox in self._sandboxes:
             self._free.put(sandbox)
         self._counting = threading.Lock()
-
-    def __enter__(self) -> Self:
-        """Return the sandboxes."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """End their processes."""
@@ -192,38 +176,36 @@ class Sandboxes:
         ended = threading.Event()
 
         def kill() -> None:
-            while not ended.wait(draw.uniform(0, 2 * every)):
+            while every and not ended.wait(draw.uniform(0, 2 * every)):
                 self.kill_one(draw)
 
         thread = threading.Thread(target=kill, name="killing")
-        if every:
-            thread.start()
+        thread.start()
         try:
             yield
         finally:
             ended.set()
-            if every:
-                thread.join()
+            thread.join()
 
 
 def main() -> None:
-    """Be a sandbox's process: load the function, and answer the events that come over the connection."""
+    """Be a sandbox's process: load the function, and answer the events that come over the connection.
+
+    An answer is a pair: the response, and an error's type and message or None. The first one says that loading is done.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _, descriptor, name = sys.argv
-    module, _, attribute = name.rpartition(".")
     with Connection(int(descriptor)) as connection:
         try:
-            handler: Callable[[Any, LambdaContext], Any] = getattr(importlib.import_module(module), attribute)
+            handler: Callable[[Any, LambdaContext], Any] = pkgutil.resolve_name(name)
         except Exception as error:
             connection.send_bytes(_encode_error(error))
             return
-        connection.send_bytes(msgspec.json.encode(_Answer()))
-        while True:
-            try:
-                request = msgspec.json.decode(connection.recv_bytes(), type=_Request)
-            except EOFError:
-                return
-            connection.send_bytes(_answer(handler, request))
+        connection.send_bytes(msgspec.json.encode((None, None)))
+        with contextlib.suppress(EOFError):  # the parent has closed its end
+            while True:
+                event, seconds = msgspec.json.decode(connection.recv_bytes())
+                connection.send_bytes(_answer(handler, event, seconds))
 
 
 def _end_with_parent() -> None:
@@ -232,15 +214,15 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _answer(handler: Callable[[Any, LambdaContext], Any], request: _Request) -> bytes:
+def _answer(handler: Callable[[Any, LambdaContext], Any], event: object, seconds: float) -> bytes:
     try:
-        return msgspec.json.encode(_Answer(handler(request.event, LambdaContext(request.seconds))))
+        return msgspec.json.encode((handler(event, LambdaContext(seconds)), None))
     except Exception as error:
         return _encode_error(error)
 
 
 def _encode_error(error: Exception) -> bytes:
-    return msgspec.json.encode(_Answer(error=(type(error).__name__, str(error))))
+    return msgspec.json.encode((None, (type(error).__name__, str(error))))
 
 
 if __name__ == "__main__":

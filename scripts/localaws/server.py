@@ -14,10 +14,8 @@ def serve(
 ) -> Iterator[str]:
     """Run the server for the length of the block and yield its URL.
 
-    ``name`` is for messages. ``folder`` and ``environment`` default to those of this process.
-
-    Raises:
-        RuntimeError: if the server ends before it listens; its own message is on stderr.
+    ``name`` is for messages. ``folder`` and ``environment`` default to those of this process. Raises RuntimeError if
+    the server ends before it listens; its own message is on stderr.
     """
     process = subprocess.Popen(
         command,

@@ -1,14 +1,19 @@
 """The local AWS of the stack: an environment that reaches nothing else, with streams, buckets and a model in it."""
 
+import contextlib
 import hashlib
+import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import boto3
+
 from artifacts import MLMODEL, ModelError, describe, find_run, open_artifact
 from scripts import cli
-from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION, environment_without_account
+from scripts.localaws import moto
+from scripts.localaws.moto import environment_without_account
 from scripts.localaws.server import HOST
 from settings import ModelSettings
 
@@ -18,8 +23,7 @@ if TYPE_CHECKING:
 
 INPUT_STREAM, OUTPUT_STREAM = cli.INPUT_STREAM, cli.OUTPUT_STREAM
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
-REJECTIONS_PREFIX = "rejections"
-REJECTIONS = f"s3://{FAILURES_BUCKET}/{REJECTIONS_PREFIX}"
+REJECTIONS = f"s3://{FAILURES_BUCKET}/rejections"
 EXPERIMENT_ID = "1"
 
 MODEL_VARIABLES = ("MLFLOW_EXPERIMENT_ID", "MODEL_BUCKET", "MODEL_LOCATION", "MODEL_SHA256", "RUN_ID")
@@ -52,14 +56,34 @@ class ModelCopy:
         return f"s3://{MODELS_BUCKET}/{EXPERIMENT_ID}/{self.folder}"
 
 
+@dataclass(frozen=True)
+class LocalStack:
+    """The local AWS, with streams, buckets and a model in it."""
+
+    endpoint: str
+    kinesis: "KinesisClient"
+    s3: "S3Client"
+
+
+@contextlib.contextmanager
+def start(model: ModelCopy, shards: int) -> Iterator[LocalStack]:
+    """Run the local AWS for the length of the block; this process reaches no other AWS from then on."""
+    with moto.serve() as endpoint:
+        isolate(os.environ, endpoint)
+        # The session so far may hold the credentials of the user, with which the model was read.
+        boto3.setup_default_session()
+        kinesis, s3 = boto3.client("kinesis"), boto3.client("s3")
+        create(kinesis, s3, shards)
+        for name, content in model.files.items():
+            s3.put_object(Bucket=MODELS_BUCKET, Key=f"{EXPERIMENT_ID}/{model.folder}/{name}", Body=content)
+        yield LocalStack(endpoint, kinesis, s3)
+
+
 def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> ModelCopy:
     """Copy the model at the location, else the one that the environment names, else the sample model.
 
-    The user's own AWS settings read it: call this before ``isolate``.
-
-    Raises:
-        ModelError: if there is no such model, it cannot be read, or no run id is known for it.
-        SettingsError: if the environment's variables contradict each other.
+    The user's own AWS settings read it: call this before ``isolate``. Raises ModelError if there is no such model, it
+    cannot be read, or no run id is known for it; SettingsError if the environment's variables contradict each other.
     """
     variables = {name: environment.get(name, "") for name in MODEL_VARIABLES}
     if location:
@@ -90,15 +114,7 @@ def isolate(environment: MutableMapping[str, str], endpoint: str) -> None:
     """Point the SDK at the endpoint alone: no variable, profile or proxy of the user can lead it anywhere else."""
     alone = environment_without_account(environment)
     environment.clear()
-    environment.update(alone, AWS_ENDPOINT_URL=endpoint)
-    environment["NO_PROXY"] = environment["no_proxy"] = HOST
-
-
-def shell_exports(endpoint: str) -> list[str]:
-    """Return the lines that point a shell's AWS command line, version 1 or 2, and the SDKs at the endpoint."""
-    # Version 2 prefers AWS_REGION, which version 1 does not know, and pipes its output into a pager unless told not to.
-    variables = {"AWS_ENDPOINT_URL": endpoint, **DUMMY_CREDENTIALS, "AWS_REGION": REGION, "AWS_PAGER": ""}
-    return [f"export {name}={value}" for name, value in variables.items()]
+    environment.update(alone, AWS_ENDPOINT_URL=endpoint, NO_PROXY=HOST, no_proxy=HOST)
 
 
 def create(kinesis: "KinesisClient", s3: "S3Client", shards: int) -> None:
@@ -108,12 +124,6 @@ def create(kinesis: "KinesisClient", s3: "S3Client", shards: int) -> None:
         kinesis.get_waiter("stream_exists").wait(StreamName=stream)
     for bucket in (MODELS_BUCKET, FAILURES_BUCKET):
         s3.create_bucket(Bucket=bucket)
-
-
-def upload(s3: "S3Client", model: ModelCopy) -> None:
-    """Upload a model into the models bucket."""
-    for name, content in model.files.items():
-        s3.put_object(Bucket=MODELS_BUCKET, Key=f"{EXPERIMENT_ID}/{model.folder}/{name}", Body=content)
 
 
 def configure_function(environment: MutableMapping[str, str], model: ModelCopy) -> None:
@@ -136,9 +146,5 @@ def configure_function(environment: MutableMapping[str, str], model: ModelCopy) 
 def find_shard(kinesis: "KinesisClient", stream: str, partition_key: str) -> str:
     """Return the shard of a partition key: its range of hash keys holds the key's MD5 (Kinesis developer guide)."""
     place = int.from_bytes(hashlib.md5(partition_key.encode(), usedforsecurity=False).digest(), "big")
-    ranges = {shard["ShardId"]: shard["HashKeyRange"] for shard in kinesis.list_shards(StreamName=stream)["Shards"]}
-    return next(
-        shard_id
-        for shard_id, keys in ranges.items()
-        if int(keys["StartingHashKey"]) <= place <= int(keys["EndingHashKey"])
-    )
+    ranges = [(shard["HashKeyRange"], shard["ShardId"]) for shard in kinesis.list_shards(StreamName=stream)["Shards"]]
+    return next(shard for keys, shard in ranges if int(keys["StartingHashKey"]) <= place <= int(keys["EndingHashKey"]))

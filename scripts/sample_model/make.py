@@ -19,13 +19,19 @@ from scripts.localaws import moto
 
 MODEL = Path(__file__).parent / "model"
 BUCKET = "models"
-TRAIN = (sys.executable, "-m", "scripts.commands.train", "--model", "ridge", "--min-pair-count", "8")
+OPTIONS = ("--model", "ridge", "--min-pair-count", "8")
 
 
 def main() -> None:
     """Train on the first file and measure on the second; if the training fails, exit with its code."""
-    options = parse_arguments()
-    # They could send the model elsewhere.
+    parser = argparse.ArgumentParser(
+        description="Train the sample model again and replace the one in scripts/sample_model/model.",
+        epilog="The TLC's trip record page has both files; the URLs do as well.",
+    )
+    parser.add_argument("january", metavar="green_tripdata_2023-01.parquet", help="the rides to train on")
+    parser.add_argument("february", metavar="green_tripdata_2023-02.parquet", help="the rides to measure it on")
+    options = parser.parse_args()
+    # The user's own variables could send the model elsewhere.
     for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_"))]:
         del os.environ[name]
     with moto.serve() as endpoint, tempfile.TemporaryDirectory() as folder:
@@ -36,23 +42,12 @@ def main() -> None:
             MLFLOW_DEFAULT_ARTIFACT_ROOT=f"s3://{BUCKET}",
         )
         boto3.client("s3").create_bucket(Bucket=BUCKET)
-        command = [*TRAIN, options.january, "--validate", options.february]
-        code = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
-        if code != 0:
+        command = [sys.executable, "-m", "scripts.commands.train"]
+        files = [options.january, "--validate", options.february]
+        if code := subprocess.run([*command, *files, *OPTIONS], check=False, stdout=subprocess.DEVNULL).returncode:
             sys.exit(code)
         replace(MODEL, S3Artifact(f"s3://{BUCKET}"))
     print(f"{MODEL}: {sum(file.stat().st_size for file in MODEL.iterdir()):,} bytes")
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        description="Train the sample model again and replace the one in scripts/sample_model/model.",
-        epilog="The TLC's trip record page has both files; the URLs do as well.",
-    )
-    parser.add_argument("january", metavar="green_tripdata_2023-01.parquet", help="the rides to train on")
-    parser.add_argument("february", metavar="green_tripdata_2023-02.parquet", help="the rides to measure it on")
-    return parser.parse_args()
 
 
 def replace(folder: Path, bucket: S3Artifact) -> None:

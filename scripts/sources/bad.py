@@ -22,6 +22,10 @@ def _without(name: str) -> Fault:
     return lambda event: _json(event).replace(f'"{name}":'.encode(), f'"no {name}":'.encode())
 
 
+def _with_id(ride_id: object) -> Fault:
+    return lambda event: _json({**event, "ride_id": ride_id})
+
+
 def _ride_with(name: str, value: object) -> Fault:
     return lambda event: _json({**event, "ride": {**event["ride"], name: value}})
 
@@ -45,10 +49,10 @@ FAULTS: dict[str, Fault] = {
     "a negative distance": _ride_with("trip_distance", -1.5),
     "NaN miles": _ride_with("trip_distance", math.nan),
     "infinite miles": _ride_with("trip_distance", math.inf),
-    "ride_id null": lambda event: _json({**event, "ride_id": None}),
-    "ride_id true": lambda event: _json({**event, "ride_id": True}),
-    "ride_id empty": lambda event: _json({**event, "ride_id": ""}),
-    "ride_id too long": lambda event: _json({**event, "ride_id": "x" * (MAX_ID_LENGTH + 1)}),
+    "ride_id null": _with_id(None),
+    "ride_id true": _with_id(True),
+    "ride_id empty": _with_id(""),
+    "ride_id too long": _with_id("x" * (MAX_ID_LENGTH + 1)),
 }
 """The ways in which a ride goes bad."""
 

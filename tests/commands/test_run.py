@@ -1,6 +1,5 @@
 """The local stack: the whole flow in one command, with the model of the user, and when the consumer fails."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -14,16 +13,15 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import cloudpickle
 import pytest
 import yaml
 
 from model import load_model
 from scripts.localaws import setup
+from scripts.localaws.account import wait_until_settled
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
-from scripts.localaws.stack import wait_until_settled
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import PATIENCE, failed, finish, start
 from tests.trip_records import trip, write
@@ -35,29 +33,27 @@ if TYPE_CHECKING:
 RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 """The run that logged the sample model."""
 
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy")
 HOSTILE = {
+    **dict.fromkeys(ENDPOINTS, "http://127.0.0.1:1"),
     "AWS_CONFIG_FILE": "/nowhere/config",
     "AWS_DEFAULT_REGION": "eu-west-1",
-    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
-    "AWS_ENDPOINT_URL_KINESIS": "http://127.0.0.1:1",
-    "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
     "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
     "AWS_PROFILE": "production",
     "AWS_REGION": "eu-west-1",
     "FAILURES_LOCATION": "s3://production",
-    "HTTP_PROXY": "http://127.0.0.1:1",
     "MODEL_SHA256": "0" * 64,
     "PREDICTION_FIELD": "not a field",
     "RUN_ID": "production",
     "TEST_RUN": "True",
-    "http_proxy": "http://127.0.0.1:1",
 }
 """Variables that must not lead the stack to a real account, nor change it."""
 
 
-def summary(printed: str) -> dict[str, str]:
-    """Return the rows of the summary."""
-    rows = re.findall(r"^│ ([^│]+) │ +([^│]+) │$", printed.partition("Summary")[2], re.MULTILINE)
+def summary(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
+    """Return the rows of the summary of a run that succeeded."""
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^│ ([^│]+) │ +([^│]+) │$", done.stdout.partition("Summary")[2], re.MULTILINE)
     return {name.strip(): value for name, value in rows}
 
 
@@ -70,12 +66,11 @@ def rows_of_rides(printed: str) -> list[list[str]]:
 def test_every_ride_is_shown_with_its_prediction() -> None:
     """Settings of the user that point elsewhere do not matter; without a model of the user the sample model runs."""
     done = finish("run", "--rides", "12", "--seed", "4", **HOSTILE)  # type: ignore[arg-type]
-    assert done.returncode == 0, done.stderr
+    numbers = summary(done)
     rides = rows_of_rides(done.stdout)
     assert len(rides) == 12
     assert rides[1][0] == "ride-4-2"
     assert all(float(minutes) > 0 for *_, minutes in rides)
-    numbers = summary(done.stdout)
     assert [numbers[name] for name in ("put", "predicted", "rejected", "redelivered")] == ["12", "12", "0", "0"]
     assert numbers["put to prediction, p95"].endswith(" ms")
     assert f"Model: {SAMPLE_MODEL}, run {RUN_ID}" in done.stderr
@@ -85,10 +80,9 @@ def test_every_ride_is_shown_with_its_prediction() -> None:
 def test_bad_rides_are_accounted_for(tmp_path: Path) -> None:
     """They are counted by kind, and the bucket is named. Of many rides only the first are shown."""
     done = finish("run", "--rides", "300", "--bad", "10", "--shards", "3", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    numbers = summary(done)
     assert len(rows_of_rides(done.stdout)) == 20
     assert "and 250 more" in done.stdout
-    numbers = summary(done.stdout)
     assert [numbers[name] for name in ("put", "predicted", "rejected")] == ["300", "270", "30"]
     assert "s3://ride-failures/rejections/" in done.stdout
     kinds = re.findall(r"^│ (json|ride|utf-8) +│ +(\d+) │", done.stdout, re.MULTILINE)
@@ -141,23 +135,9 @@ def test_the_printed_commands_work_while_the_stack_serves(tmp_path: Path) -> Non
 def test_chaos_loses_nothing(tmp_path: Path) -> None:
     """The faults are shown; rides whose delivery is in doubt are delivered again."""
     done = finish("run", "--rides", "1200", "--bad", "2", "--shards", "2", "--chaos", "--seed", "2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = summary(done.stdout)
+    rows = summary(done)
     assert (rows["put"], rows["predicted"], rows["rejected"]) == ("1,200", "1,176", "24")
     assert "PutRecords: entries answered ProvisionedThroughputExceededException" in done.stdout
-
-
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    """It comes before anything is started."""
-    done = finish("run", "--data", "none.parquet", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "run: none.parquet: there is no such file\n"
-
-
-def model_line(printed: str) -> str:
-    """Return the line that names the model."""
-    (line,) = re.findall(r"^Model: (.*)$", printed, re.MULTILINE)
-    return str(line)
 
 
 def changed_model(tmp_path: Path, **changes: object) -> Path:
@@ -183,9 +163,8 @@ def test_a_model_in_a_folder_predicts(tmp_path: Path, changes: dict[str, object]
     """The option goes before the environment's model; one line says which model runs."""
     folder = changed_model(tmp_path, **changes)
     done = finish("run", "--rides", "3", "--model", str(folder), MODEL_BUCKET="elsewhere")
-    assert done.returncode == 0, done.stderr
-    assert model_line(done.stderr) == f"{folder}, run {run_id}"
-    assert summary(done.stdout)["predicted"] == "3"
+    assert summary(done)["predicted"] == "3"
+    assert f"Model: {folder}, run {run_id}\n" in done.stderr
 
 
 def test_a_model_in_s3_is_read_with_the_users_own_settings(endpoint: str, s3: "S3Client", bucket: str) -> None:
@@ -194,9 +173,8 @@ def test_a_model_in_s3_is_read_with_the_users_own_settings(endpoint: str, s3: "S
         s3.put_object(Bucket=bucket, Key=f"mine/{path.name}", Body=path.read_bytes())
     location = f"s3://{bucket}/mine"
     done = finish("run", "--rides", "3", AWS_ENDPOINT_URL=endpoint, MODEL_LOCATION=location, RUN_ID="tag")
-    assert done.returncode == 0, done.stderr
-    assert model_line(done.stderr) == f"{location}, run tag"
-    assert summary(done.stdout)["predicted"] == "3"
+    assert summary(done)["predicted"] == "3"
+    assert f"Model: {location}, run tag\n" in done.stderr
 
 
 def test_a_pickled_model_needs_its_digest(tmp_path: Path) -> None:
@@ -211,12 +189,12 @@ def test_a_pickled_model_needs_its_digest(tmp_path: Path) -> None:
     (digest,) = re.findall("set MODEL_SHA256=([0-9a-f]{64})$", refused.stderr, re.MULTILINE)
     assert f"run: {folder}/model.pkl, a cloudpickle, can run any code" in refused.stderr
     done = finish("run", "--rides", "3", "--model", str(folder), MODEL_SHA256=digest)
-    assert done.returncode == 0, done.stderr
-    assert summary(done.stdout)["predicted"] == "3"
+    assert summary(done)["predicted"] == "3"
 
 
-def test_a_model_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+def test_an_input_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     """It comes before anything is started."""
+    assert failed(finish("run", "--data", "none.parquet", cwd=tmp_path)) == "run: none.parquet: there is no such file"
     nameless = changed_model(tmp_path, run_id=None, model_id=None, model_uuid=None)
     for variables, message in (
         ({"MODEL_LOCATION": "nowhere"}, "there is no folder nowhere"),
@@ -248,13 +226,3 @@ def test_a_run_ends_if_its_consumer_hangs(kinesis: "KinesisClient", s3: "S3Clien
         let_go.set()
         assert wait_until_settled(mapping, 1, lambda: shown.append(mapping.counters().settled))
     assert shown[-1] == 1
-
-
-def test_the_error_of_a_dead_consumer_is_raised(s3: "S3Client", endpoint: str, stream: str) -> None:
-    """Nobody waits for it."""
-    kinesis = boto3.client("kinesis", endpoint_url=endpoint)
-    mapping = EventSourceMapping(kinesis, s3, stream, lambda event: None, MappingSettings())
-    with contextlib.suppress(kinesis.exceptions.ResourceNotFoundException), mapping:
-        kinesis.delete_stream(StreamName=stream)
-        wait_until_settled(mapping, 1, lambda: None)
-        pytest.fail("it waited for a consumer that was dead")

@@ -1,4 +1,4 @@
-"""The smoke test of what was deployed, against a stack on moto and the mapping played here."""
+"""The smoke test of a deployed stack, on moto and the local event source mapping."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def deployed(
     kinesis: "KinesisClient", s3: "S3Client", bucket: str, cold_start: Callable[..., ModuleType]
 ) -> Iterator[tuple[Stack, EventSourceMapping]]:
-    """Deploy a consumer with a model in a bucket, and let it work."""
+    """Deploy a consumer with a model in a bucket, and run its mapping."""
     for path in Path(SAMPLE_MODEL).iterdir():
         s3.upload_file(str(path), bucket, f"1/abc/artifacts/model/{path.name}")
     stack = deploy(ShardCount="2", ModelBucket=bucket, RunId="abc", PredictionField="tip_amount")
@@ -33,7 +33,7 @@ def deployed(
 
 
 def test_a_ride_is_predicted_by_the_stacks_model(deployed: tuple[Stack, EventSourceMapping]) -> None:
-    """One line says the number, the tag and the latency."""
+    """The output is one line with the prediction, its tags and the latency."""
     done = finish("smoke-test", "--stack", deployed[0].name)
     assert done.returncode == 0, done.stderr
     line = r"(\S+) [\d.]+ of smoke-test-[-0-9a-f]+ by (\S+) (\S+) after [\d.]+ s\n"
@@ -43,7 +43,7 @@ def test_a_ride_is_predicted_by_the_stacks_model(deployed: tuple[Stack, EventSou
 
 
 def test_another_models_prediction_fails(deployed: tuple[Stack, EventSourceMapping]) -> None:
-    """With both names, in one line."""
+    """The error names both versions, or both models, in one line."""
     outputs = deployed[0].outputs
     streams = ("--input", outputs["InputStreamName"], "--output", outputs["PredictionsStreamName"])
     for option, expected, found in (("version", "xyz", "abc"), ("model", "tip", "ride_duration_prediction_model")):
@@ -52,19 +52,19 @@ def test_another_models_prediction_fails(deployed: tuple[Stack, EventSourceMappi
 
 
 def test_a_ride_that_nobody_predicts_fails(kinesis: "KinesisClient", stream: str) -> None:
-    """After the time that was given."""
+    """The command waits for the given time."""
     line = failed(finish("smoke-test", "--input", stream, "--output", stream, "--timeout", "0.5"))
     assert "no prediction of smoke-test-" in line
     assert f"came to {stream} in 0.5 seconds" in line
 
 
 def test_a_stack_that_is_not_there_fails(endpoint: str) -> None:
-    """With what to do, in one line."""
+    """The error says in one line what to do."""
     assert "there is no stack nowhere in this account" in failed(finish("smoke-test", "--stack", "nowhere"))
 
 
 def test_a_stream_that_is_not_there_fails(stream: str) -> None:
-    """Whether it is the one to put to or the one to read."""
+    """The missing stream may be the input or the output."""
     for arguments in (("--input", "nowhere", "--output", stream), ("--input", stream, "--output", "nowhere")):
         line = failed(finish("smoke-test", *arguments))
         assert "there is no stream" in line
@@ -83,7 +83,7 @@ def test_a_stream_that_is_not_there_fails(stream: str) -> None:
     ids=["stack and stream", "version and stack", "empty version", "empty stack"],
 )
 def test_what_contradicts_itself_or_says_nothing_is_refused(arguments: tuple[str, ...], complaint: str) -> None:
-    """Before a ride is put."""
+    """The command puts no ride."""
     done = finish("smoke-test", *arguments)
     assert done.returncode == 2
     assert done.stderr.endswith(f"smoke-test: error: {complaint}\n")

@@ -19,8 +19,18 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 
 from artifacts import ModelError
-from model import TRUSTED_TYPES, Features, Model, PredictionError, load_model, prepare_features
+from model import (
+    TRUSTED_TYPES,
+    Features,
+    Model,
+    NotTriedError,
+    PredictionError,
+    load_from_settings,
+    load_model,
+    prepare_features,
+)
 from rides import Ride
+from settings import ModelSettings
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 import mlflow
@@ -29,20 +39,21 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ROOT = Path(__file__).parents[2]
+Saved = Callable[[str], str]
 RIDES = [Ride(number % 7, number % 5, number / 3) for number in range(80)]
 UNSEEN = [Ride(130, 205, 3.66), Ride(0, 0, 0.0), Ride(10**30, -1, 100.0)]
 
 
 class Doubler(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """A model that is no scikit-learn pipeline."""
+    """A model that is not a scikit-learn pipeline."""
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # mlflow reads the hints
-        """Predict two minutes a mile."""
+        """Predict two minutes for each mile."""
         return model_input["trip_distance"] * 2
 
 
 def fitted(estimator: Any, sparse: bool = True) -> Any:
-    """Fit a pipeline on rides of three minutes a mile."""
+    """Fit a pipeline on rides that take three minutes for each mile."""
     features = [prepare_features(ride) for ride in RIDES]
     durations = [ride.trip_distance * 3 for ride in RIDES]
     return make_pipeline(DictVectorizer(sparse=sparse), estimator).fit(features, durations)
@@ -51,7 +62,11 @@ def fitted(estimator: Any, sparse: bool = True) -> Any:
 def save_sklearn(serialization: str, estimator: Any, sparse: bool = True) -> Callable[[str], None]:
     """Prepare to save a pipeline with MLflow's sklearn flavor."""
     return lambda folder: mlflow.sklearn.save_model(
-        fitted(estimator, sparse), folder, serialization_format=serialization, skops_trusted_types=TRUSTED_TYPES
+        fitted(estimator, sparse),
+        folder,
+        serialization_format=serialization,
+        skops_trusted_types=TRUSTED_TYPES,
+        pip_requirements=[],  # otherwise MLflow loads the model in another process to find them
     )
 
 
@@ -62,12 +77,12 @@ MODELS: dict[str, Callable[[str], None]] = {
     "forest": save_sklearn("skops", RandomForestRegressor(3, n_jobs=-1), sparse=False),
     "transformed": save_sklearn("skops", TransformedTargetRegressor(RandomForestRegressor(3, n_jobs=-1)), sparse=False),
     "boosted": save_sklearn("skops", HistGradientBoostingRegressor(max_iter=3), sparse=False),
-    "pyfunc": lambda folder: mlflow.pyfunc.save_model(folder, python_model=Doubler()),
+    "pyfunc": lambda folder: mlflow.pyfunc.save_model(folder, python_model=Doubler(), pip_requirements=[]),
 }
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """Give a function that saves one of MODELS with MLflow, once, and returns its folder."""
     folders: dict[str, str] = {}
 
@@ -81,7 +96,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def changed(saved: Callable[[str], str], tmp_path: Path) -> Callable[..., str]:
+def changed(saved: Saved, tmp_path: Path) -> Callable[..., str]:
     """Give a function that copies a saved model, changes its MLmodel, and returns the copy's folder."""
 
     def change(kind: str, **sklearn: Any) -> str:
@@ -108,78 +123,83 @@ def folder_digest(folder: str) -> str:
     return subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True, text=True).stdout.split()[0]  # noqa: S602
 
 
-class TestFeatures:
-    """The features, which training uses too."""
-
-    def test_they_are_the_pair_of_zones_and_the_distance(self) -> None:
-        """The names are those that the course's models are trained on."""
-        assert prepare_features(Ride(130, 205, 3.66)) == {"PU_DO": "130_205", "trip_distance": 3.66}
+def test_features_are_the_pair_of_zones_and_the_distance() -> None:
+    """Their names are those that the course's models are trained on."""
+    assert prepare_features(Ride(130, 205, 3.66)) == {"PU_DO": "130_205", "trip_distance": 3.66}
 
 
 class TestLoading:
-    """Loading what MLflow saved."""
+    """Loading models that MLflow saved."""
 
     @pytest.mark.parametrize(
         ("kind", "file"),
         [("skops", None), ("forest", None), ("boosted", None), ("cloudpickle", "model.pkl"), ("pickle", "model.pkl")],
     )
-    def test_it_predicts_what_mlflow_predicts(self, saved: Callable[[str], str], kind: str, file: str | None) -> None:
-        """Our loader and mlflow's give the same numbers, for rides that it was trained on and others."""
+    def test_our_loader_predicts_what_mlflow_predicts(self, saved: Saved, kind: str, file: str | None) -> None:
+        """Both loaders give the same numbers, for rides that the model was trained on and for others."""
         folder = saved(kind)
         ours = load_model(folder, sha256=digest(folder, file) if file else None)
         theirs = mlflow.sklearn.load_model(folder).predict([prepare_features(ride) for ride in [*RIDES, *UNSEEN]])
         assert ours.predict([*RIDES, *UNSEEN]) == pytest.approx(theirs.tolist(), abs=1e-9)
 
-    def test_it_comes_from_s3_as_from_a_folder(self, saved: Callable[[str], str], s3: "S3Client", bucket: str) -> None:
-        """The same model under a prefix predicts the same."""
+    def test_a_model_loads_from_s3_as_from_a_folder(self, saved: Saved, s3: "S3Client", bucket: str) -> None:
+        """The same model under a prefix predicts the same durations."""
         folder = saved("skops")
         for name in ("MLmodel", "model.skops"):
             s3.upload_file(f"{folder}/{name}", bucket, f"1/models/m-1/artifacts/{name}")
         from_s3 = load_model(f"s3://{bucket}/1/models/m-1/artifacts")
         assert from_s3.predict(UNSEEN) == load_model(folder).predict(UNSEEN)
 
-    def test_other_flavors_go_through_mlflow(self, saved: Callable[[str], str]) -> None:
-        """A pyfunc gets a data frame of the features; the digest to pin is the whole folder's."""
+    def test_other_flavors_go_through_mlflow(self, saved: Saved) -> None:
+        """A pyfunc gets a data frame of the features. The digest to pin is that of the whole folder."""
         folder = saved("pyfunc")
         with pytest.raises(ModelError, match="MODEL_SHA256=" + folder_digest(folder)):
             load_model(folder)
         assert load_model(folder, sha256=folder_digest(folder)).predict(UNSEEN[:1]) == [7.32]
 
     def test_without_mlflow_the_error_says_which_build_includes_it(
-        self, saved: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+        self, saved: Saved, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The image holds no mlflow unless it is asked to."""
+        """The image holds mlflow only if it was built with it."""
         monkeypatch.setitem(sys.modules, "mlflow.pyfunc", None)
         with pytest.raises(ModelError, match="--build-arg CATEGORIES="):
             load_model(saved("pyfunc"), sha256="0" * 64)
 
-    def test_every_n_jobs_is_set_to_one(self, saved: Callable[[str], str]) -> None:
-        """The forest was saved with all cores."""
+    def test_every_n_jobs_is_set_to_one(self, saved: Saved) -> None:
+        """The forest was saved with a job for every core."""
         predict: Any = load_model(saved("forest"))._call
         jobs = {name: value for name, value in predict.__self__.get_params().items() if name.endswith("n_jobs")}
         assert jobs == {"randomforestregressor__n_jobs": 1}
 
-    def test_that_of_a_fitted_clone_too(self, saved: Callable[[str], str]) -> None:
-        """It is the one that predicts."""
+    def test_n_jobs_of_a_fitted_clone_is_set_too(self, saved: Saved) -> None:
+        """The clone is the estimator that predicts."""
         predict: Any = load_model(saved("transformed"))._call
         clone = predict.__self__[-1].regressor_
         assert type(clone) is RandomForestRegressor
         assert clone.n_jobs == 1
 
-    def test_mlflow_is_not_imported_for_scikit_learn(self, saved: Callable[[str], str]) -> None:
-        """Half of the cold start would go into it."""
+    @pytest.mark.slow
+    def test_mlflow_is_not_imported_for_scikit_learn(self, saved: Saved) -> None:
+        """It would take half of the cold start."""
         code = f"import sys, model; model.load_model({saved('skops')!r}); sys.exit('mlflow' in sys.modules)"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
+    @pytest.mark.parametrize("by_run", [False, True], ids=["location", "bucket and run"])
+    def test_settings_name_the_model(self, saved: Saved, s3: "S3Client", bucket: str, by_run: bool) -> None:
+        """The settings give the model's location, or the bucket and the run that logged it."""
+        for path in Path(saved("skops")).iterdir():
+            if path.is_file():
+                s3.upload_file(str(path), bucket, f"1/abc/artifacts/model/{path.name}")
+        variables = {"MODEL_BUCKET": bucket} if by_run else {"MODEL_LOCATION": f"s3://{bucket}/1/abc/artifacts/model"}
+        model = load_from_settings(ModelSettings.from_environment({**variables, "RUN_ID": "abc"}))
+        assert model.version == "abc"
+        assert model.predict(UNSEEN) == load_model(saved("skops")).predict(UNSEEN)
+
 
 class TestVersion:
-    """What predictions are tagged with."""
+    """The version that predictions are tagged with."""
 
-    def test_it_is_what_was_asked_for(self, saved: Callable[[str], str]) -> None:
-        """RUN_ID comes first."""
-        assert load_model(saved("skops"), version="abc").version == "abc"
-
-    def test_else_it_is_the_artifacts_run(self, saved: Callable[[str], str], tmp_path: Path) -> None:
+    def test_version_defaults_to_the_run_id(self, saved: Saved, tmp_path: Path) -> None:
         """MLflow writes the run id into a logged model."""
         shutil.copytree(saved("skops"), tmp_path / "model")
         with (tmp_path / "model" / "MLmodel").open("a") as file:
@@ -188,92 +208,90 @@ class TestVersion:
 
 
 class TestRefusing:
-    """What is not loaded, and what the error says."""
+    """Models that are not loaded, and what the error says."""
 
     @pytest.mark.parametrize("kind", ["cloudpickle", "pickle"])
-    def test_an_unpinned_pickle(self, saved: Callable[[str], str], kind: str) -> None:
-        """It would run code: the error names the digest to pin."""
+    def test_a_pickle_needs_a_pinned_digest(self, saved: Saved, kind: str) -> None:
+        """Loading it would run code. The error names the digest to pin."""
         folder = saved(kind)
         with pytest.raises(ModelError, match=f"MODEL_SHA256={digest(folder, 'model.pkl')}"):
             load_model(folder)
 
     @pytest.mark.parametrize("kind", ["skops", "cloudpickle", "pyfunc"])
-    def test_another_digest(self, saved: Callable[[str], str], kind: str) -> None:
-        """A digest that is set is verified for every format."""
+    def test_another_digest_is_refused(self, saved: Saved, kind: str) -> None:
+        """A given digest is verified for every format."""
         with pytest.raises(ModelError, match="MODEL_SHA256"):
             load_model(saved(kind), sha256="0" * 64)
 
-    def test_a_pickle_that_calls_itself_skops(self, changed: Callable[..., str]) -> None:
-        """The MLmodel file cannot talk the loader into unpickling."""
-        folder = changed("cloudpickle", serialization_format="skops")
-        with pytest.raises(ModelError, match="cannot be loaded"):
+    @pytest.mark.parametrize(
+        ("kind", "sklearn", "message"),
+        [
+            # The MLmodel file cannot make the loader unpickle.
+            pytest.param("cloudpickle", {"serialization_format": "skops"}, "cannot be loaded", id="pickle as skops"),
+            pytest.param("skops", {"serialization_format": "carrier pigeon"}, "carrier pigeon", id="format"),
+            pytest.param("skops", {"pickled_model": "gone.skops"}, r"no gone\.skops", id="missing file"),
+            *(
+                pytest.param("skops", {"sklearn_version": version}, rf"scikit-learn {version} and here is 1\.9\.")
+                for version in ("1.8.1", "2.9.1", "1.10.1", None)
+            ),
+        ],
+    )
+    def test_an_mlmodel_that_does_not_fit_is_refused(
+        self, changed: Callable[..., str], kind: str, sklearn: dict[str, Any], message: str
+    ) -> None:
+        """The error names what does not fit, and both versions if it is scikit-learn's."""
+        with pytest.raises(ModelError, match=message):
+            load_model(changed(kind, **sklearn))
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            *((content, r"model\.skops cannot be loaded") for content in (b"", b"not a zip file", b"PK\x03\x04")),
+            (skops.io.dumps(DictVectorizer()), "DictVectorizer, which cannot predict"),
+        ],
+        ids=["empty", "text", "truncated", "transformer"],
+    )
+    def test_a_file_without_a_model_is_refused(self, changed: Callable[..., str], content: bytes, message: str) -> None:
+        """The error names the file, or the object in it that cannot predict."""
+        folder = changed("skops")
+        (Path(folder) / "model.skops").write_bytes(content)
+        with pytest.raises(ModelError, match=message):
             load_model(folder)
 
-    def test_types_that_the_artifact_trusts_but_we_do_not(self, changed: Callable[..., str]) -> None:
-        """Whoever writes the artifact does not write our list."""
+    def test_types_that_only_the_artifact_trusts_are_refused(self, changed: Callable[..., str]) -> None:
+        """The list of trusted types is ours, not the artifact's."""
         folder = changed("skops", skops_trusted_types=[f"{__name__}.Stranger"])
         skops.io.dump(make_pipeline(DictVectorizer(), Stranger()), f"{folder}/model.skops")
         with pytest.raises(ModelError, match=r"Stranger.*TRUSTED_TYPES") as caught:
             load_model(folder)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("version", ["1.8.1", "2.9.1", "1.10.1", None])
-    def test_another_scikit_learn(self, changed: Callable[..., str], version: str | None) -> None:
-        """Both versions are named: a pipeline's inner state changes between minors."""
-        with pytest.raises(ModelError, match=rf"scikit-learn {version} and here is 1\.9\."):
-            load_model(changed("skops", sklearn_version=version))
-
-    def test_a_newer_patch_of_the_same_scikit_learn_is_fine(self, changed: Callable[..., str]) -> None:
-        """Patches do not change the inner state."""
+    def test_a_newer_patch_of_scikit_learn_is_accepted(self, changed: Callable[..., str]) -> None:
+        """A patch does not change the inner state."""
         assert load_model(changed("skops", sklearn_version="1.9.99")).predict(UNSEEN)
 
-    @pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\x03\x04"])
-    def test_a_broken_file(self, changed: Callable[..., str], content: bytes) -> None:
-        """The error names it."""
-        folder = changed("skops")
-        (Path(folder) / "model.skops").write_bytes(content)
-        with pytest.raises(ModelError, match=r"model\.skops cannot be loaded"):
-            load_model(folder)
-
-    def test_a_missing_file(self, changed: Callable[..., str]) -> None:
-        """The error names it."""
-        with pytest.raises(ModelError, match=r"no gone\.skops"):
-            load_model(changed("skops", pickled_model="gone.skops"))
-
-    def test_an_unknown_format(self, changed: Callable[..., str]) -> None:
-        """The error names it."""
-        with pytest.raises(ModelError, match="carrier pigeon"):
-            load_model(changed("skops", serialization_format="carrier pigeon"))
-
-    def test_what_cannot_predict(self, changed: Callable[..., str]) -> None:
-        """A transformer is no model."""
-        folder = changed("skops")
-        skops.io.dump(DictVectorizer(), f"{folder}/model.skops")
-        with pytest.raises(ModelError, match="DictVectorizer, which cannot predict"):
-            load_model(folder)
-
-    def test_a_model_of_no_flavor(self, tmp_path: Path) -> None:
-        """An MLmodel file alone is not enough."""
+    def test_a_model_of_another_flavor_is_refused(self, tmp_path: Path) -> None:
+        """The error names the flavors that it has."""
         (tmp_path / "MLmodel").write_text("flavors: {spark: {}}\nrun_id: abc\n")
         with pytest.raises(ModelError, match="spark"):
             load_model(str(tmp_path))
 
 
 class Stranger(Ridge):  # type: ignore[misc]
-    """An estimator that nobody trusts."""
+    """An estimator that is on nobody's list."""
 
 
 class Calls:
-    """A model in Python that remembers what it was called with and raises for the zones that it is told to."""
+    """A model that records the size of each call, and raises for some pickup zones."""
 
     def __init__(self, *poison: int, answer: Callable[[Features], float] = lambda ride: ride["trip_distance"]) -> None:
-        """Predict the distance unless told otherwise."""
+        """Raise for the zones ``poison``; predict ``answer`` for others, by default the distance."""
         self.sizes: list[int] = []
         self._poison = {f"{zone}_1" for zone in poison}
         self._answer = answer
 
     def __call__(self, features: list[Features]) -> list[float]:
-        """Predict as a pipeline does: all or nothing."""
+        """Predict all rides or raise, as a pipeline does."""
         self.sizes.append(len(features))
         if any(ride["PU_DO"] in self._poison for ride in features):
             raise ValueError("zone?")
@@ -286,23 +304,23 @@ def rides(count: int) -> list[Ride]:
 
 
 class TestPredicting:
-    """One call for a batch; one bad row does not sink it."""
+    """Predicting a batch: one call, and one bad ride does not fail the others."""
 
     def test_a_batch_is_one_call(self) -> None:
-        """However many rides there are."""
+        """The number of rides makes no difference."""
         calls = Calls()
         assert Model(calls, "v").predict(rides(100)) == [float(number) for number in range(100)]
         assert calls.sizes == [100]
 
     def test_an_empty_batch_is_no_call(self) -> None:
-        """scikit-learn would raise."""
+        """scikit-learn would raise an exception."""
         calls = Calls()
         assert Model(calls, "v").predict([]) == []
         assert calls.sizes == []
 
     @pytest.mark.parametrize("poison", [{0}, {99}, {37, 38}, {0, 50, 99}, set(range(100))])
-    def test_rides_that_the_model_cannot_take_stand_alone(self, poison: set[int]) -> None:
-        """Wherever they are, each of the others gets its prediction, in its place."""
+    def test_each_ride_that_the_model_cannot_predict_is_an_error(self, poison: set[int]) -> None:
+        """Every other ride gets its prediction, in its place."""
         durations = Model(Calls(*poison), "v").predict(rides(100))
         assert len(durations) == 100
         for number, duration in enumerate(durations):
@@ -313,30 +331,36 @@ class TestPredicting:
                 assert duration == number
 
     def test_isolating_one_ride_takes_few_calls(self) -> None:
-        """Halving finds it without asking for every ride alone."""
+        """Halving finds the ride without a call for every ride."""
         calls = Calls(700)
         Model(calls, "v").predict(rides(1024))
         assert len(calls.sizes) == 21
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-    def test_a_number_that_is_not_finite_is_no_prediction(self, value: float) -> None:
-        """JSON has no way to write it; the others of the batch stand."""
+    def test_a_number_that_is_not_finite_is_an_error(self, value: float) -> None:
+        """JSON cannot express it. The other rides keep their predictions."""
         model = Model(Calls(answer=lambda ride: value if ride["PU_DO"] == "1_1" else 2.0), "v")
         durations = model.predict(rides(3))
         assert isinstance(durations[1], PredictionError)
         assert [durations[0], durations[2]] == [2.0, 2.0]
 
-    def test_a_column_of_predictions_is_as_good_as_a_row(self) -> None:
-        """Some estimators answer in the shape (n, 1)."""
+    def test_rides_are_not_tried_once_the_time_is_over(self) -> None:
+        """The first half is tried, and the second gets NotTriedError, which is no rejection."""
+        checks = iter([False, True])
+        answers = Model(Calls(0, 1, 2), "v").predict(rides(2), lambda: next(checks))
+        assert [type(answer) for answer in answers] == [PredictionError, NotTriedError]
+
+    def test_a_column_of_predictions_is_accepted(self) -> None:
+        """Some estimators return an array of the shape (n, 1)."""
         assert Model(lambda features: [[1.0] for _ in features], "v").predict(rides(3)) == [1.0, 1.0, 1.0]
 
-    def test_a_wrong_number_of_predictions_is_not_matched_by_guess(self) -> None:
-        """Which ride would the missing one belong to?"""
+    def test_a_wrong_number_of_predictions_is_an_error(self) -> None:
+        """Nobody knows to which rides they belong."""
         durations = Model(lambda features: [1.0] * (len(features) + 1), "v").predict(rides(2))
         assert all(isinstance(duration, PredictionError) for duration in durations)
 
-    def test_running_out_of_memory_is_not_the_rides_fault(self) -> None:
-        """The invocation fails and all of it is delivered again."""
+    def test_running_out_of_memory_is_raised(self) -> None:
+        """The invocation fails, and Lambda redelivers the whole batch."""
 
         def call(features: list[Features]) -> list[float]:
             raise MemoryError

@@ -1,4 +1,4 @@
-"""The environment variables: what is read, and what stops the cold start."""
+"""The environment variables: the settings that they give, and the errors that stop a cold start."""
 
 import operator
 
@@ -31,27 +31,16 @@ def test_two_variables_are_enough() -> None:
 
 
 @pytest.mark.parametrize("name", ["TEST_RUN", "POWERTOOLS_METRICS_DISABLED"])
-def test_a_dry_run_counts_nowhere(name: str) -> None:
-    """Its batches are no traffic; and Powertools has a variable for it."""
+def test_metrics_can_be_off(name: str) -> None:
+    """A dry run is not traffic, and Powertools has a variable to switch metrics off."""
     assert StreamSettings.from_environment({**MINIMUM, name: "true"}).metrics_namespace is None
 
 
-def test_the_metrics_may_have_another_namespace() -> None:
-    """By the variable that Powertools has for it."""
-    settings = StreamSettings.from_environment({**MINIMUM, "POWERTOOLS_METRICS_NAMESPACE": "Taxis"})
-    assert settings.metrics_namespace == "Taxis"
-
-
 def test_a_run_names_the_model_too() -> None:
-    """The course's three variables work, with experiment 1 by default."""
-    settings = ModelSettings.from_environment(RUN)
+    """The course's three variables are enough, and no variable of the stream is needed."""
+    settings = ModelSettings.from_environment({"MODEL_BUCKET": "models", "RUN_ID": "abc"})
     assert (settings.bucket, settings.experiment_id, settings.run_id) == ("models", "1", "abc")
     assert settings.location is None
-
-
-def test_another_experiment_may_be_named() -> None:
-    """MLflow numbers them."""
-    assert ModelSettings.from_environment({**RUN, "MLFLOW_EXPERIMENT_ID": "7"}).experiment_id == "7"
 
 
 @pytest.mark.parametrize(
@@ -61,21 +50,23 @@ def test_another_experiment_may_be_named() -> None:
         ("MODEL_SHA256", "AB" * 32, "model.sha256", "ab" * 32),
         ("FAILURES_LOCATION", "s3://failures/rides/", "failures_location", "s3://failures/rides"),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
+        ("POWERTOOLS_METRICS_NAMESPACE", "Taxis", "metrics_namespace", "Taxis"),
+        ("MLFLOW_EXPERIMENT_ID", "7", "model.experiment_id", "7"),
         ("PREDICTION_FIELD", " tip_amount", "model.prediction_field", "tip_amount"),
     ],
 )
 def test_values_are_read_as_people_write_them(name: str, value: str, field: str, expected: str) -> None:
-    """Spaces, capitals and a last slash make no difference."""
+    """Surrounding spaces, capitals and a last slash make no difference."""
     assert operator.attrgetter(field)(StreamSettings.from_environment({**MINIMUM, name: value})) == expected
 
 
 def test_a_location_may_be_tagged_with_a_run() -> None:
-    """RUN_ID beside MODEL_LOCATION is the version, no contradiction."""
+    """RUN_ID beside MODEL_LOCATION is the version and does not contradict it."""
     assert ModelSettings.from_environment({**MINIMUM, "RUN_ID": "abc"}).run_id == "abc"
 
 
 def test_a_dry_run_needs_no_stream() -> None:
-    """Nothing is written, so nothing must be named."""
+    """A dry run writes nothing."""
     assert StreamSettings.from_environment({"TEST_RUN": "True", "MODEL_LOCATION": "model"}).dry_run
 
 
@@ -88,7 +79,7 @@ def test_test_run_is_read_as_people_write_it(value: str, expected: bool) -> None
 
 
 def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
-    """Templates pass parameters that were left empty."""
+    """A template passes on parameters that were left empty."""
     empty = dict.fromkeys(
         ["MODEL_BUCKET", "RUN_ID", "MODEL_SHA256", "FAILURES_LOCATION", "LOG_LEVEL", "MODEL_NAME", "PREDICTION_FIELD"],
         "",
@@ -114,8 +105,8 @@ def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
         pytest.param({**MINIMUM, "PREDICTION_FIELD": "tip amount"}, "PREDICTION_FIELD", id="no field's name"),
     ],
 )
-def test_what_is_missing_or_wrong_is_named_in_one_line(environment: dict[str, str], named: str) -> None:
-    """The message says which variable to mend."""
+def test_a_missing_or_wrong_variable_is_named_in_one_line(environment: dict[str, str], named: str) -> None:
+    """The message says which variable to correct."""
     with pytest.raises(SettingsError, match=named) as caught:
         StreamSettings.from_environment(environment)
     assert "\n" not in str(caught.value)

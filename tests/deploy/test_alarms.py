@@ -1,4 +1,4 @@
-"""Alarms, canary and dashboard of template.yaml: what they watch is what AWS and the function really emit."""
+"""Alarms, canary and dashboard of template.yaml watch metrics that AWS and the function really emit."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ AT_LEAST, ABOVE = "GreaterThanOrEqualToThreshold", "GreaterThanThreshold"
 
 
 def metric(namespace: str, name: str, dimension: str, of: str) -> dict[str, Any]:
-    """Build what names a metric."""
+    """Build a metric's identity."""
     return {"Namespace": namespace, "MetricName": name, "Dimensions": [{"Name": dimension, "Value": of}]}
 
 
@@ -35,12 +35,12 @@ def ours(name: str) -> dict[str, Any]:
 
 
 def input_of_math(identifier: str, watched: dict[str, Any], statistic: str) -> dict[str, Any]:
-    """Build a metric of a minute that an expression is made of."""
+    """Build an expression's input: a metric of one minute."""
     return {"Id": identifier, "ReturnData": False, "MetricStat": {"Metric": watched, "Period": 60, "Stat": statistic}}
 
 
 def alarm(watched: dict[str, Any], comparison: str, threshold: int, minutes: tuple[int, int]) -> dict[str, Any]:
-    """Build an alarm on so many of so many minutes; on one without data it says nothing."""
+    """Build an alarm on ``minutes[0]`` of ``minutes[1]`` minutes; a minute without data does not count."""
     return {
         **watched,
         "ComparisonOperator": comparison,
@@ -52,7 +52,7 @@ def alarm(watched: dict[str, Any], comparison: str, threshold: int, minutes: tup
 
 
 def each_minute(watched: dict[str, Any], statistic: str) -> dict[str, Any]:
-    """Build what an alarm on one metric watches."""
+    """Build the watched part of an alarm on one metric."""
     return {**watched, "Statistic": statistic, "Period": 60}
 
 
@@ -60,7 +60,7 @@ DURATION = [
     {"Id": "percent", "Label": "p99 of the duration in percent of the timeout", "Expression": "duration / (70 * 10)"},
     input_of_math("duration", of_function("Duration"), "p99"),
 ]
-"""Of milliseconds and a timeout of 70 s."""
+"""The duration is in milliseconds; the timeout is 70 s."""
 
 REJECTIONS = [
     {
@@ -99,12 +99,12 @@ SHOWN_OF_AWS = {
     ),
     ("AWS/Kinesis", "WriteProvisionedThroughputExceeded", "StreamName", "<PredictionsStream>"),
 }
-"""What the dashboard shows beside the function's own metrics."""
+"""The metrics of AWS on the dashboard, beside the function's own."""
 
 
 @pytest.mark.parametrize("topic", [TOPIC, ""], ids=["to a topic", "to none"])
 def test_alarms_watch_and_notify(topic: str) -> None:
-    """Each of them says so when it begins and when it ends, where there is a topic."""
+    """If there is a topic, each alarm notifies it at its start and at its end."""
     found = resources_of("AWS::CloudWatch::Alarm", **{**UNUSUAL, "AlarmTopicArn": topic})
     assert all(properties.pop("AlarmDescription") for properties in found.values())
     actions = {"AlarmActions": [topic], "OKActions": [topic]} if topic else {}
@@ -112,7 +112,7 @@ def test_alarms_watch_and_notify(topic: str) -> None:
 
 
 def test_without_a_challenger_no_alarm_watches_one() -> None:
-    """But all others are there."""
+    """All other alarms exist."""
     names = set(resources_of("AWS::CloudWatch::Alarm", **LEAST))
     assert names == {name for name in ALARMS if not name.startswith("Shadow")}
 
@@ -125,7 +125,7 @@ def test_without_a_challenger_no_alarm_watches_one() -> None:
     ],
 )
 def test_alarms_roll_a_canary_back(deployment_type: str, alarms: list[str]) -> None:
-    """Those that a new version may cause; and none of them holds up what goes out all at once."""
+    """Alarms that a new version can cause roll it back. They do not stop a deployment all at once."""
     (group,) = resources_of("AWS::CodeDeploy::DeploymentGroup", **LEAST, DeploymentType=deployment_type).values()
     expected = {"Enabled": True, "Alarms": [{"Name": f"<{name}>"} for name in alarms]} if alarms else {}
     assert group["AlarmConfiguration"] == expected
@@ -133,7 +133,7 @@ def test_alarms_roll_a_canary_back(deployment_type: str, alarms: list[str]) -> N
 
 @pytest.fixture
 def emitted(cold_start: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """Give the metrics of the function, with its variables from the template, for a batch that rejects in every way."""
+    """Give the function's metrics, with the template's variables, for a batch with a rejection of every kind."""
     function = resources_of("AWS::Lambda::Function", **UNUSUAL)["Consumer"]
     variables = {**function["Environment"]["Variables"], "MODEL_LOCATION": SAMPLE_MODEL, "MODEL_SHA256": ""}
     telemetry = cold_start(**variables).TELEMETRY
@@ -146,7 +146,7 @@ def emitted(cold_start: Callable[..., ModuleType], capsys: pytest.CaptureFixture
 
 
 def test_the_function_emits_what_is_watched_and_shown(emitted: dict[str, Any]) -> None:
-    """Under the very namespace, name and dimension: an alarm on another one would never be raised."""
+    """Namespace, name and dimension must agree, or the alarm would never be raised."""
     (directive,) = emitted["_aws"]["CloudWatchMetrics"]
     assert directive["Dimensions"] == [["service"]]
     names = [metric["Name"] for metric in directive["Metrics"]]

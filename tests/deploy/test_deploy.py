@@ -1,4 +1,4 @@
-"""The deploy command, with stand-ins for the SAM CLI and Docker that write down how they were called."""
+"""The deploy command, with stand-ins for the SAM CLI and Docker that record their arguments."""
 
 import json
 import os
@@ -43,7 +43,7 @@ class StandIns:
         return os.pathsep.join([str(self.folder), "/usr/bin", "/bin"])
 
     def make(self, name: str, failing: str = "nothing") -> None:
-        """Make one, which fails when its first argument is that one."""
+        """Make a program, which fails if ``failing`` is its first argument."""
         program = self.folder / name
         program.write_text(STAND_IN.format(calls=shlex.quote(str(self.folder / f"{name}.calls")), failing=failing))
         program.chmod(0o755)
@@ -82,12 +82,12 @@ def staging(endpoint: str, aws_environment: None) -> Iterator[None]:
 
 
 def parameters(call: list[str]) -> list[str]:
-    """Return what a call overrides, but for Release."""
+    """Return the parameters that a call overrides, without Release."""
     return [one for one in call[call.index("--parameter-overrides") + 1 : -1] if not one.startswith("Release=")]
 
 
 def test_builds_and_then_deploys_with_what_was_given(programs: StandIns, endpoint: str) -> None:
-    """With another Release each time; the project's modules stay out of the SAM CLI's sight."""
+    """Each deployment has another Release. The SAM CLI cannot import the project's modules."""
     done = finish("deploy", "ModelBucket=models", "RunId=abc", PATH=programs.path)
     assert done.returncode == 0, done.stderr
     assert "./scripts/smoke-test --stack ride-predictions-dev" in done.stderr
@@ -102,7 +102,7 @@ def test_builds_and_then_deploys_with_what_was_given(programs: StandIns, endpoin
 
 
 def test_the_image_is_built_for_the_stack_as_it_will_be(programs: StandIns, staging: None) -> None:
-    """The stack's values, which "sam deploy" keeps, are the build's too, but where others are given."""
+    """The build uses the stack's values, which "sam deploy" keeps, unless others are given."""
     done = finish("deploy", "--stage", "staging", "ImageModel=", "RunId=abc", PATH=programs.path)
     assert done.returncode == 0, done.stderr
     build, deploy = programs.calls("sam")
@@ -111,7 +111,7 @@ def test_the_image_is_built_for_the_stack_as_it_will_be(programs: StandIns, stag
 
 
 def test_values_with_spaces_and_without_anything_are_quoted(programs: StandIns, endpoint: str) -> None:
-    """The SAM CLI's own parser refuses the one and cuts the other short."""
+    """Without quotes, the SAM CLI refuses an empty value and truncates one with spaces."""
     assert finish("deploy", "ModelPath=a b", "ShadowRunId=", PATH=programs.path).returncode == 0
     assert parameters(programs.calls("sam")[1]) == ['ModelPath="a b"', 'ShadowRunId=""']
 
@@ -128,7 +128,7 @@ def test_values_with_spaces_and_without_anything_are_quoted(programs: StandIns, 
 def test_options_and_parameters_come_in_any_order(
     programs: StandIns, endpoint: str, arguments: tuple[str, ...]
 ) -> None:
-    """The stage is understood wherever it stands."""
+    """The stage may stand before, between and after the parameters."""
     assert finish("deploy", *arguments, PATH=programs.path).returncode == 0
     deploy = programs.calls("sam")[1]
     assert deploy[deploy.index("--config-env") + 1] == "staging"
@@ -136,7 +136,7 @@ def test_options_and_parameters_come_in_any_order(
 
 
 def test_a_packaged_template_is_deployed_without_a_build(programs: StandIns, tmp_path: Path) -> None:
-    """With the very image that it names; no Docker is asked for."""
+    """The command deploys the image that the template names, and needs no Docker."""
     programs.make("docker", failing="version")
     (tmp_path / "packaged.yaml").write_text(PACKAGED)
     done = finish("deploy", "--template", "packaged.yaml", "RunId=x", cwd=tmp_path, PATH=programs.path)
@@ -161,7 +161,7 @@ def test_a_packaged_template_is_deployed_without_a_build(programs: StandIns, tmp
     ids=["case", "misspelt", "its own", "no value", "unknown stage", "known stages", "no template"],
 )
 def test_what_it_does_not_understand_is_refused(programs: StandIns, arguments: tuple[str, ...], complaint: str) -> None:
-    """With 2, and before anything is built."""
+    """The exit code is 2, and the command builds nothing."""
     done = finish("deploy", *arguments, PATH=programs.path)
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]
@@ -169,20 +169,20 @@ def test_what_it_does_not_understand_is_refused(programs: StandIns, arguments: t
 
 
 def test_help_is_given_wherever_it_is_asked_for(programs: StandIns) -> None:
-    """With the stages that samconfig.toml has."""
+    """The help lists the stages of samconfig.toml."""
     done = finish("deploy", "RunId=x", "--help", PATH=programs.path)
     assert done.returncode == 0
     assert "default, staging, production" in " ".join(done.stdout.split())
 
 
 def test_a_missing_sam_cli_is_said_at_once(programs: StandIns) -> None:
-    """With where to get it."""
+    """The error says how to install it."""
     (programs.folder / "sam").unlink()
     assert "deploy: the SAM CLI is not installed: pipx install" in failed(finish("deploy", PATH=programs.path))
 
 
 def test_a_missing_docker_daemon_is_said_at_once(programs: StandIns) -> None:
-    """Before the SAM CLI begins."""
+    """The command does not start the SAM CLI."""
     programs.make("docker", failing="version")
     assert "deploy: no Docker daemon answers" in failed(finish("deploy", PATH=programs.path))
     assert programs.calls("sam") == []
@@ -190,8 +190,8 @@ def test_a_missing_docker_daemon_is_said_at_once(programs: StandIns) -> None:
 
 @pytest.mark.parametrize("command", ["build", "deploy"])
 def test_a_failure_of_the_sam_cli_is_one_of_deploy(programs: StandIns, endpoint: str, command: str) -> None:
-    """What failed to build is not deployed."""
+    """After a failed build, the command does not deploy."""
     programs.make("sam", failing=command)
     line = failed(finish("deploy", PATH=programs.path))
-    assert line == f"deploy: sam {command} failed: what it said stands above"
+    assert line == f"deploy: sam {command} failed: its output is above"
     assert programs.calls("sam")[-1][0] == command

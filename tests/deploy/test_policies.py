@@ -1,4 +1,4 @@
-"""The roles: each call that is made is allowed, and nothing is that no call needs."""
+"""The roles allow each call that is made, and grant no permission that no call needs."""
 
 import contextlib
 import itertools
@@ -84,7 +84,7 @@ class Grant:
 
 
 def grants(statements: Iterable[dict[str, Any]]) -> list[Grant]:
-    """Take statements apart. Whatever is in them beside actions, resources and ``s3:prefix`` fails the test."""
+    """Return the grants of statements. Any part but actions, resources and ``s3:prefix`` fails the test."""
     found = []
     for statement in statements:
         assert statement["Effect"] == "Allow"
@@ -308,7 +308,7 @@ def check(stack: Stack, consumer: Consumer, models: str, calls: list[Call]) -> N
 def test_a_role_is_just_enough_to_find_a_model_by_its_run(
     bucket: str, work: Callable[[dict[str, str], str], list[Call]], consumer: Consumer
 ) -> None:
-    """In MLflow 3's layout and in MLflow 2's, with everything encrypted."""
+    """The model lies as MLflow 3 or MLflow 2 logs it, and all streams and buckets are encrypted."""
     stack = deploy(ModelBucket=bucket, RunId=RUN_ID, ShadowRunId=RUN_ID, **KEYS)
     variables = stack.variables(consumer.function)
     calls = [call for place in PLACES[:2] for call in work(variables, place)]
@@ -319,7 +319,7 @@ def test_a_role_is_just_enough_to_find_a_model_by_its_run(
 def test_a_role_is_just_enough_to_read_a_model_in_its_place(
     bucket: str, work: Callable[[dict[str, str], str], list[Call]], consumer: Consumer
 ) -> None:
-    """Of whatever flavor, with everything encrypted."""
+    """The model may have any flavor, and all streams and buckets are encrypted."""
     place = PLACES[2]
     stack = deploy(ModelBucket=bucket, ModelPath=place, ShadowModelPath=place, **KEYS)
     check(stack, consumer, bucket, work(stack.variables(consumer.function), place))
@@ -333,7 +333,7 @@ def test_a_role_is_just_enough_to_read_a_model_in_its_place(
 def test_the_last_version_can_still_load_its_model(
     bucket: str, work: Callable[[dict[str, str], str], list[Call]], parameters: dict[str, str], place: str
 ) -> None:
-    """The role is that of the new one already while most batches, in a canary, go to the last one."""
+    """During a canary, most batches go to the previous version, but the role is already the new one's."""
     stack = deploy(ModelBucket=bucket, **parameters)
     last = {"RUN_ID": RUN_ID} if "RunId" in parameters else {"MODEL_LOCATION": f"s3://{bucket}/{place}"}
     calls = work({**stack.variables("Consumer"), **last}, place)
@@ -341,7 +341,7 @@ def test_the_last_version_can_still_load_its_model(
 
 
 def test_without_keys_a_role_has_no_permission_for_any(endpoint: str) -> None:
-    """Nor for a bucket of models, where the model is in the image."""
+    """With a model in the image, the role has no permission for a bucket of models either."""
     stack = deploy(ImageModel="scripts/sample_model/model")
     services = {grant.action.partition(":")[0] for grant in grants(stack.policy("ConsumerRole"))}
     assert services == {"kinesis", "s3", "logs"}
@@ -351,7 +351,7 @@ def test_without_keys_a_role_has_no_permission_for_any(endpoint: str) -> None:
 
 @pytest.mark.parametrize("parameters", [LEAST, UNUSUAL, {"ImageModel": "folder"}], ids=" ".join)
 def test_only_lambda_takes_a_role_and_none_is_for_everything(parameters: dict[str, str]) -> None:
-    """Nor has one more than its own statements; CodeDeploy's is SAM's."""
+    """A role has only its own statements. SAM makes the role of CodeDeploy, which is left out."""
     roles = resources_of("AWS::IAM::Role", **parameters)
     del roles["CodeDeployServiceRole"]
     trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
@@ -376,8 +376,8 @@ def test_only_lambda_takes_a_role_and_none_is_for_everything(parameters: dict[st
     ],
     ids=["a session", "a botocore session", "a tag", "tags", "a header", "one record", "another service"],
 )
-def test_a_call_that_the_roles_do_not_know_fails(recording: Recording, call: Callable[[], object]) -> None:
-    """Whoever makes it: so nobody adds one to the code without looking at the roles."""
+def test_an_unknown_call_fails(recording: Recording, call: Callable[[], object]) -> None:
+    """A new call in the code fails this test until the roles are checked."""
     with recording() as faulty, contextlib.suppress(ClientError):
         call()
     (request,) = faulty.requests

@@ -3,135 +3,27 @@
 The parameters have unusual values here, each unlike all others, so that a value shows where it comes from.
 """
 
-import re
 from typing import Any
 
 import pytest
 from cfnlint.api import lint_file
 
-from tests.deploy.deployment import IMAGE, LEAST, TEMPLATE, UNUSUAL, evaluated, expanded, resources_of
+from tests.deploy.deployment import IMAGE, LEAST, TEMPLATE, UNUSUAL, evaluated, resources_of
 
 KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
-"""Of what holds data: it outlives its stack, unless the stack never came to be."""
+"""The policies of resources with data: they outlive the stack, unless its creation failed."""
 
 MODEL_VARIABLES = ("MODEL_LOCATION", "MODEL_BUCKET", "MLFLOW_EXPERIMENT_ID", "RUN_ID", "MODEL_SHA256")
 
 
+@pytest.mark.slow
 def test_cfn_lint_finds_nothing() -> None:
-    """Neither errors nor warnings."""
+    """cfn-lint reports no error and no warning."""
     assert lint_file(TEMPLATE) == []
 
 
-def test_every_parameter_is_described_and_has_a_default() -> None:
-    """But for the release, which must be another one each time."""
-    parameters = expanded()["Parameters"]
-    assert [name for name, parameter in parameters.items() if not parameter.get("Description")] == []
-    assert [name for name, parameter in parameters.items() if "Default" not in parameter] == ["Release"]
-
-
-def test_defaults_are_for_a_ride_a_millisecond_on_one_shard() -> None:
-    """One vCPU, time for a cold start, a request's worth of rides; and records are kept before Kinesis drops them."""
-    parameters = expanded()["Parameters"]
-    defaults = {name: parameter.get("Default") for name, parameter in parameters.items()}
-    used = {name: value for name, value in defaults.items() if value not in ("", None)}
-    assert used == {
-        "ShardCount": 0,
-        "RetentionHours": 24,
-        "ImagePackages": "packages",
-        "ExperimentId": "1",
-        "ModelName": "ride_duration_prediction_model",
-        "PredictionField": "ride_duration",
-        "Architecture": "arm64",
-        "MemorySize": 1769,
-        "Timeout": 60,
-        "ReservedConcurrency": 0,
-        "LogLevel": "INFO",
-        "LogRetentionDays": 30,
-        "DeploymentType": "Canary10Percent10Minutes",
-        "BatchSize": 500,
-        "BatchingWindowSeconds": 1,
-        "ParallelizationFactor": 1,
-        "RetryAttempts": 10,
-        "RecordAgeSeconds": 72_000,
-        "FailuresRetentionDays": 90,
-        "RejectionsPercent": 5,
-    }
-    assert used["RecordAgeSeconds"] < used["RetentionHours"] * 3600
-
-
-@pytest.mark.parametrize(
-    ("parameter", "value"),
-    [
-        ("Release", "1.2"),
-        ("InputStreamArn", "arn:aws:kinesis:us-east-1:123456789012:stream/*"),
-        ("InputStreamName", "rides*"),
-        ("PredictionsStreamName", "a/b"),
-        ("ImageModel", "/opt/model"),
-        ("ModelBucket", "*"),
-        ("ModelBucket", "models/folder"),
-        ("ModelPath", "*/model"),
-        ("ModelPath", "${AWS::AccountId}"),
-        ("ModelPath", "/model"),
-        ("ModelPath", "model/"),
-        ("ShadowModelPath", "*/model"),
-        ("ExperimentId", "*"),
-        ("ExperimentId", ""),
-        ("RunId", "*"),
-        ("ShadowRunId", "a/b"),
-        ("ModelSha256", "abc"),
-        ("ShadowModelSha256", "abc"),
-        ("PredictionField", "tip amount"),
-        *((f"{name}KeyArn", value) for name in ("Input", "Output", "Failures", "Model") for value in ("*", "alias/a")),
-        ("AlarmTopicArn", "*"),
-    ],
-)
-def test_a_value_that_would_widen_a_role_or_never_work_is_refused(parameter: str, value: str) -> None:
-    """Before anything is created."""
-    pattern = expanded()["Parameters"][parameter]["AllowedPattern"]
-    assert not re.fullmatch(pattern, value)
-    assert re.fullmatch(pattern, {**LEAST, **UNUSUAL}.get(parameter, ""))
-
-
-@pytest.mark.parametrize(
-    ("parameters", "said"),
-    [
-        ({}, "Give the place of the model"),
-        ({"ModelBucket": "models"}, "ModelBucket needs RunId"),
-        ({"ModelBucket": "models", "RunId": "abc", "ImageModel": "folder"}, "both places of the model"),
-        ({"ModelBucket": "models", "RunId": "abc", "ModelPath": "model"}, "both name the model"),
-        ({"ImageModel": "folder", "RunId": "abc"}, "ModelBucket, which is not set"),
-        ({"ImageModel": "folder", "ModelPath": "model"}, "ModelBucket, which is not set"),
-        ({"ImageModel": "folder", "ShadowRunId": "abc"}, "A challenger lies in ModelBucket"),
-        ({"ImageModel": "folder", "ShadowModelPath": "model"}, "A challenger lies in ModelBucket"),
-        ({**LEAST, "ShadowRunId": "abc", "ShadowModelPath": "model"}, "both name the challenger"),
-    ],
-    ids=lambda value: None if isinstance(value, str) else " ".join(value) or "nothing",
-)
-def test_parameters_that_contradict_each_other_are_refused(parameters: dict[str, str], said: str) -> None:
-    """Before anything is created, with one line that names them."""
-    (broken,) = evaluated(**parameters).broken_rules()
-    assert said in broken
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {"ModelBucket": "models", "RunId": "abc"},
-        {"ModelBucket": "models", "ModelPath": "model"},
-        {"ModelBucket": "models", "RunId": "abc", "ShadowRunId": "def"},
-        {"ModelBucket": "models", "RunId": "abc", "ShadowModelPath": "model"},
-        {"ImageModel": "folder"},
-        UNUSUAL,
-    ],
-    ids=" ".join,
-)
-def test_a_model_is_in_one_place_under_one_name(parameters: dict[str, str]) -> None:
-    """And so is a challenger."""
-    assert evaluated(**parameters).broken_rules() == []
-
-
 def test_a_function_is_what_the_parameters_say() -> None:
-    """The shadow consumer's differs in its model, in where it writes, and in what is its own."""
+    """The shadow consumer differs in its model, its destinations, its role and its log."""
     variables = {
         "LOG_LEVEL": "ERROR",
         "MODEL_NAME": "tip",
@@ -196,7 +88,7 @@ def test_a_function_is_what_the_parameters_say() -> None:
     ids=["by their runs", "in their places", "in the image, which names it itself"],
 )
 def test_models_are_found(parameters: dict[str, str], expected: dict[str, Any]) -> None:
-    """With the variables that it takes, and no other."""
+    """The function gets exactly the variables that its model's place needs."""
     functions = resources_of("AWS::Lambda::Function", **parameters).items()
     variables = {name: properties["Environment"]["Variables"] for name, properties in functions}
     found = {name: {key: of[key] for key in MODEL_VARIABLES if of.get(key)} for name, of in variables.items()}
@@ -204,7 +96,7 @@ def test_models_are_found(parameters: dict[str, str], expected: dict[str, Any]) 
 
 
 def test_the_image_is_built_with_the_model_and_the_packages_that_were_asked_for() -> None:
-    """From the project's own Dockerfile."""
+    """SAM builds the project's own Dockerfile."""
     resources = evaluated(ImageModel="my/model", ImagePackages="packages training").resources()
     assert resources["Consumer"]["Metadata"] == {
         "Dockerfile": "Dockerfile",
@@ -217,7 +109,7 @@ def test_the_image_is_built_with_the_model_and_the_packages_that_were_asked_for(
 
 
 def test_the_mappings_are_what_the_parameters_say() -> None:
-    """They invoke the alias, not the newest code, which no canary has seen. The shadow's gives up without a trace."""
+    """Mappings invoke the alias, not the newest code. The shadow's mapping discards records without storing them."""
     consumer = {
         "EventSourceArn": "<InputStream.Arn>",
         "FunctionName": "<ConsumerAliaslive>",
@@ -242,7 +134,7 @@ def test_the_mappings_are_what_the_parameters_say() -> None:
 
 
 def test_a_given_input_stream_is_read_and_not_created() -> None:
-    """By both consumers, and with its name among the outputs."""
+    """Both consumers read it, and the outputs name it."""
     arn = "arn:aws:kinesis:us-east-1:123456789012:stream/theirs"
     evaluation = evaluated(**UNUSUAL, InputStreamArn=arn)
     resources = evaluation.resources()
@@ -254,7 +146,7 @@ def test_a_given_input_stream_is_read_and_not_created() -> None:
 
 
 def test_a_release_publishes_a_version_that_the_alias_moves_to() -> None:
-    """In a canary: so a new run goes live as carefully as a new image. The challenger's may move at once."""
+    """A canary moves the alias for a new run as for a new image. The challenger's alias moves at once."""
     assert not set(resources_of("AWS::Lambda::Version", **LEAST, Release="1")) & set(
         resources_of("AWS::Lambda::Version", **LEAST, Release="2")
     )
@@ -288,7 +180,7 @@ def test_a_release_publishes_a_version_that_the_alias_moves_to() -> None:
 
 
 def test_a_canary_goes_as_the_parameter_says() -> None:
-    """And goes back where it fails."""
+    """A failing canary is rolled back."""
     group = resources_of("AWS::CodeDeploy::DeploymentGroup", **UNUSUAL)["ConsumerDeploymentGroup"]
     assert group["DeploymentConfigName"] == "CodeDeployDefault.LambdaCanary10Percent30Minutes"
     assert group["AutoRollbackConfiguration"]["Enabled"]
@@ -296,7 +188,7 @@ def test_a_canary_goes_as_the_parameter_says() -> None:
 
 
 def test_streams_are_what_the_parameters_say() -> None:
-    """Encrypted, with shards and retention; what the challenger predicts is not kept, for nothing rests on it."""
+    """Streams have keys, shards and retention. The challenger's predictions are deleted with the stack."""
     size = {"RetentionPeriodHours": 49, "StreamModeDetails": {"StreamMode": "PROVISIONED"}, "ShardCount": 3}
     mine = {**size, "StreamEncryption": {"EncryptionType": "KMS", "KeyId": UNUSUAL["InputKeyArn"]}}
     theirs = {**size, "StreamEncryption": {"EncryptionType": "KMS", "KeyId": UNUSUAL["OutputKeyArn"]}}
@@ -314,8 +206,8 @@ def test_streams_are_what_the_parameters_say() -> None:
     }
 
 
-def test_streams_are_left_to_kinesis_where_nothing_is_said() -> None:
-    """On demand, under the stack's name, and so never under another stack's."""
+def test_streams_are_on_demand_by_default() -> None:
+    """Streams are on demand, and named after the stack, so that two stacks never share one."""
     on_demand = {"RetentionPeriodHours": 24, "StreamModeDetails": {"StreamMode": "ON_DEMAND"}}
     assert resources_of("AWS::Kinesis::Stream", **LEAST) == {
         "InputStream": {"Name": "my-stack-rides", **on_demand},
@@ -344,7 +236,7 @@ def test_streams_are_left_to_kinesis_where_nothing_is_said() -> None:
 def test_the_failures_bucket_is_private_versioned_encrypted_and_emptied(
     parameters: dict[str, str], days: int, encryption: dict[str, Any]
 ) -> None:
-    """Nobody but the account can be let in, old versions go as well, and it outlives the stack."""
+    """No policy can admit another account, old versions expire too, and the bucket outlives the stack."""
     bucket = evaluated(**parameters).resources()["FailuresBucket"]
     expiry = {
         "Id": "Expire",
@@ -368,7 +260,7 @@ def test_the_failures_bucket_is_private_versioned_encrypted_and_emptied(
 
 
 def test_the_failures_bucket_is_reached_over_tls_alone() -> None:
-    """Whoever asks, whatever for."""
+    """The policy refuses every request without TLS."""
     statement = {
         "Sid": "OnlyOverTLS",
         "Effect": "Deny",
@@ -386,13 +278,13 @@ def test_the_failures_bucket_is_reached_over_tls_alone() -> None:
 
 
 def test_logs_are_kept_as_long_as_the_parameter_says() -> None:
-    """Those of both functions."""
+    """The parameter holds for the logs of both functions."""
     logs = {"RetentionInDays": 14}
     assert resources_of("AWS::Logs::LogGroup", **UNUSUAL) == {"ConsumerLogs": logs, "ShadowLogs": logs}
 
 
 def test_outputs_name_what_people_and_scripts_need() -> None:
-    """The model's version only where it is known before the function has read it."""
+    """The outputs name the model's version if it is known before the function has loaded the model."""
     always = {
         "InputStreamName": "<InputStream>",
         "InputStreamArn": "<InputStream.Arn>",
@@ -415,5 +307,5 @@ def test_outputs_name_what_people_and_scripts_need() -> None:
 
 
 def test_without_a_challenger_nothing_of_one_is_created() -> None:
-    """Neither a stream nor an alarm."""
+    """The stack has no stream, alarm or other resource of a challenger."""
     assert [name for name in evaluated(**LEAST).resources() if "Shadow" in name] == []

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -14,15 +13,16 @@ from moto.kinesis.models import Shard
 
 from scripts.aws.shards import ShardReader
 from scripts.localaws.moto import newest_sequence_number, records_after
-from tests.tools import PATIENCE, ROOT
+from tests.tools import ROOT, wait_for
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
 PARENT = """
+import importlib
+import sys
 import time
-from scripts.localaws import moto
-with moto.serve() as url:
+with importlib.import_module(sys.argv[1]).serve() as url:
     print(url, flush=True)
     time.sleep(600)
 """
@@ -41,15 +41,27 @@ def test_no_record_is_lost_if_several_put_at_once(kinesis: "KinesisClient", stre
     assert len({record["Data"] for record in ShardReader(kinesis, stream, "shardId-000000000000").read()}) == 8000
 
 
-def test_the_server_ends_with_a_parent_that_is_killed() -> None:
-    """Nothing is left running."""
+def check_end_with_parent(module: str) -> None:
+    """Check that the server of a module ends if the process that started it is killed."""
+    command = [sys.executable, "-c", PARENT, module]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout
         port = int(parent.stdout.readline().rpartition(":")[2])
         assert listens(port)
         parent.send_signal(signal.SIGKILL)
-    assert ends_listening(port)
+    wait_for(lambda: not listens(port))
+
+
+def listens(port: int) -> bool:
+    """Return whether a server answers on the port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_server_ends_with_a_parent_that_is_killed() -> None:
+    """Nothing is left running."""
+    check_end_with_parent("scripts.localaws.moto")
 
 
 def moto_shard(records: int) -> Shard:
@@ -77,17 +89,3 @@ def test_moto_still_asks_for_the_newest_number_at_a_put(monkeypatch: pytest.Monk
     shard = moto_shard(1)
     monkeypatch.setattr(Shard, "get_max_sequence_number", lambda shard: 41)
     assert shard.put_record("key", "", "") == "42"
-
-
-def listens(port: int) -> bool:
-    """Return whether a server answers on the port."""
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def ends_listening(port: int) -> bool:
-    """Return whether a server that was told to end does so."""
-    give_up = time.monotonic() + PATIENCE
-    while listens(port) and time.monotonic() < give_up:
-        time.sleep(0.05)
-    return not listens(port)

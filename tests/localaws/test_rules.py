@@ -2,14 +2,15 @@
 
 import json
 import re
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
 
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
-from scripts.localaws.mapping import failure_key, failure_record
+from scripts.localaws.mapping import failure_object
 from scripts.localaws.rules import (
     MAX_EVENT_BYTES,
     Batch,
@@ -22,9 +23,10 @@ from scripts.localaws.rules import (
     event_of,
     split_expired,
 )
+from tests.builders import SHARD
 
-SHARD = "shardId-000000000000"
 REPORTING = MappingSettings(report_batch_item_failures=True)
+EXHAUSTED: Final = "RetryAttemptsExhausted"
 
 
 def record(number: int, *, data: str = "", arrival: float = 0.0) -> EventRecord:
@@ -43,40 +45,29 @@ def reported(*identifiers: object) -> dict[str, Any]:
 
 
 def test_settings_default_to_the_defaults_of_create_event_source_mapping() -> None:
-    """A parameter that is not set has the value that Lambda gives it."""
-    assert MappingSettings() == MappingSettings(
-        batch_size=100,
-        batching_window=0,
-        bisect_on_error=False,
-        maximum_retry_attempts=-1,
-        maximum_record_age=-1,
-        report_batch_item_failures=False,
-        on_failure=None,
-    )
+    """A parameter that is not set has the value that Lambda gives it, in the order of the fields."""
+    assert astuple(MappingSettings()) == (100, 0, False, -1, -1, False, None)
 
 
 # Closing a batch
 
 
-def test_a_full_batch_closes_before_its_window_ends() -> None:
-    """BatchSize closes a batch at once; records beyond it wait."""
-    settings = MappingSettings(batch_size=2, batching_window=300)
-    assert closing_size([record(1)], 0, settings) == 0
-    assert closing_size([record(1), record(2)], 0, settings) == 2
-    assert closing_size([record(1), record(2), record(3)], 0, settings) == 2
-
-
-def test_a_batch_closes_at_the_end_of_its_window() -> None:
-    """A batch that is not full stays open until its window has passed; a window of 0 seconds waits for nothing."""
-    settings = MappingSettings(batching_window=10)
-    assert closing_size([record(1)], 9.9, settings) == 0
-    assert closing_size([record(1)], 10, settings) == 1
-    assert closing_size([record(1), record(2)], 0, MappingSettings()) == 2
-
-
-def test_no_batch_closes_without_records() -> None:
-    """A function is never invoked with an empty event."""
-    assert closing_size([], 1000, MappingSettings()) == 0
+@pytest.mark.parametrize(
+    ("settings", "waiting", "open_for", "size"),
+    [
+        pytest.param(MappingSettings(batch_size=2, batching_window=300), 1, 299.9, 0, id="window still open"),
+        pytest.param(MappingSettings(batch_size=2, batching_window=300), 1, 300, 1, id="window over"),
+        pytest.param(MappingSettings(batch_size=2, batching_window=300), 2, 0, 2, id="full"),
+        pytest.param(MappingSettings(batch_size=2, batching_window=300), 3, 0, 2, id="one too many"),
+        pytest.param(MappingSettings(), 2, 0, 2, id="no window"),
+        pytest.param(MappingSettings(), 0, 1000, 0, id="no record"),
+    ],
+)
+def test_a_batch_closes_when_it_is_full_or_its_window_ends(
+    settings: MappingSettings, waiting: int, open_for: float, size: int
+) -> None:
+    """Records beyond BatchSize wait. A window of 0 seconds waits for nothing. A function never gets an empty event."""
+    assert closing_size([record(number) for number in range(waiting)], open_for, settings) == size
 
 
 @pytest.mark.parametrize(("excess", "expected"), [(0, 3), (1, 2)])
@@ -101,7 +92,7 @@ def test_a_record_beyond_six_megabytes_goes_alone() -> None:
 @pytest.mark.parametrize(
     "response",
     [{"batchItemFailures": []}, {"batchItemFailures": None}, {}, None, [], {"failures": [{}]}, "done"],
-    ids=["empty list", "null list", "empty", "null", "a list", "lacks the key", "a string"],
+    ids=str,
 )
 def test_a_response_without_failures_is_a_complete_success(response: object) -> None:
     """A response that reports no failure moves the checkpoint behind the batch, even if it lacks the key."""
@@ -115,39 +106,22 @@ def test_a_response_without_failures_is_a_complete_success(response: object) -> 
         reported(None),
         reported(2),
         reported("3", "4"),
-        {"batchItemFailures": [{"sequenceNumber": "2"}]},
         reported(["2"]),
-        {"batchItemFailures": ["2"]},
-        {"batchItemFailures": 2},
-        {"batchItemFailures": {"itemIdentifier": "2"}},
+        *({"batchItemFailures": other} for other in ([{"sequenceNumber": "2"}], ["2"], 2, {"itemIdentifier": "2"})),
     ],
-    ids=[
-        "empty",
-        "null",
-        "a number",
-        "one outside the batch",
-        "wrong key",
-        "a list",
-        "no object",
-        "a count",
-        "no list",
-    ],
+    ids=str,
 )
 def test_a_response_that_names_a_record_outside_the_batch_is_a_complete_failure(response: object) -> None:
     """Nothing in such a response is trusted: the whole batch is delivered again."""
     assert decide(batch(1, 2, 3), response, REPORTING) == Decision(again=(batch(1, 2, 3, attempts=1),))
 
 
-def test_the_lowest_reported_number_becomes_the_checkpoint() -> None:
-    """All records from the lowest failure on are delivered again, also those that had succeeded."""
-    response = reported("10", "9")
-    assert decide(batch(8, 9, 10, 11), response, REPORTING) == Decision(delivered=1, again=(batch(9, 10, 11),))
-
-
-def test_sequence_numbers_are_compared_by_their_value() -> None:
-    """Numbers of different lengths keep the shard's order, which is not the order of the strings."""
+@pytest.mark.parametrize("bisect", [False, True])
+def test_the_lowest_reported_number_becomes_the_checkpoint(bisect: bool) -> None:
+    """All records behind it come again, in one piece; numbers have the shard's order, not the order of strings."""
     numbers = (9 * 10**55, 10**56, 2 * 10**56, 10**128)
-    decision = decide(batch(*numbers), reported(str(numbers[2]), str(numbers[1])), REPORTING)
+    settings = replace(REPORTING, bisect_on_error=bisect)
+    decision = decide(batch(*numbers), reported(str(numbers[2]), str(numbers[1])), settings)
     assert decision == Decision(delivered=1, again=(batch(*numbers[1:]),))
 
 
@@ -159,33 +133,20 @@ def test_a_report_is_ignored_unless_the_mapping_asks_for_it() -> None:
 # Retries
 
 
-def test_a_function_error_delivers_the_whole_batch_again() -> None:
-    """An exception is a complete failure, with or without ReportBatchItemFailures."""
-    for settings in (REPORTING, MappingSettings()):
-        assert decide(batch(1, 2), RuntimeError(), settings) == Decision(again=(batch(1, 2, attempts=1),))
-
-
 @pytest.mark.parametrize("outcome", [RuntimeError(), reported("1"), reported("")], ids=["error", "first", "invalid"])
-def test_retries_have_no_end_by_default(outcome: object) -> None:
-    """A batch that makes no progress blocks its shard for ever if MaximumRetryAttempts is -1."""
-    decision = decide(batch(1, 2, attempts=10_000), outcome, REPORTING)
-    assert decision == Decision(again=(batch(1, 2, attempts=10_001),))
-
-
-@pytest.mark.parametrize(
-    ("outcome", "function_error"),
-    [(RuntimeError(), True), (reported("1"), False), (reported(""), False)],
-    ids=["error", "first", "invalid"],
-)
-def test_a_batch_without_retries_left_is_discarded(outcome: object, function_error: bool) -> None:
-    """MaximumRetryAttempts counts retries, not invocations; a report that makes no progress uses one up too."""
+def test_a_batch_without_progress_is_retried_until_no_retry_is_left(outcome: Exception | dict[str, Any]) -> None:
+    """MaximumRetryAttempts counts retries, not invocations. Its default, -1, blocks the shard for ever."""
     settings = MappingSettings(report_batch_item_failures=True, maximum_retry_attempts=2)
     assert decide(batch(1, 2, attempts=1), outcome, settings) == Decision(again=(batch(1, 2, attempts=2),))
-    assert decide(batch(1, 2, attempts=2), outcome, settings) == Decision(
-        discarded=Discard(batch(1, 2, attempts=3), "RetryAttemptsExhausted", function_error)
-    )
-    no_retries = MappingSettings(maximum_retry_attempts=0)
-    assert decide(batch(1), RuntimeError(), no_retries).discarded
+    discard = Discard(batch(1, 2, attempts=3), EXHAUSTED, function_error=isinstance(outcome, Exception))
+    assert decide(batch(1, 2, attempts=2), outcome, settings) == Decision(discarded=discard)
+    assert decide(batch(1, attempts=10_000), outcome, REPORTING) == Decision(again=(batch(1, attempts=10_001),))
+
+
+def test_a_function_error_does_not_need_a_report() -> None:
+    """An exception is a complete failure without ReportBatchItemFailures too; there may be no retry at all."""
+    assert decide(batch(1, 2), RuntimeError(), MappingSettings()) == Decision(again=(batch(1, 2, attempts=1),))
+    assert decide(batch(1), RuntimeError(), MappingSettings(maximum_retry_attempts=0)).discarded
 
 
 def test_a_checkpoint_gives_the_remainder_a_retry_quota_of_its_own() -> None:
@@ -198,33 +159,19 @@ def test_a_checkpoint_gives_the_remainder_a_retry_quota_of_its_own() -> None:
         discarded = decision.discarded
         current = decision.again[0] if decision.again else current
     assert deliveries == 5
-    assert discarded == Discard(batch(6, attempts=4), "RetryAttemptsExhausted", False)
+    assert discarded == Discard(batch(6, attempts=4), EXHAUSTED, function_error=False)
 
 
 # Bisecting
 
 
 def test_a_function_error_splits_the_batch_in_half() -> None:
-    """Both halves are delivered again, the first half first, and neither has used up a retry."""
+    """Both halves come again, the first half first, and have used up no retry. A single record uses them up."""
     settings = MappingSettings(bisect_on_error=True, maximum_retry_attempts=0)
     decision = decide(batch(1, 2, 3, 4, 5), RuntimeError(), settings)
     assert decision == Decision(again=(batch(1, 2), batch(3, 4, 5)))
-
-
-def test_a_single_record_is_not_split_but_retried() -> None:
-    """If there is nothing left to split, the retry quota decides."""
-    settings = MappingSettings(bisect_on_error=True, maximum_retry_attempts=1)
-    assert decide(batch(1), RuntimeError(), settings) == Decision(again=(batch(1, attempts=1),))
-    assert decide(batch(1, attempts=1), RuntimeError(), settings) == Decision(
-        discarded=Discard(batch(1, attempts=2), "RetryAttemptsExhausted", True)
-    )
-
-
-def test_a_partial_response_splits_at_the_reported_number() -> None:
-    """With bisecting too, only the remainder is delivered again, in one piece."""
-    settings = MappingSettings(bisect_on_error=True, report_batch_item_failures=True)
-    decision = decide(batch(1, 2, 3, 4), reported("2"), settings)
-    assert decision == Decision(delivered=1, again=(batch(2, 3, 4),))
+    discard = Discard(batch(1, attempts=1), EXHAUSTED, function_error=True)
+    assert decide(batch(1), RuntimeError(), settings) == Decision(discarded=discard)
 
 
 # Age
@@ -252,21 +199,18 @@ def test_only_records_beyond_the_maximum_age_are_discarded(arrivals: tuple[float
 
 def test_an_on_failure_object_has_the_position_and_the_whole_event() -> None:
     """Whoever reads the object can find the records in the stream, or replay them without it."""
-    stream, function = "arn:aws:kinesis:us-east-1:1:stream/a", "arn:aws:lambda:us-east-1:1:function:b"
-    at = datetime(2026, 2, 3, 4, 5, 6, 789_000, tzinfo=UTC)
-    arrivals = {"49590338271490256608559692538361571095921575989136588898": 1_770_000_000.5, "50": 1.0}
-    records = tuple(
-        {"kinesis": {"sequenceNumber": number, "approximateArrivalTimestamp": arrival, "data": "eyJhIg=="}}
-        for number, arrival in arrivals.items()
-    )
-    discard = Discard(Batch(records, attempts=3), "RetryAttemptsExhausted", function_error=True)
-    found = failure_record(discard, SHARD, stream, function, at)
+    stream, at = "arn:aws:kinesis:us-east-1:1:stream/a", datetime(2026, 2, 3, 4, 5, 6, 789_000, tzinfo=UTC)
+    records = (record(49590338271490256608559692538361571095, arrival=1_770_000_000.5), record(50, arrival=1.0))
+    discard = Discard(Batch(records, attempts=3), EXHAUSTED, function_error=True)
+    key, found = failure_object(discard, "mapping-uuid", SHARD, stream, at)
+    pattern = rf"{ON_FAILURE_PREFIX}mapping-uuid/{SHARD}/2026/02/03/2026-02-03T04\.05\.06-[0-9a-f-]{{36}}"
+    assert re.fullmatch(pattern, key)
     assert json.loads(found.pop("payload")) == {"Records": list(records)}
     assert re.fullmatch(r"[0-9a-f-]{36}", found["requestContext"].pop("requestId"))
     assert found == {
         "requestContext": {
-            "functionArn": function,
-            "condition": "RetryAttemptsExhausted",
+            "functionArn": "arn:aws:lambda:us-east-1:1:function:lambda_handler",
+            "condition": EXHAUSTED,
             "approximateInvokeCount": 3,
         },
         "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
@@ -274,7 +218,7 @@ def test_an_on_failure_object_has_the_position_and_the_whole_event() -> None:
         "timestamp": "2026-02-03T04:05:06.789Z",
         "KinesisBatchInfo": {
             "shardId": SHARD,
-            "startSequenceNumber": "49590338271490256608559692538361571095921575989136588898",
+            "startSequenceNumber": "49590338271490256608559692538361571095",
             "endSequenceNumber": "50",
             "approximateArrivalOfFirstRecord": "2026-02-02T02:40:00.500Z",
             "approximateArrivalOfLastRecord": "1970-01-01T00:00:01.000Z",
@@ -282,11 +226,9 @@ def test_an_on_failure_object_has_the_position_and_the_whole_event() -> None:
             "streamArn": stream,
         },
     }
-    key = rf"{ON_FAILURE_PREFIX}mapping-uuid/{SHARD}/2026/02/03/2026-02-03T04\.05\.06-[0-9a-f-]{{36}}"
-    assert re.fullmatch(key, failure_key("mapping-uuid", SHARD, at))
-    reported = Discard(Batch(records, attempts=3), "RetryAttemptsExhausted")
-    assert failure_record(reported, SHARD, stream, function, at)["responseContext"]["functionError"] is None
+    _, by_report = failure_object(Discard(Batch(records), EXHAUSTED), "mapping-uuid", SHARD, stream, at)
+    assert by_report["responseContext"]["functionError"] is None
     # Recorded on AWS: an invoke count of 1 although no function saw the records.
-    expired = failure_record(Discard(Batch(records), "RecordAgeExceeded"), SHARD, stream, function, at)
+    _, expired = failure_object(Discard(Batch(records), "RecordAgeExceeded"), "mapping-uuid", SHARD, stream, at)
     assert "responseContext" not in expired
     assert expired["requestContext"]["approximateInvokeCount"] == 1

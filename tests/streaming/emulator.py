@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.image.emulator import Addresses, installed
+from scripts.image.emulator import Addresses, installed_emulator
 from scripts.localaws.setup import FUNCTION_VARIABLES, isolate
 from tests.tools import ROOT
 
@@ -39,7 +39,7 @@ def emulated(
         CommandError: where the emulator cannot be had.
     """
     addresses = Addresses.free()
-    command = [str(installed()), *addresses.options(), sys.executable, "-m", "awslambdaric", handler]
+    command = [str(installed_emulator()), *addresses.options(), sys.executable, "-m", "awslambdaric", handler]
     with subprocess.Popen(command, cwd=ROOT, env=_environment(timeout, variables)) as process:
         try:
             addresses.wait()

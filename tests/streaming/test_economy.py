@@ -1,4 +1,4 @@
-"""What keeps the function fast, in counts that no noise moves: imports, model calls, requests, and calls of the SDK."""
+"""Counts that keep the function fast, whatever the machine does: imports, model calls, requests, calls of the SDK."""
 
 import gc
 import importlib.metadata
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scripts.environment import locked
+from scripts.environment import locked_packages
 from scripts.localaws.chaos import serve
 from scripts.localaws.setup import FUNCTION_VARIABLES
 from streaming.delivery import OutputStream
@@ -28,7 +28,7 @@ IMPORTED = {
     *("joblib", "narwhals", "numpy", "scikit-learn", "scipy", "skops", "threadpoolctl"),
     *("cloudpickle", "msgspec", "pyyaml", "typing-extensions"),
 }
-"""The packages that a cold start and a good batch may import. One that joins them has to be worth its time."""
+"""The packages that a cold start and a good batch may import. Another package has to be worth its time."""
 
 NAME_IMPORTS = """
 import sys
@@ -46,8 +46,8 @@ print(*{{name.partition(".")[0] for name in sys.modules}})
 
 
 def test_a_good_batch_imports_no_package_that_it_does_not_use(stream: str) -> None:
-    """The image has others, for aggregated records and for tables; and only the image's are there to be imported."""
-    in_image = locked(["packages"]).keys()
+    """Only packages of the image can be imported here. It has more of them, for aggregated records and for tables."""
+    in_image = locked_packages(["packages"]).keys()
     packages = {
         module: {name.lower().replace("_", "-") for name in names}
         for module, names in importlib.metadata.packages_distributions().items()
@@ -76,7 +76,7 @@ def test_a_batch_is_one_call_of_the_model_and_a_request_for_each_500_rides(
     bucket: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And nothing else of AWS, from the cold start on: no ride has a request of its own."""
+    """From the cold start on, there is no other request to AWS."""
     calls = []
     with serve(endpoint, keeps_requests=True) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
@@ -97,7 +97,7 @@ def test_a_batch_is_one_call_of_the_model_and_a_request_for_each_500_rides(
 
 
 def test_the_sdk_does_not_walk_over_the_entries(stream: str) -> None:
-    """It calls as many functions for 400 of them as for one."""
+    """The SDK calls as many functions for 400 entries as for one."""
     put_records: Any = OutputStream.connect(stream)._client.put_records
 
     def calls(entries: int) -> int:
@@ -120,17 +120,17 @@ def test_the_sdk_does_not_walk_over_the_entries(stream: str) -> None:
     assert abs(calls(400) - calls(1)) < 100
 
 
-def test_the_garbage_collector_looks_at_nothing_of_the_cold_start(cold_start: Callable[..., ModuleType]) -> None:
-    """But it does its work again: what a batch leaves behind goes."""
+def test_gc_does_not_scan_objects_of_the_cold_start(cold_start: Callable[..., ModuleType]) -> None:
+    """GC works again afterwards, and frees what a batch leaves behind."""
     cold_start(TEST_RUN="True")
     assert gc.isenabled()
     assert gc.get_freeze_count() > 100_000
 
 
-def test_s3_is_not_even_connected_to_before_there_is_a_rejection(
+def test_s3_client_is_created_with_the_first_rejection(
     cold_start: Callable[..., ModuleType], stream: str, bucket: str, s3: "S3Client"
 ) -> None:
-    """A cold start would make a client that most sandboxes never use."""
+    """Most sandboxes never need one."""
     function = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}")
     assert function.lambda_handler(kinesis_event(ride_event())) == {"batchItemFailures": []}
     assert "_client" not in vars(function.FAILURES)

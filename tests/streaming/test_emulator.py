@@ -52,7 +52,7 @@ def pid(event, context):
 def emulator() -> None:
     """Have the emulator; skip the tests where it cannot be had."""
     try:
-        lambda_emulator.installed()
+        lambda_emulator.installed_emulator()
     except CommandError as error:
         pytest.skip(f"no emulator: {error}")
 
@@ -96,7 +96,7 @@ def is_running(pid: int) -> bool:
 
 def test_the_emulator_is_fetched_once(no_network: None) -> None:
     """The environment keeps it for the next run."""
-    assert os.access(lambda_emulator.installed(), os.X_OK)
+    assert os.access(lambda_emulator.installed_emulator(), os.X_OK)
 
 
 def test_an_emulator_that_cannot_be_fetched_leaves_nothing_behind(no_network: None, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What operators see: the log line and the metrics of each batch."""
+"""The log line and the metrics of each batch, which operators see."""
 
 import json
 import time
@@ -31,7 +31,10 @@ def told(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[list[dict[str
 
 @pytest.fixture
 def function(cold_start: ColdStart, stream: str, request: pytest.FixtureRequest) -> Callable[..., ModuleType]:
-    """Give a function that starts ours under a name of its own: a logger keeps the stdout that it began with."""
+    """Give a function that cold-starts the handler's module, under a name of the test's own.
+
+    A logger of the same name would keep the stdout of the test that created it.
+    """
 
     def start(**environment: str) -> ModuleType:
         variables = {"PREDICTIONS_STREAM_NAME": stream, "MODEL_NAME": request.node.name, **environment}
@@ -43,8 +46,8 @@ def function(cold_start: ColdStart, stream: str, request: pytest.FixtureRequest)
 Told = Callable[[], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
 
-def test_a_batch_is_one_line_of_each(function: Callable[..., ModuleType], told: Told, bucket: str) -> None:
-    """With the request, the shard and every count; what went well is of the level INFO."""
+def test_a_batch_writes_one_line_of_each(function: Callable[..., ModuleType], told: Told, bucket: str) -> None:
+    """Both have every count. The log line also has the request and the shard, and its level is INFO."""
     handler = function(FAILURES_LOCATION=f"s3://{bucket}").lambda_handler
     context = LambdaContext(30)
     handler(kinesis_event(ride_event(1), ride_event(2), b"{", b"\xff", b"\xfe"), context)
@@ -75,22 +78,24 @@ def test_a_batch_is_one_line_of_each(function: Callable[..., ModuleType], told: 
         "Undelivered": 0,
         "ColdStart": 1,
     }
-    assert 0 < values["PredictTime"][0] < 60_000
-    assert 0 < values["ModelLoadTime"][0] < 60_000
+    assert values["PredictTime"][0] > 0
+    assert values["ModelLoadTime"][0] > 0
 
 
-def test_the_age_is_the_oldest_records_in_milliseconds(function: Callable[..., ModuleType], told: Told) -> None:
-    """Whatever the order."""
+def test_the_age_is_that_of_the_oldest_record(function: Callable[..., ModuleType], told: Told) -> None:
+    """It is in milliseconds, and the order of the records makes no difference."""
+    handler = function().lambda_handler
     event = kinesis_event(ride_event(1), ride_event(2), ride_event(3))
+    began = time.time()
     for record, age in zip(event["Records"], (50, 200, 100), strict=True):
-        record["kinesis"]["approximateArrivalTimestamp"] = time.time() - age
-    function().lambda_handler(event, None)
+        record["kinesis"]["approximateArrivalTimestamp"] = began - age
+    handler(event, None)
     _, (metrics,) = told()
-    assert 200_000 <= metrics["OldestRecordAge"][0] < 260_000
+    assert 200_000 <= metrics["OldestRecordAge"][0] <= 200_000 + (time.time() - began) * 1000
 
 
 def test_only_the_first_batch_of_a_sandbox_is_a_cold_start(function: Callable[..., ModuleType], told: Told) -> None:
-    """With the time that loading the model took."""
+    """Its metrics have the time that it took to load the model."""
     handler = function().lambda_handler
     for _ in range(2):
         handler(kinesis_event(ride_event()), None)
@@ -99,10 +104,10 @@ def test_only_the_first_batch_of_a_sandbox_is_a_cold_start(function: Callable[..
     assert not {"ColdStart", "ModelLoadTime"} & set(second)
 
 
-def test_what_is_left_is_a_warning_that_says_what_and_how_many(
+def test_undelivered_records_are_a_warning(
     function: Callable[..., ModuleType], told: Told, chaos: Chaos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one line."""
+    """One line says how many they are, and which errors left them."""
     monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
     with chaos(lambda call: FailedEntries(frozenset({0}))):
@@ -114,10 +119,8 @@ def test_what_is_left_is_a_warning_that_says_what_and_how_many(
     assert (metrics["Undelivered"], metrics["EntriesPutAgain"]) == ([2], [2])
 
 
-def test_a_failed_invocation_is_an_error_that_says_so(
-    function: Callable[..., ModuleType], told: Told, chaos: Chaos
-) -> None:
-    """All of the batch is undelivered then."""
+def test_a_failed_invocation_is_an_error(function: Callable[..., ModuleType], told: Told, chaos: Chaos) -> None:
+    """All records of the batch count as undelivered."""
     with chaos(lambda call: FailedRequest(400, "AccessDeniedException")), pytest.raises(DeliveryError):
         function().lambda_handler(kinesis_event(ride_event(1), ride_event(2)), None)
     ((log,), (metrics,)) = told()
@@ -127,17 +130,17 @@ def test_a_failed_invocation_is_an_error_that_says_so(
 
 
 @pytest.mark.parametrize("level", ["INFO", "WARNING"])
-def test_nothing_tells_of_a_ride(
+def test_no_line_has_data_of_a_ride(
     function: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str], bucket: str, level: str
 ) -> None:
-    """Neither of one that is predicted nor of one that is rejected."""
+    """This is true of predicted and of rejected rides."""
     handler = function(LOG_LEVEL=level, FAILURES_LOCATION=f"s3://{bucket}/none").lambda_handler
     handler(kinesis_event(ride_event("secret-id"), {"secret-id": 1}, b"secret-id", ride_event("secret-id", x=1)), None)
     assert "secret-id" not in capsys.readouterr().out
 
 
-def test_reasons_are_for_the_level_debug(function: Callable[..., ModuleType], told: Told, bucket: str) -> None:
-    """With the event_id, by which the bucket has the rest."""
+def test_reasons_are_logged_at_the_level_debug(function: Callable[..., ModuleType], told: Told, bucket: str) -> None:
+    """The line has the event_id, by which the rejection can be found in the bucket."""
     handler = function(LOG_LEVEL="DEBUG", FAILURES_LOCATION=f"s3://{bucket}").lambda_handler
     handler(kinesis_event(b"{"), None)
     logs, _ = told()
@@ -147,7 +150,7 @@ def test_reasons_are_for_the_level_debug(function: Callable[..., ModuleType], to
 
 
 def test_a_dry_run_has_no_metrics(cold_start: ColdStart, told: Told) -> None:
-    """It is no traffic."""
+    """A dry run is not traffic."""
     cold_start(TEST_RUN="True", MODEL_NAME="dry").lambda_handler(kinesis_event(ride_event()), None)
     ((log,), metrics) = told()
     assert log["predictions"] == 1

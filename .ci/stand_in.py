@@ -1,8 +1,8 @@
-"""A stand-in for the AWS base image for Python 3.13, for where the image registry cannot be reached.
+"""Make a stand-in for the AWS base image for Python 3.13, for machines that cannot reach the image registry.
 
-Real in it are CPython 3.13, Lambda's runtime interface client and its emulator, and the variables that the AWS image
-sets. It is not Amazon Linux: the shell and the C library are this machine's. The locked packages' wheels lie in it, the
-very ones that Amazon Linux takes, so that what is built on it needs no network, and none of this machine's settings.
+It has CPython 3.13, Lambda's runtime interface client and emulator, and the variables of the AWS image. It is not
+Amazon Linux: the shell and the C library are this machine's. It contains the locked packages' wheels, the same ones
+that Amazon Linux loads, so that a build on it needs no network and no settings of this machine.
 """
 
 import json
@@ -11,22 +11,24 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from scripts import cli
 from scripts.cli import CommandError
-from scripts.environment import locked, requirement
+from scripts.environment import locked_packages, requirement, requirements
 from scripts.image import emulator, wheels
-from scripts.image.engine import Engine
+from scripts.image.container import Engine, find_engine
 
 TAG = "localhost/lambda-python-stand-in"
 
 RUNTIME_PACKAGES = ("awslambdaric", "simplejson", "snapshot-restore-py")
-"""Lambda's runtime client and what it needs, as they are locked for the tests."""
+"""Lambda's runtime client and its dependencies, in the versions that are locked for the tests."""
 
 COMMANDS = ("sh", "cat", "chmod", "env", "mkdir", "rm")
-"""What the Dockerfile and the entry point need of a shell."""
+"""The shell commands that the Dockerfile and the entry point use."""
 
 ASSUMED = (
     "libstdc++.so.6",
@@ -37,7 +39,7 @@ ASSUMED = (
     "librt.so.1",
     "libutil.so.1",
 )
-"""Libraries that wheels may take for granted (PEP 600), as far as the locked ones do."""
+"""Libraries that wheels may assume (PEP 600), as far as the locked packages' wheels do."""
 
 LEFT_OUT = (
     "site-packages",
@@ -73,12 +75,16 @@ ENTRYPOINT ["/lambda-entrypoint.sh"]
 """
 
 
-def build(engine: Engine, requirements: Sequence[str], folder: Path) -> str:
-    """Make the image, with the wheels of these requirements, in an empty folder; return its name.
+def main() -> int:
+    """Make the image and print its name; return the exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        build(find_engine(), requirements(["packages", "training"]), Path(folder))
+    print(TAG)
+    return 0
 
-    Raises:
-        CommandError: where a part of it cannot be had.
-    """
+
+def build(engine: Engine, lines: Sequence[str], folder: Path) -> None:
+    """Make the image, with the wheels of these requirements, in an empty folder. Raises CommandError."""
     root = folder / "rootfs"
     for name in ("etc", "tmp", "usr/local/bin", "var/task", "var/wheels", "opt"):
         (root / name).mkdir(parents=True)
@@ -86,10 +92,9 @@ def build(engine: Engine, requirements: Sequence[str], folder: Path) -> str:
     _add_python(root)
     _add_runtime(root)
     _add_system(root)
-    wheels.fetch(requirements, platform.machine(), root / "var" / "wheels")
+    wheels.fetch(lines, platform.machine(), root / "var" / "wheels")
     (folder / "Dockerfile").write_text(DOCKERFILE)
     engine.build(folder, TAG)
-    return TAG
 
 
 def find_python() -> Path:
@@ -100,14 +105,14 @@ def find_python() -> Path:
     for candidate in candidates:
         if not shutil.which(candidate):
             continue
-        said = subprocess.run([candidate, "-c", ask], capture_output=True, text=True).stdout
-        if said.startswith("3 13 "):
-            return Path(said.removeprefix("3 13 ").strip()).resolve()
-    raise CommandError("there is no CPython 3.13 here to make a stand-in for the AWS base image of: install one")
+        output = subprocess.run([candidate, "-c", ask], capture_output=True, text=True).stdout
+        if output.startswith("3 13 "):
+            return Path(output.removeprefix("3 13 ").strip()).resolve()
+    raise CommandError("a stand-in for the AWS base image needs CPython 3.13, which is not installed here: install it")
 
 
 def _add_python(root: Path) -> None:
-    """Copy a CPython, without its packages but with the pip that it brings, to where the AWS image has it."""
+    """Copy a CPython to its place in the AWS image, without installed packages but with its bundled pip."""
     executable = find_python()
     ask = (
         "import json, sysconfig; print(json.dumps([sysconfig.get_path('stdlib'), sysconfig.get_config_var('LIBDIR')]))"
@@ -128,9 +133,9 @@ def _add_python(root: Path) -> None:
 
 def _add_runtime(root: Path) -> None:
     """Add Lambda's runtime client, its emulator and the entry point."""
-    packages = locked(["dev-packages"])
-    requirements = [requirement(name, packages[name]) for name in RUNTIME_PACKAGES]
-    wheels.install(requirements, platform.machine(), root / "var/lang/lib/python3.13/site-packages")
+    packages = locked_packages(["dev-packages"])
+    lines = [requirement(name, packages[name]) for name in RUNTIME_PACKAGES]
+    wheels.install(lines, platform.machine(), root / "var/lang/lib/python3.13/site-packages")
     emulator.fetch(root / "usr/local/bin/aws-lambda-rie")
     entry_point = root / "lambda-entrypoint.sh"
     entry_point.write_text(ENTRY_POINT)
@@ -138,7 +143,7 @@ def _add_runtime(root: Path) -> None:
 
 
 def _add_system(root: Path) -> None:
-    """Copy the shell and its commands, and the libraries that these, Python and the wheels need."""
+    """Copy the shell and its commands, and the libraries that they, Python and the wheels need."""
     commands = [Path(found) for name in COMMANDS if (found := shutil.which(name, path="/bin:/usr/bin"))]
     for command in commands:
         _copy(command, root / "bin" / command.name)
@@ -147,7 +152,7 @@ def _add_system(root: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy what the source is in the end, with its mode, to a new file."""
+    """Copy the file that the source is or links to, with its mode, to a new file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source.resolve(), target)
 
@@ -156,25 +161,29 @@ def _libraries(binaries: Iterable[Path]) -> set[Path]:
     """Return the system's libraries that the binaries need, the loader included."""
     needed: set[Path] = set()
     for binary in binaries:
-        said = subprocess.run(["ldd", binary], capture_output=True, text=True).stdout
-        needed |= {path for path in _paths(said) if path.parts[1] in ("lib", "lib64", "usr")}
+        output = subprocess.run(["ldd", binary], capture_output=True, text=True).stdout
+        needed |= {path for path in _paths(output) if path.parts[1] in ("lib", "lib64", "usr")}
     return needed
 
 
 def _assumed_libraries() -> set[Path]:
-    """Return those that wheels assume."""
+    """Return this machine's files of the libraries that wheels assume."""
     found: set[Path] = set()
     known = subprocess.check_output(["/sbin/ldconfig", "-p"], text=True)
     for line in known.splitlines()[1:]:
         name, _, path = line.strip().partition(" => ")
-        # "(libc6,x86-64)": one without an architecture is for another than the machine's own.
+        # "(libc6,x86-64)": an entry without an architecture is for another one than this machine's.
         if name.partition(" ")[0] in ASSUMED and "," in name:
             found.add(Path(path))
     return found
 
 
-def _paths(said: str) -> Iterator[Path]:
-    """Yield the paths in what ldd said: ``name => /path (address)`` or ``/path (address)``."""
-    for line in said.splitlines():
+def _paths(output: str) -> Iterator[Path]:
+    """Yield the paths in the output of ldd: ``name => /path (address)`` or ``/path (address)``."""
+    for line in output.splitlines():
         words = line.split()
         yield from (Path(word) for word in words if word.startswith("/"))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run("stand_in", main, explained=(OSError,)))
