@@ -61,6 +61,7 @@ def run(program: str, main: Callable[[], int], explained: tuple[type[Exception],
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
     logging.basicConfig(handlers=[_ConsoleHandler()])
+    errors: tuple[type[Exception], ...] = (CommandError, DeliveryError, BotoCoreError, *explained)
     try:
         return main()
     except KeyboardInterrupt:
@@ -68,9 +69,7 @@ def run(program: str, main: Callable[[], int], explained: tuple[type[Exception],
     except ClientError as error:
         details = error.response.get("Error", {})
         message = f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
-    except (CommandError, DeliveryError, BotoCoreError) as error:
-        message = str(error)
-    except explained as error:
+    except errors as error:
         message = str(error)
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     return 1

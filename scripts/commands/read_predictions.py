@@ -76,10 +76,8 @@ def parse_arguments() -> argparse.Namespace:
     start = "begin at the oldest record that the stream holds, or after the newest (default: %(default)s)"
     add("--from", dest="start", choices=STARTS, default="oldest", help=start)
     add("--json", action="store_true", help="print the data of each record on a line of its own instead of a table")
-    distinct = (
-        "show each event_id once: a redelivered ride has several predictions. Each event_id takes about 170 bytes"
-    )
-    add("--distinct", action="store_true", help=distinct)
+    repeats = "show each event_id once: a redelivered ride has several predictions. Each event_id takes about 170 bytes"
+    add("--distinct", action="store_true", help=repeats)
     add("--limit", type=cli.count, metavar="N", help="stop after N predictions")
     add("--idle", type=cli.seconds, metavar="SECONDS", help="stop after this time without a record (default: never)")
     cli.add_profile(parser)
@@ -91,8 +89,7 @@ def wait_for_records(
 ) -> "Iterator[list[tuple[str, RecordTypeDef]]]":
     """Yield the rounds that have records, until there were none for ``idle`` seconds; without end if it is None.
 
-    Raises:
-        BrokenPipeError: in a round without records, if nobody reads our output any more.
+    Raises BrokenPipeError in a round without records, if nobody reads our output any more.
     """
     last = time.monotonic()
     for found in rounds:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 # MLflow reads these variables when it is imported. They switch off usage data, and its own log lines and progress bars.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -64,6 +64,10 @@ MLFLOW_ERRORS = (MlflowException, SQLAlchemyError, Boto3Error, BotoCoreError, Cl
 """MLflow's own exceptions, and those of its database and of S3 that it does not catch."""
 
 
+ShowProgress: TypeAlias = Callable[[int, int], None]
+"""Takes the steps done and their total."""
+
+
 class TrainingError(Exception):
     """A model cannot be trained from these files, or logged to this experiment; the message is one line."""
 
@@ -81,9 +85,7 @@ class LoggedRun:
 def read_trips(file: str, validate: str | None) -> tuple[Trips, Trips]:
     """Return the rides to train on, and those to measure on: of the second file, or else held out of the first.
 
-    Raises:
-        TrainingError: if a file has fewer than two rides.
-        TripRecordError: if a file cannot be read.
+    Raises TrainingError if a file has fewer than two rides, and TripRecordError if it cannot be read.
     """
     trips = _read_file(file)
     if validate is not None:
@@ -131,9 +133,7 @@ def features(rides: Iterable[Ride], min_pair_count: int) -> Iterator[Mapping[str
         yield one if times[one["PU_DO"]] >= min_pair_count else {"trip_distance": one["trip_distance"]}
 
 
-def grow(
-    forest: RandomForestRegressor, matrix: Any, durations: Sequence[float], show_progress: Callable[[int, int], None]
-) -> None:
+def grow(forest: RandomForestRegressor, matrix: Any, durations: Sequence[float], show_progress: ShowProgress) -> None:
     """Fit a forest a few trees at a time, to show progress; the trees are the same as those of a single fit."""
     wanted, step = forest.n_estimators, os.cpu_count() or 1
     forest.set_params(warm_start=True)
@@ -159,10 +159,8 @@ def open_experiment(name: str) -> str:
     """Return the id of an experiment, which is created if it does not exist.
 
     MLflow itself reads MLFLOW_DEFAULT_ARTIFACT_ROOT only in ``mlflow server``, which gives an experiment the folder of
-    its id below that root. This function does the same for a database without a server.
-
-    Raises:
-        TrainingError: if the experiment exists and keeps its artifacts below another root.
+    its id below that root. This function does the same for a database without a server. It raises TrainingError if the
+    experiment exists and keeps its artifacts below another root.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING_URI
     root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT")
@@ -212,8 +210,8 @@ def as_path(location: str) -> str:
 
 
 @contextlib.contextmanager
-def stage(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar during the block, which is given a function that takes the steps done and their total."""
+def stage(text: str) -> Iterator[ShowProgress]:
+    """Show a progress bar during the block, which is given a function that moves it."""
     with cli.progress_bar("steps") as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -79,10 +79,7 @@ def read_json_rides(name: str) -> list[RideRecord]:
     """Return the records of a file, or of stdin: one for each line that is not blank, or one if it is one document.
 
     Bad data is not refused: rejecting it is the consumer's task. If the data has no ride_id, its digest is the
-    partition key.
-
-    Raises:
-        CommandError: if the file cannot be read or has a record that no stream accepts.
+    partition key. Raises CommandError if the file cannot be read or has a record that no stream accepts.
     """
     try:
         content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()

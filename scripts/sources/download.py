@@ -22,10 +22,8 @@ TIMEOUT_SECONDS = 60
 def open_trips(source: str) -> Iterator[Path]:
     """Give the path of a trip record file: ``source`` itself, or a copy of the URL that exists until the block ends.
 
-    The copy has the name of the URL's file, because ``trips.ride_events`` takes the month from it.
-
-    Raises:
-        TripRecordError: if the URL cannot be downloaded, or if the block raises it; the message names ``source``.
+    The copy has the name of the URL's file, because ``trips.ride_events`` takes the month from it. Raises
+    TripRecordError if the URL cannot be downloaded, or if the block raises it; the message names ``source``.
     """
     if "://" not in source:
         yield Path(source)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from rides import RideEvent
+from rides import decode_ride
 from scripts.cli import MAX_SEED, CommandError
 from scripts.sources import chosen as chosen_module
 from scripts.sources.bad import FAULTS, with_bad_rides
@@ -47,18 +47,11 @@ def lines(tmp_path: Path) -> Path:
 
 
 def test_generated_rides_are_good_and_keyed_by_their_id() -> None:
-    """The partition key is the ride_id as text."""
+    """A seed always gives the same rides, and a longer list begins with the shorter one."""
     records = generate_rides(200, seed=3)
     assert rejected(records) == 0
-    assert [str(msgspec.json.decode(r.data, type=RideEvent).ride_id) for r in records] == [
-        r.partition_key for r in records
-    ]
-
-
-def test_the_same_seed_generates_the_same_rides() -> None:
-    """A longer list begins with the shorter one."""
-    assert generate_rides(20, seed=3) == generate_rides(30, seed=3)[:20]
-    assert generate_rides(20, seed=3) != generate_rides(20, seed=4)
+    assert all(str(decode_ride(record.data).ride_id) == record.partition_key for record in records)
+    assert generate_rides(20, seed=3) == records[:20] != generate_rides(20, seed=4)
 
 
 def test_generated_ids_are_of_both_types_and_never_meet() -> None:
@@ -81,15 +74,11 @@ def test_generated_rides_look_like_those_they_were_measured_on() -> None:
     assert sum(hours[hour] for hour in range(6)) < sum(hours[hour] for hour in (15, 16, 17, 18)) / 4
 
 
-def test_lines_are_not_changed(lines: Path) -> None:
-    """The consumer has to reject bad lines; blank lines are skipped."""
-    assert [record.data for record in read_json_rides(str(lines))] == [LINE, b"\xffnonsense"]
-
-
-def test_the_key_of_a_line_is_its_ride_id_or_else_its_digest(lines: Path) -> None:
-    """A digest puts the same line on the same shard again."""
+def test_lines_keep_their_data_and_get_their_ride_id_or_else_their_digest_as_key(lines: Path) -> None:
+    """Blank lines are skipped, bad ones are not. A digest puts the same line on the same shard again."""
     good, bad = read_json_rides(str(lines))
-    assert good.partition_key == "256"
+    assert (good.partition_key, good.data) == ("256", LINE)
+    assert bad.data == b"\xffnonsense"
     assert len(bad.partition_key) == 64
     assert read_json_rides(str(lines))[1] == bad
 
@@ -134,13 +123,9 @@ def test_trip_records_are_keyed_by_month_and_row(tmp_path: Path) -> None:
     assert rejected(source.records) == 0
 
 
-def test_rides_are_generated_by_default() -> None:
-    """Their number fits on a screen."""
+def test_a_number_of_rides_takes_the_first(tmp_path: Path, lines: Path) -> None:
+    """Without a number, all rides of a file are taken, and 25 are generated, which fit on a screen."""
     assert chosen(seed=5) == RideSource(generate_rides(25, seed=5))
-
-
-def test_a_number_of_rides_takes_the_first_of_a_file(tmp_path: Path, lines: Path) -> None:
-    """Without a number, all are taken."""
     path = str(write(tmp_path / "trips.parquet", [trip()] * 4))
     assert len(chosen("--data", path).records) == 4
     assert len(chosen("--data", path, "--rides", "3").records) == 3

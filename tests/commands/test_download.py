@@ -27,16 +27,10 @@ def website(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_url_is_downloaded(tmp_path: Path, website: str) -> None:
-    """The URL's own name gives the month."""
+    """The URL's own name gives the month. If there is no such file, the error has the URL and the server's answer."""
     write(tmp_path / "green_tripdata_2023-02.parquet", [trip()])
-
     source = read_tlc_rides(f"{website}/green_tripdata_2023-02.parquet")
-
     assert [record.partition_key for record in source.records] == ["2023/02_0"]
-
-
-def test_a_url_that_is_not_there_is_one_line(website: str) -> None:
-    """The error names the URL and the server's answer."""
     with pytest.raises(TripRecordError, match=rf"^{website}/nothing\.parquet: .*404.*$"):
         read_tlc_rides(f"{website}/nothing.parquet")
 

@@ -105,10 +105,11 @@ def test_a_stream_that_accepts_no_more_ends_it(
     assert len(read(kinesis, stream)) == 500
 
 
-def test_a_stream_that_is_not_there_is_one_line(kinesis_endpoint: str) -> None:
+@pytest.mark.parametrize("tool", ["put-rides", "read-predictions"])
+def test_a_stream_that_is_not_there_is_one_line(kinesis_endpoint: str, tool: str) -> None:
     """It names the stream, the region and the endpoint."""
-    line = failed(finish("put-rides", "--stream", "no-such-stream"))
-    assert line.startswith(f"put-rides: there is no stream no-such-stream in us-east-1 at {kinesis_endpoint}:")
+    line = failed(finish(tool, "--stream", "no-such-stream"))
+    assert line.startswith(f"{tool}: there is no stream no-such-stream in us-east-1 at {kinesis_endpoint}:")
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 
-from scripts.aws.predictions import ReadPrediction, read_prediction
-from scripts.aws.shards import follow
+from rides import Prediction
+from scripts.aws.predictions import NotAPredictionError, ReadPrediction, read_prediction
+from scripts.aws.shards import ShardReader, Start, follow
 from scripts.commands.read_predictions import drop_repeats
-from tests.tools import PATIENCE, ROOT, failed, finish, start
+from tests.tools import PATIENCE, ROOT, finish, start
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -20,16 +23,19 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kinesis("moto", "kinesis-local")
 
 
+MODEL, VERSION = "ride_duration_prediction_model", "e1efc53e9bd149078b0c12aeaa6365df"
+EVENT_ID = "shardId-000000000000:1"
+
+
+def output(prediction: object, event_id: str = EVENT_ID) -> bytes:
+    """Build the data of an output record with this prediction."""
+    record = {"model": MODEL, "version": VERSION, "prediction": prediction, "event_id": event_id}
+    return json.dumps(record).encode()
+
+
 def prediction(ride_id: int | str, minutes: float = 12.5) -> bytes:
-    """Build the data of an output record."""
-    return json.dumps(
-        {
-            "model": "ride_duration_prediction_model",
-            "version": "e1efc53e9bd149078b0c12aeaa6365df",
-            "prediction": {"ride_duration": minutes, "ride_id": ride_id},
-            "event_id": f"shardId-000000000000:{ride_id}",
-        }
-    ).encode()
+    """Build the data of an output record for a ride, whose event_id depends on the ride_id."""
+    return output({"ride_duration": minutes, "ride_id": ride_id}, f"shardId-000000000000:{ride_id}")
 
 
 def put(client: "KinesisClient", stream: str, *data: bytes) -> list[str]:
@@ -117,6 +123,33 @@ def test_repeats_are_left_out_across_rounds() -> None:
     assert [drop_repeats(batch, seen) for batch in rounds] == [[reads[0], reads[1]], [], [reads[2]]]
 
 
+@pytest.mark.parametrize("ride_id", [256, "a"])
+def test_the_value_may_have_any_name(ride_id: int | str) -> None:
+    """It may be on either side of the ride_id."""
+    expected = Prediction(MODEL, VERSION, "tip_amount", 1.5, ride_id, EVENT_ID)
+    assert read_prediction(output({"tip_amount": 1.5, "ride_id": ride_id})) == expected
+    assert read_prediction(output({"ride_id": ride_id, "tip_amount": 1.5})) == expected
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        {},
+        {"ride_duration": 1.5},
+        {"ride_id": 1},
+        {"ride_duration": "1.5", "ride_id": 1},
+        {"ride_duration": 1.5, "ride_id": 1.5},
+        {"ride_duration": 1.5, "tip_amount": 2.5, "ride_id": 1},
+        {"ride_duration": True, "ride_id": 1},
+    ],
+    ids=["nothing", "no ride_id", "no value", "text", "half an id", "two values", "no number"],
+)
+def test_other_data_is_not_a_prediction(prediction: dict[str, Any]) -> None:
+    """The message says where."""
+    with pytest.raises(NotAPredictionError, match=r"at `\$\.prediction"):
+        read_prediction(output(prediction))
+
+
 def test_all_shards_are_read(kinesis: "KinesisClient", stream: str) -> None:
     """Partition keys are spread over them."""
     kinesis.create_stream(StreamName=f"{stream}-wide", ShardCount=4)
@@ -150,6 +183,33 @@ def test_a_closed_pipe_ends_it_quietly(kinesis: "KinesisClient", stream: str) ->
     assert b"Error" not in done.stderr
 
 
+def expire_next_read(kinesis: "KinesisClient") -> None:
+    """Make the client's next GetRecords fail as it does on AWS, because moto's iterators never expire."""
+    bodies = [b'{"__type": "ExpiredIteratorException", "message": "Iterator expired."}']
+
+    def answer(request: Any, **_: Any) -> Any:
+        if not bodies:
+            return None
+        raw: Any = type("Raw", (), {"stream": lambda self, **_: iter([bodies.pop()])})()
+        return AWSResponse(request.url, 400, HTTPHeaders(), raw)
+
+    kinesis.meta.events.register("before-send.kinesis.GetRecords", answer)
+
+
+@pytest.mark.parametrize(("start", "expected"), [("TRIM_HORIZON", [b"old", b"new"]), ("LATEST", [b"new"])])
+def test_an_expired_iterator_loses_and_repeats_nothing(
+    kinesis: "KinesisClient", stream: str, start: Start, expected: list[bytes]
+) -> None:
+    """It may expire before the first record, if a laptop sleeps, or later: reading continues at its position."""
+    put(kinesis, stream, b"old")
+    reader = ShardReader(kinesis, stream, "shardId-000000000000", start)
+    for data in (expected, [b"later"]):
+        expire_next_read(kinesis)
+        put(kinesis, stream, data[-1])
+        assert reader.read() == []
+        assert [record["Data"] for record in reader.read()] == data
+
+
 def test_shards_that_a_merge_makes_are_followed(kinesis: "KinesisClient", stream: str) -> None:
     """They are read from their first record on, as soon as one of their parents is read to its end."""
     kinesis.create_stream(StreamName=f"{stream}-pair", ShardCount=2)
@@ -174,9 +234,3 @@ def close_at_its_end(client: "KinesisClient") -> None:
         client.meta.events.unregister("after-call.kinesis.GetRecords", once)
 
     client.meta.events.register("after-call.kinesis.GetRecords", once)
-
-
-def test_a_stream_that_is_not_there_is_one_line(kinesis_endpoint: str) -> None:
-    """It names the stream, the region and the endpoint."""
-    line = failed(finish("read-predictions", "--stream", "no-such-stream"))
-    assert line.startswith(f"read-predictions: there is no stream no-such-stream in us-east-1 at {kinesis_endpoint}:")

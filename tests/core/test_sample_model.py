@@ -56,7 +56,6 @@ def test_the_model_was_made_with_the_locked_scikit_learn() -> None:
     made_with = description()["flavors"]["sklearn"]["sklearn_version"]
     lock = json.loads((ROOT / "Pipfile.lock").read_text())
     locked = lock["default"]["scikit-learn"]["version"].removeprefix("==")
-
     assert made_with.split(".")[:2] == locked.split(".")[:2], (
         f"the sample model was made with scikit-learn {made_with}, and {locked} is locked: make it again with {REMAKE}"
     )
@@ -65,7 +64,6 @@ def test_the_model_was_made_with_the_locked_scikit_learn() -> None:
 def test_the_card_has_the_command_that_makes_it_again_and_what_it_was_made_with() -> None:
     """It is the command that the test above prints when it fails."""
     flavor = description()["flavors"]["sklearn"]
-
     assert REMAKE in card()
     assert f"scikit-learn {flavor['sklearn_version']}" in card()
     assert f"mlflow {description()['mlflow_version']}" in card()
@@ -74,7 +72,6 @@ def test_the_card_has_the_command_that_makes_it_again_and_what_it_was_made_with(
 def test_the_model_is_small() -> None:
     """Every clone has it, so it stays under 2 MB; the card says its size."""
     size = sum(path.stat().st_size for path in MODEL.rglob("*"))
-
     assert size < 2_000_000
     assert f"The folder takes {size / 1e6:.2f} MB" in card()
 
@@ -103,36 +100,25 @@ def test_our_loader_and_mlflows_predict_the_same() -> None:
     assert random_pairs - known
     zones = [tuple(map(int, pair.split("_"))) for pair in sorted(random_pairs | known)]
     rides = [Ride(pickup, dropoff, draw.uniform(0, MAX_TRIP_DISTANCE)) for pickup, dropoff in zones]
-
     predicted = load_model(str(MODEL)).predict(rides)
-
     by_mlflow = mlflow.sklearn.load_model(str(MODEL)).predict([prepare_features(ride) for ride in rides])
     assert predicted == pytest.approx(by_mlflow.tolist(), abs=1e-9, rel=0)
 
 
 @pytest.fixture(scope="module")
-def january() -> Trips:
-    """Give the rides that the model was trained on."""
-    return real_trips("green_tripdata_2023-01.parquet")
+def months() -> list[Trips]:
+    """Give the rides that the model was trained on, and those that it was measured on; skip if a file is missing."""
+    paths = [TLC_DATA / f"green_tripdata_2023-{month}.parquet" for month in ("01", "02")]
+    for path in paths:
+        if not path.exists():
+            pytest.skip(f"{path.name} is not in {TLC_DATA}: download it there, or set TLC_DATA to its folder")
+    return list(map(training_trips, paths))
 
 
-@pytest.fixture(scope="module")
-def february() -> Trips:
-    """Give the rides that the model was measured on."""
-    return real_trips("green_tripdata_2023-02.parquet")
-
-
-def real_trips(name: str) -> Trips:
-    """Return the rides of a TLC file, or skip the test if the file is not there."""
-    if not (TLC_DATA / name).exists():
-        pytest.skip(f"{name} is not in {TLC_DATA}: download it there, or set TLC_DATA to its folder")
-    return training_trips(TLC_DATA / name)
-
-
-def test_the_card_counts_the_rides_right(january: Trips, february: Trips) -> None:
+def test_the_card_counts_the_rides_right(months: list[Trips]) -> None:
     """It has the rides used and left out in each month, and the pairs that the model knows."""
     words = " ".join(card().split())
-
+    january, february = months
     assert f"the {len(january.rides):,} rides of 1 to 60 minutes" in words
     assert f"The other {january.left_out:,} rows were left out" in words
     assert f"{len(february.rides):,} rides, {february.left_out:,} rows left out" in words
@@ -144,19 +130,16 @@ def test_the_card_counts_the_rides_right(january: Trips, february: Trips) -> Non
     [("all", {True, False}), ("of known pairs", {True}), ("of other pairs", {False})],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_cards_errors_are_those_on_the_real_february(
-    january: Trips, february: Trips, row: str, wanted: set[bool]
-) -> None:
+def test_the_cards_errors_are_those_on_the_real_february(months: list[Trips], row: str, wanted: set[bool]) -> None:
     """RMSE and MAE of the model and of January's mean agree to the digits on the card."""
     known = known_pairs()
+    january, february = months
     chosen = [
         (ride, duration)
         for ride, duration in zip(february.rides, february.durations, strict=True)
         if (prepare_features(ride)["PU_DO"] in known) in wanted
     ]
     rides, durations = [ride for ride, _ in chosen], [duration for _, duration in chosen]
-
     errors = training.measure(mlflow.sklearn.load_model(str(MODEL)), january.durations, Trips(rides, durations, 0))
-
     figures = [f"{errors[name]:.3f}" for name in ("rmse", "mae", "mean_rmse", "mean_mae")]
     assert f"| {row} | {len(rides):,} | {' | '.join(figures)} |" in card()
