@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from rides import Ride
     from settings import ModelSettings
 
-TRUSTED_TYPES = [
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.tree._tree.Tree",
-]
+TRUSTED_TYPES = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree"]
 """The types that a skops file may hold besides those that skops trusts: the trees of scikit-learn's ensembles.
 
 Loading a tree runs no code, but skops warns that forged node indices can crash ``predict``: pin the digest against it.

@@ -16,10 +16,11 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import downloads
+
 from scripts import cli
 from scripts.cli import CommandError
 from scripts.environment import locked_packages, requirement, requirements
-from scripts.image import emulator, wheels
 from scripts.image.container import Engine, find_engine
 
 TAG = "localhost/lambda-python-stand-in"
@@ -92,7 +93,7 @@ def build(engine: Engine, lines: Sequence[str], folder: Path) -> None:
     _add_python(root)
     _add_runtime(root)
     _add_system(root)
-    wheels.fetch(lines, platform.machine(), root / "var" / "wheels")
+    downloads.fetch_wheels(lines, platform.machine(), root / "var" / "wheels")
     (folder / "Dockerfile").write_text(DOCKERFILE)
     engine.build(folder, TAG)
 
@@ -135,8 +136,8 @@ def _add_runtime(root: Path) -> None:
     """Add Lambda's runtime client, its emulator and the entry point."""
     packages = locked_packages(["dev-packages"])
     lines = [requirement(name, packages[name]) for name in RUNTIME_PACKAGES]
-    wheels.install(lines, platform.machine(), root / "var/lang/lib/python3.13/site-packages")
-    emulator.fetch(root / "usr/local/bin/aws-lambda-rie")
+    downloads.install_wheels(lines, platform.machine(), root / "var/lang/lib/python3.13/site-packages")
+    downloads.fetch_emulator(root / "usr/local/bin/aws-lambda-rie")
     entry_point = root / "lambda-entrypoint.sh"
     entry_point.write_text(ENTRY_POINT)
     entry_point.chmod(0o755)
@@ -186,4 +187,4 @@ def _paths(output: str) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run("stand_in", main, explained=(OSError,)))
+    sys.exit(cli.run(main, explained=(OSError,)))

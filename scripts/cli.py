@@ -50,7 +50,7 @@ class _ConsoleHandler(logging.Handler):
         CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-def run(program: str, main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) -> int:
+def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) -> int:
     """Run a command and return its exit code: 1 with one line on stderr for an error, 130 after Ctrl-C.
 
     ``explained`` are the command's own exceptions whose message is that line. SIGTERM and SIGHUP end a command like
@@ -71,7 +71,7 @@ def run(program: str, main: Callable[[], int], explained: tuple[type[Exception],
         message = f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
     except errors as error:
         message = str(error)
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{program()}: {' '.join(message.split())}", file=sys.stderr)
     return 1
 
 
@@ -79,10 +79,15 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def parser(program: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+def program() -> str:
+    """Return the name of the command that is running: ``put-rides`` for the module ``put_rides``."""
+    return Path(sys.argv[0]).stem.replace("_", "-")
+
+
+def parser(description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return a command's parser. Its help shows the description and the epilog with their own line breaks."""
     form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(program, description=description, epilog=epilog, formatter_class=form)
+    return argparse.ArgumentParser(program(), description=description, epilog=epilog, formatter_class=form)
 
 
 def count(text: str) -> int:

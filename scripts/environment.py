@@ -93,8 +93,7 @@ def pip(
         on_line: called with each line of pip's output, while it runs.
         pass_fds: file descriptors that pip inherits.
 
-    Raises:
-        PipError: if pip fails.
+    Raises PipError if pip fails.
     """
     environment = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     environment["PIP_USER"] = "0"

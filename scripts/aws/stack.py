@@ -17,8 +17,7 @@ class DeployedStack:
 def find_stack(name: str) -> DeployedStack | None:
     """Return a stack of the default session's account and region, or None if it does not exist.
 
-    Raises:
-        ClientError: if CloudFormation answers with another error.
+    Raises ClientError if CloudFormation answers with another error.
     """
     try:
         (stack,) = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]

@@ -23,8 +23,7 @@ SEQUENCE_NUMBER = "49630081666084879290581185630324770398608704880802529282"
 def serve() -> Iterator[str]:
     """Run the endpoint in a process of its own for the length of the block, and yield its URL.
 
-    Raises:
-        RuntimeError: if the process ends before it listens; its message is on stderr.
+    Raises RuntimeError if the process ends before it listens; its message is on stderr.
     """
     with server.serve("the endpoint", [sys.executable, "-m", "scripts.benchmark.endpoint"]) as url:
         yield url

@@ -24,8 +24,7 @@ PANEL_WIDTH, PANEL_HEIGHT, DOTS_AN_INCH = 5.4, 4.4, 110  # the first two in inch
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw the results into a PNG file: a panel for each model's warm batches, and one for the cold starts.
 
-    Raises:
-        OSError: if the file cannot be written.
+    Raises OSError if the file cannot be written.
     """
     warm = [row for row in rows if row.case == WARM and row.measure == WALL]
     cold = [row for row in rows if row.case != WARM]

@@ -195,8 +195,7 @@ def _expect_seconds(cell: Cell, samples: Mapping[Cell, list[Sample]]) -> float:
 def install_python(consumer: str) -> Path:
     """Return the Python of an environment in .bench with only the consumer's packages, installed if it is not there.
 
-    Raises:
-        CommandError: if a package cannot be installed; the message has pip's own words.
+    Raises CommandError if a package cannot be installed; the message has pip's own words.
     """
     name, categories = ("mlflow", ["packages", "training"]) if consumer == COMMON else ("packages", ["packages"])
     lines = requirements(categories)

@@ -36,7 +36,6 @@ from scripts.benchmark.results import Row
 from scripts.cli import STDOUT
 from trips import TripRecordError
 
-PROGRAM = "bench"
 EXAMPLES = """\
 examples:
   bench
@@ -78,7 +77,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     of_default = "(default: {0}; {1} with --quick)".format
     add = parser.add_argument
     add(
@@ -145,4 +144,4 @@ def machine() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main, explained=(OSError, TripRecordError)))
+    sys.exit(cli.run(main, explained=(OSError, TripRecordError)))

@@ -23,8 +23,6 @@ from scripts.cli import CONSOLE, CommandError
 from scripts.environment import ROOT
 from scripts.image.container import Engine
 
-PROGRAM = "deploy"
-
 EXAMPLES = """\
 examples:
   deploy ModelBucket=my-models RunId=e1efc53e9bd149078b0c12aeaa6365df
@@ -69,7 +67,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options; exit with 2 if the template has no parameter of a name."""
-    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument(
         "parameters", nargs="*", type=parameter, metavar="PARAMETER=VALUE", help="template.yaml describes them"
     )
@@ -104,7 +102,7 @@ def existing_file(text: str) -> Path:
 def explain_refusal(name: str, known: Collection[str]) -> str | None:
     """Return why a parameter is refused, or None. The SAM CLI would silently ignore an unknown name."""
     if name == RELEASE:
-        return f"{RELEASE} is set by {PROGRAM} itself"
+        return f"{RELEASE} is set by deploy itself"
     if name in known:
         return None
     by_lower_case = {one.lower(): one for one in known}
@@ -160,4 +158,4 @@ def run_sam(command: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main))
+    sys.exit(cli.run(main))

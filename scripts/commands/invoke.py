@@ -18,8 +18,6 @@ from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
 from settings import SettingsError
 from streaming.records import NotAKinesisEventError, decode_event
 
-PROGRAM = "invoke"
-
 EPILOG = f"""\
 The function is configured by its own environment variables (RUN_ID, MODEL_NAME, PREDICTIONS_STREAM_NAME, ...). Its
 response goes to stdout; its log and a table of the rejected records go to stderr.
@@ -53,7 +51,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = cli.parser(PROGRAM, __doc__, EPILOG)
+    parser = cli.parser(__doc__, EPILOG)
     parser.add_argument("event", metavar="EVENT_FILE", help="a Kinesis event as JSON, such as the files in events/")
     write = "really put the predictions on the output stream and the rejections into the failures bucket"
     parser.add_argument("--write", action="store_true", help=write)
@@ -94,4 +92,4 @@ def show_rejections(rejections: Sequence[Mapping[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main, explained=(ModelError, NotAKinesisEventError, SettingsError)))
+    sys.exit(cli.run(main, explained=(ModelError, NotAKinesisEventError, SettingsError)))

@@ -13,8 +13,6 @@ from scripts.sources.records import aggregate
 from streaming.delivery import OutputStream
 from trips import TripRecordError
 
-PROGRAM = "put-rides"
-
 EXAMPLES = """\
 examples:
   put-rides --rides 100 --bad 5
@@ -47,7 +45,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
     chosen.add_options(parser, json_lines=True)
     seed = "generate the same rides, with the same ids, as another call with this seed (default: new ones each time)"
@@ -59,4 +57,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main, explained=(TripRecordError,)))
+    sys.exit(cli.run(main, explained=(TripRecordError,)))

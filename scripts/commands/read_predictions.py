@@ -22,8 +22,6 @@ from scripts.cli import CONSOLE, printable
 if TYPE_CHECKING:
     from mypy_boto3_kinesis.type_defs import RecordTypeDef
 
-PROGRAM = "read-predictions"
-
 EXAMPLES = """\
 examples:
   read-predictions
@@ -70,7 +68,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add("--stream", default=cli.OUTPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
     start = "begin at the oldest record that the stream holds, or after the newest (default: %(default)s)"
@@ -141,4 +139,4 @@ def reader_has_gone() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main))
+    sys.exit(cli.run(main))

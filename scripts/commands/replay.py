@@ -27,8 +27,6 @@ from streaming.delivery import OutputStream
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-PROGRAM = "replay"
-
 EXAMPLES = """\
 examples:
   replay --failures s3://ride-failures/rejections --dry-run
@@ -65,7 +63,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     add = parser.add_argument
     failures = (
         "s3://bucket/prefix of the rejections; batches that the mapping discarded are in the same bucket, below"
@@ -141,4 +139,4 @@ def show(plan: ReplayPlan, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main))
+    sys.exit(cli.run(main))

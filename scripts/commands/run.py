@@ -26,8 +26,6 @@ from scripts.sources import chosen
 from settings import SettingsError
 from trips import TripRecordError
 
-PROGRAM = "run"
-
 MAPPING = MappingSettings(
     batch_size=500,
     bisect_on_error=True,
@@ -79,7 +77,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = cli.parser(PROGRAM, __doc__)
+    parser = cli.parser(__doc__)
     chosen.add_options(parser, json_lines=False)
     model = (
         "folder or s3:// URI of the model, which is copied into the local AWS (default: MODEL_LOCATION or MODEL_BUCKET,"
@@ -123,4 +121,4 @@ def stay_up(mapping: EventSourceMapping) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main, explained=(ModelError, SettingsError, TripRecordError)))
+    sys.exit(cli.run(main, explained=(ModelError, SettingsError, TripRecordError)))

@@ -24,8 +24,6 @@ from scripts.cli import CONSOLE, INPUT_STREAM, OUTPUT_STREAM, CommandError, prin
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
-PROGRAM = "smoke-test"
-
 EXAMPLES = f"""\
 examples:
   smoke-test --stack ride-predictions
@@ -69,7 +67,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     text = "the CloudFormation stack, instead of all other options but --timeout and --profile"
     parser.add_argument("--stack", type=name, metavar="NAME", help=text)
     parser.add_argument("--input", type=name, metavar="STREAM", help=f"default: {INPUT_STREAM}")
@@ -112,8 +110,7 @@ def find_consumer(options: argparse.Namespace) -> Consumer:
 def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tuple[Prediction, float]:
     """Put a ride and return its prediction, with the seconds from before the put until the prediction was read.
 
-    Raises:
-        CommandError: if no prediction comes within ``timeout`` seconds.
+    Raises CommandError if no prediction comes within ``timeout`` seconds.
     """
     rounds = follow(client, consumer.output, "LATEST")
     next(rounds)  # opens the iterators: they see every record that is put from now on
@@ -145,4 +142,4 @@ def check(prediction: Prediction, consumer: Consumer) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main))
+    sys.exit(cli.run(main))

@@ -30,8 +30,6 @@ from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
 from scripts.localaws.sandbox import Sandboxes
 
-PROGRAM = "soak"
-
 EXAMPLES = """\
 examples:
   soak
@@ -90,7 +88,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     rides = "the number of rides (default: %(default)s)"
     parser.add_argument("--rides", type=cli.count, default=200_000, metavar="N", help=rides)
     shards = "the number of shards of each stream (default: %(default)s)"
@@ -184,4 +182,4 @@ def show(account: Account, statistics: dict[str, Any], is_interrupted: bool, see
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main))
+    sys.exit(cli.run(main))

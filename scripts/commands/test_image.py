@@ -29,8 +29,6 @@ from scripts.image.scenarios import SCENARIOS, ScenarioError, Stage
 from scripts.localaws import moto, setup
 from scripts.localaws.setup import MODELS_BUCKET
 
-PROGRAM = "test-image"
-
 IMAGE = "localhost/ride-duration"
 BAKED, WITH_MLFLOW = f"{IMAGE}:baked", f"{IMAGE}:mlflow"
 
@@ -77,7 +75,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = cli.parser(PROGRAM, __doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     text = 'measure the image that --build-arg CATEGORIES="packages training" makes as well'
     parser.add_argument("--with-mlflow", action="store_true", help=text)
     text = "a local image in place of the AWS base image, if the registry cannot be reached; .ci/stand_in.py makes one"
@@ -157,4 +155,4 @@ def show(how: str, outcomes: Sequence[Outcome], measured: Mapping[str, str]) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main, explained=(OSError,)))
+    sys.exit(cli.run(main, explained=(OSError,)))

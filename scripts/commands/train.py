@@ -14,8 +14,6 @@ from scripts.models import training
 from scripts.models.training import LoggedRun
 from trips import TripRecordError, Trips
 
-PROGRAM = "train"
-
 EPILOG = f"""\
 MLflow's own variables say where the model is logged:
   MLFLOW_TRACKING_URI           a tracking server or a database (default: {training.TRACKING_URI}, in this folder)
@@ -53,7 +51,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = cli.parser(PROGRAM, __doc__, EPILOG)
+    parser = cli.parser(__doc__, EPILOG)
     add = parser.add_argument
     add("file", metavar="FILE", help="trip records of green or yellow taxis: a parquet file, or its http(s) URL")
     add("--validate", metavar="FILE", help="measure the model on this file or URL (default: a fifth of FILE's rides)")
@@ -101,4 +99,4 @@ def report(logged: LoggedRun, environment: Mapping[str, str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(PROGRAM, main, EXPLAINED))
+    sys.exit(cli.run(main, EXPLAINED))

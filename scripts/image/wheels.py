@@ -1,11 +1,10 @@
-"""The wheels of the locked packages: checks that Amazon Linux 2023 can load them, and downloads them.
+"""The wheels of the locked packages: checks that Amazon Linux 2023 can load them.
 
 The AWS base image for Python 3.13 has glibc 2.34, so it loads wheels up to manylinux_2_34.
 """
 
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -35,17 +34,7 @@ _QUIETLY = ("--quiet", "--quiet")
 def check(requirements: Sequence[str], architecture: str) -> None:
     """Raise CommandError if a package has no wheel with a locked hash for Lambda's Python on the architecture."""
     with tempfile.TemporaryDirectory() as folder:
-        _pip("install", ["--dry-run", "--ignore-installed", f"--target={folder}"], requirements, architecture)
-
-
-def fetch(requirements: Sequence[str], architecture: str, folder: Path) -> None:
-    """Download these wheels into the folder. Raises CommandError."""
-    _pip("download", [f"--dest={folder}"], requirements, architecture)
-
-
-def install(requirements: Sequence[str], architecture: str, folder: Path) -> None:
-    """Unpack these wheels into the folder, for another interpreter than this one. Raises CommandError."""
-    _pip("install", ["--ignore-installed", "--no-compile", f"--target={folder}"], requirements, architecture)
+        run_pip("install", ["--dry-run", "--ignore-installed", f"--target={folder}"], requirements, architecture)
 
 
 def select(requirements: Sequence[str], architecture: str) -> list[str]:
@@ -64,7 +53,8 @@ def select(requirements: Sequence[str], architecture: str) -> list[str]:
     return lines
 
 
-def _pip(verb: str, options: Sequence[str], requirements: Sequence[str], architecture: str) -> None:
+def run_pip(verb: str, options: Sequence[str], requirements: Sequence[str], architecture: str) -> None:
+    """Run a command of pip that takes only wheels for Lambda's Python. Raises CommandError."""
     platforms = [f"--platform={tag}_{architecture}" for tag in TAGS]
     try:
         pip([verb, *options, *_ONLY_WHEELS, *platforms, *_QUIETLY], select(requirements, architecture))

@@ -154,7 +154,7 @@ def test_a_file_without_rides_to_train_on_is_one_line(
         write(tmp_path / "trips.parquet", trips)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train", "trips.parquet"])
-    assert cli.run("train", train.main, explained=train.EXPLAINED) == 1
+    assert cli.run(train.main, explained=train.EXPLAINED) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("train: trips.parquet: ")
     assert line.endswith(message)

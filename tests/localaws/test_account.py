@@ -26,12 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 RECORD = RideRecord("7", b"")
-OUTCOMES = {
-    "a:1": (7, 12.5),
-    "a:2:0": ("seven", 3.25),
-    "a:2:1": "rejected",
-    "a:3": "either",
-}
+OUTCOMES = {"a:1": (7, 12.5), "a:2:0": ("seven", 3.25), "a:2:1": "rejected", "a:3": "either"}
 """Two good rides, a bad one, and one that may be either."""
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.image.emulator import Addresses, installed_emulator
+from downloads import installed_emulator
+
+from scripts.image.emulator import Addresses
 from scripts.localaws.setup import FUNCTION_VARIABLES, isolate
 from tests.tools import ROOT
 

@@ -9,12 +9,7 @@ import pytest
 from rides import InvalidRideError
 from scripts.aws.shards import ShardReader, shard_ids
 from scripts.sources.records import RideRecord, aggregate
-from streaming.aggregation import (
-    MAGIC,
-    PackedRecord,
-    is_aggregated,
-    packed_records,
-)
+from streaming.aggregation import MAGIC, PackedRecord, is_aggregated, packed_records
 from streaming.records import Rejection, decode_event
 from tests.builders import encoded, kinesis_event, packed, ride_event, signed
 from tests.tools import ROOT, finish

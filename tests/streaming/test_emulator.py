@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import downloads
 import pytest
 
 from scripts.aws.shards import follow
 from scripts.cli import CommandError
-from scripts.image import emulator as lambda_emulator
 from scripts.localaws.chaos import serve
 from scripts.localaws.faults import Call, Delayed, Fault
 from scripts.sources.records import aggregate
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() not in lambda_emulator.BUILDS,
+    sys.platform != "linux" or platform.machine() not in downloads.BUILDS,
     reason="AWS builds its emulator for Linux on x86_64 and arm64 alone",
 )
 
@@ -52,7 +52,7 @@ def pid(event, context):
 def emulator() -> None:
     """Have the emulator; skip the tests where it cannot be had."""
     try:
-        lambda_emulator.installed_emulator()
+        downloads.installed_emulator()
     except CommandError as error:
         pytest.skip(f"no emulator: {error}")
 
@@ -96,13 +96,13 @@ def is_running(pid: int) -> bool:
 
 def test_the_emulator_is_fetched_once(no_network: None) -> None:
     """The environment keeps it for the next run."""
-    assert os.access(lambda_emulator.installed_emulator(), os.X_OK)
+    assert os.access(downloads.installed_emulator(), os.X_OK)
 
 
 def test_an_emulator_that_cannot_be_fetched_leaves_nothing_behind(no_network: None, tmp_path: Path) -> None:
     """A half of one would be taken for the whole from then on."""
     with pytest.raises(CommandError, match="aws-sam-cli"):
-        lambda_emulator.fetch(tmp_path / "aws-lambda-rie")
+        downloads.fetch_emulator(tmp_path / "aws-lambda-rie")
     assert list(tmp_path.iterdir()) == []
 
 

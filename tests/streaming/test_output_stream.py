@@ -20,14 +20,7 @@ from scripts.localaws.faults import (
 )
 from settings import SettingsError
 from streaming import delivery
-from streaming.delivery import (
-    Deadline,
-    DeliveryError,
-    Entry,
-    OutputStream,
-    first_of_each_key,
-    split_into_requests,
-)
+from streaming.delivery import Deadline, DeliveryError, Entry, OutputStream, first_of_each_key, split_into_requests
 from tests.conftest import Clock
 from tests.flow import Chaos
 
