@@ -93,7 +93,7 @@ def test_rides_to_put_are_within_the_contract(tmp_path: Path, miles: float) -> N
     ],
 )
 def test_a_ride_outside_the_contract_is_not_put(tmp_path: Path, refused: dict[str, Any]) -> None:
-    """It is counted instead."""
+    """The ride is left out and counted."""
     events, left_out = ride_events(write(tmp_path / "2023-02.parquet", [trip(**refused), trip()]))
 
     assert [event.ride_id for event in events] == ["2023/02_1"]
@@ -108,14 +108,14 @@ def test_zones_of_other_number_types_are_read_as_integers(tmp_path: Path) -> Non
     assert ride_events(tmp_path / "2023-02.parquet") == ([RideEvent(Ride(1, 3, 1.0), "2023/02_0")], 1)
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_in_one_line(tmp_path: Path) -> None:
     """The error names the file."""
     with pytest.raises(TripRecordError, match=r"^.*/nothing\.parquet: there is no such file$"):
         training_trips(tmp_path / "nothing.parquet")
 
 
-def test_a_file_that_is_not_parquet_is_one_line(tmp_path: Path) -> None:
-    """The error names the file and what is wrong with it."""
+def test_a_file_that_is_not_parquet_is_an_error_in_one_line(tmp_path: Path) -> None:
+    """The error names the file and the problem."""
     path = tmp_path / "trips.csv"
     path.write_text("PULocationID,DOLocationID\n1,2\n")
 
@@ -124,7 +124,7 @@ def test_a_file_that_is_not_parquet_is_one_line(tmp_path: Path) -> None:
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:
-    """The error names all of them, and both names of a time column."""
+    """The error names all missing columns, and both names of a time column."""
     pq.write_table(pa.table({"PULocationID": [1], "lpep_pickup_datetime": [PICKUP]}), tmp_path / "trips.parquet")
 
     columns = "DOLocationID, trip_distance, lpep_dropoff_datetime or tpep_dropoff_datetime;"
@@ -132,7 +132,7 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
         training_trips(tmp_path / "trips.parquet")
 
 
-def test_a_column_of_another_type_is_one_line(tmp_path: Path) -> None:
+def test_a_column_of_another_type_is_an_error_in_one_line(tmp_path: Path) -> None:
     """Text in place of a number is an error."""
     path = write(tmp_path / "trips.parquet", [trip(trip_distance="far")])
 
