@@ -153,6 +153,7 @@ def find_run(bucket: str, experiment_id: str, run_id: str) -> str:
         return under_run.location
     models = S3Artifact(f"s3://{bucket}/{experiment_id}/models", client)
     places = [name.removesuffix(f"/{MLMODEL}") for name in models.names() if fnmatch(name, f"m-*/artifacts/{MLMODEL}")]
+    # One slash alone: the * of fnmatch also matches deeper folders, such as those of a model inside another.
     candidates = [S3Artifact(f"{models.location}/{place}", client) for place in places if place.count("/") == 1]
     with ThreadPoolExecutor(8) as threads:
         runs = threads.map(_run_of, candidates)
@@ -187,4 +188,4 @@ def _s3() -> "S3Client":
     try:
         return boto3.client("s3")
     except (BotoCoreError, ValueError) as error:
-        raise ModelError(f"no client for S3 can be made of the SDK's own settings: {error}") from error
+        raise ModelError(f"the SDK's own settings give no client for S3: {error}") from error

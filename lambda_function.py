@@ -42,7 +42,7 @@ def lambda_handler(event: Mapping[str, Any], context: Context | None = None) -> 
     """Predict the rides of a Kinesis event and respond which records Lambda must deliver again.
 
     Raises:
-        NotAKinesisEventError: if the event is not one.
+        NotAKinesisEventError: if it is not a Kinesis event.
         DeliveryError: if the output stream accepts nothing, and no retry would change that.
             In both cases Lambda counts an error and redelivers the whole batch.
     """
@@ -50,6 +50,7 @@ def lambda_handler(event: Mapping[str, Any], context: Context | None = None) -> 
     with TELEMETRY.invocation(context) as tally:
         received, rejections = decode_event(event)
         tally.decoded(len(event["Records"]), received, rejections)
+        # Predicting leaves half of the time to delivery; delivery leaves a quarter, five seconds at most, to storing.
         with tally.predicting():
             entries, unpredictable, not_tried = predict(received, deadline.reserving(0.5))
         rejections += unpredictable
@@ -92,6 +93,7 @@ def prediction_entry(ride: ReceivedRide, value: float) -> Entry:
 
 def store(rejections: Sequence[Rejection], deadline: Deadline) -> str | None:
     """Keep the rejections in the failures bucket; return the name of the error if it does not hold them."""
+    # A dry run responds as if the bucket held them.
     if not rejections or (SETTINGS.dry_run and SETTINGS.failures_location):
         return None
     return FAILURES.store(*rejections_object(rejections), deadline) if FAILURES else "NoFailuresLocation"

@@ -82,7 +82,7 @@ class Model:
             # JSON has no NaN and no infinity.
             return [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in values]
         except MemoryError:
-            # Halving would only repeat it. Lambda redelivers the batch, by then perhaps in a new sandbox.
+            # Halves would run out of memory too. Lambda redelivers the batch, by then perhaps in a new sandbox.
             raise
         except Exception as error:
             if len(rides) == 1:
@@ -96,7 +96,7 @@ class Model:
 
 
 def _as_values(answer: Any, rides: int) -> list[float]:
-    values: list[float] = np.asarray(answer, dtype=float).ravel().tolist()
+    values: list[float] = np.asarray(answer, dtype=float).ravel().tolist()  # some models return a column
     if len(values) != rides:
         raise ValueError(f"it gave {len(values)} predictions for {rides} rides")
     return values
@@ -200,7 +200,7 @@ def _load_pyfunc(artifact: Artifact, flavors: str, sha256: str | None) -> Callab
     files = {name: artifact.read(name) for name in artifact.names()}
     lines = "".join(f"{_digest(content)}  ./{name}\n" for name, content in files.items())
     _check_digest(artifact.location, f"of the flavor {flavors}", _digest(lines.encode()), sha256)
-    # A copy of the very files that were verified. It lasts as long as the process: some flavors keep reading theirs.
+    # MLflow loads a copy of the verified files. It lasts as long as the process, because some flavors keep reading it.
     folder = tempfile.mkdtemp(prefix="model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, content in files.items():
@@ -215,7 +215,7 @@ def _load_pyfunc(artifact: Artifact, flavors: str, sha256: str | None) -> Callab
 
 
 def _check_digest(what: str, form: str, digest: str, sha256: str | None) -> None:
-    """Refuse a model that has another digest than the pinned one, or that needs a pinned one and has none."""
+    """Refuse a model if no digest is pinned for it, or if its digest is not the pinned one."""
     if sha256 is None:
         raise ModelError(
             f"{what}, {form}, can run any code when it is loaded: if you trust it, set MODEL_SHA256={digest}"

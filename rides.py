@@ -10,13 +10,13 @@ MAX_TRIP_DISTANCE = 100.0
 """Miles. Training leaves longer trips out and serving refuses them: a stuck meter says 120,000."""
 
 MAX_ID_LENGTH = 256
-"""Characters: a ride_id becomes a partition key, and PutRecords takes no longer one (API reference)."""
+"""Characters: a ride_id becomes a partition key, and PutRecords takes no longer key (API reference)."""
 
 RIDE_ID = "ride_id"
 """The field beside the predicted value in an output record. The value therefore cannot have this name."""
 
 
-# gc=False for whatever a batch has thousands of: none is part of a cycle, and scanning them would take GC long.
+# gc=False for values that a batch has thousands of: they are never part of a cycle, and GC would scan them for long.
 class Ride(Struct, frozen=True, gc=False):
     """What a duration is predicted from: two TLC zones and the distance between them in miles."""
 
@@ -38,11 +38,11 @@ class Prediction(Struct, frozen=True, gc=False):
     model: str
     version: str
     field: str
-    """What the value is called: ``ride_duration``, in minutes, unless the settings give it another name."""
+    """The value's name: ``ride_duration``, in minutes, unless the settings give it another name."""
     value: float
     ride_id: int | str
     event_id: str
-    """Names the input record. It is the same on every redelivery, so readers can drop duplicates by it."""
+    """The input record's id. It is the same on every redelivery, so readers can drop duplicates by it."""
 
 
 RejectionKind = Literal["base64", "aggregate", "utf-8", "json", "ride", "prediction"]
@@ -50,7 +50,7 @@ RejectionKind = Literal["base64", "aggregate", "utf-8", "json", "ride", "predict
 
 
 class InvalidRideError(ValueError):
-    """The data is not a ride event. It carries the step that failed and a reason that names the field."""
+    """The data is not a ride event. The error has the step that failed and a reason that names the field."""
 
     def __init__(self, kind: RejectionKind, reason: str) -> None:
         """Keep the step and the reason."""
@@ -99,7 +99,7 @@ def encode_prediction(prediction: Prediction) -> bytes:
 
 
 def _explain_non_finite(text: str) -> str:
-    """Name the field that holds NaN or Infinity, which Python's own writer puts into JSON; else return nothing."""
+    """Name the field that holds NaN or Infinity, which Python's own writer puts into JSON. Else return empty text."""
     try:
         msgspec.convert(json.loads(text), RideEvent)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""What the environment variables say. A variable that is set to nothing counts as not set."""
+"""The settings in environment variables. An empty variable counts as not set."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rides import RIDE_ID
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-FIELD = rf"(?!{RIDE_ID}\Z)[A-Za-z_][A-Za-z0-9_]{{0,127}}"
+FIELD = rf"(?!{RIDE_ID}\Z)[A-Za-z_][A-Za-z0-9_]{{0,127}}"  # not RIDE_ID: it stands in the same JSON object
 S3_URI = "s3://[^/]+(/.*)?"
 
 
@@ -27,7 +27,7 @@ class ModelSettings:
     """The version that predictions are tagged with; if empty, the artifact's own run id is used."""
     name: str
     prediction_field: str
-    """What predictions call the predicted value."""
+    """The predicted value's name in predictions."""
     sha256: str | None
 
     @classmethod
@@ -63,7 +63,7 @@ class StreamSettings:
     dry_run: bool
     log_level: str
     metrics_namespace: str | None
-    """None if nothing is counted: in a dry run, or if Powertools' own variable says so."""
+    """None if there are no metrics: in a dry run, or if Powertools' own variable disables them."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "StreamSettings":

@@ -46,8 +46,8 @@ class Trips:
 def training_trips(path: Path) -> Trips:
     """Return the rides of a file to train a model on, or to measure it on.
 
-    A row is left out if a value is missing, if the duration is not 1 to 60 minutes, or if the distance is not above 0
-    and at most ``MAX_TRIP_DISTANCE``.
+    A row is left out unless all values are there, the duration is 1 to 60 minutes, and the distance is above 0 and at
+    most ``MAX_TRIP_DISTANCE``.
 
     Raises:
         TripRecordError: if the file cannot be read, or lacks a column.

@@ -141,7 +141,7 @@ def complete(packages: dict[str, dict[str, Any]]) -> None:
 
 
 def installed_packages() -> dict[str, str]:
-    """Return the packages in the environment, with a digest each; none if it is missing, broken or of another place."""
+    """Return the packages in the environment, with a digest each; no packages if it is unusable here."""
     try:
         subprocess.run([PYTHON, "-c", ""], check=True, capture_output=True)
         mark: dict[str, Any] = json.loads(MARK.read_text())

@@ -1,6 +1,6 @@
 """Aggregated records: unpacking what the Kinesis Producer Library (KPL) packed into one Kinesis record.
 
-The format is that of the KPL's ``aggregation-format.md``: four magic bytes, a protobuf ``AggregatedRecord``, its MD5.
+The KPL's ``aggregation-format.md`` describes the format: four magic bytes, a protobuf ``AggregatedRecord``, its MD5.
 """
 
 import functools
@@ -64,8 +64,8 @@ def packed_records(data: bytes) -> list[PackedRecord]:
 @functools.cache
 def _protobuf() -> tuple[Any, type[Exception]]:
     """Return the class of an aggregated record, and the error of a message that is not one."""
-    # Imported here because it takes 50 ms, and most functions never need it. It is not the module with the messages
-    # itself: that one's imports work only after this one has changed sys.path.
+    # Imported here because it takes 50 ms, and most functions never need it. The messages are reached through
+    # deaggregator, because their own module can be imported only after deaggregator has changed sys.path.
     path = list(sys.path)
     from aws_kinesis_agg import deaggregator
     from google.protobuf.message import DecodeError

@@ -44,7 +44,7 @@ REQUEST_SECONDS, REQUEST_SHARE = 5.0, 1 / 3
 """The most that one request may take: five seconds, or a third of the time left if that is less, for a retry to fit."""
 
 MIN_REQUEST_SECONDS = 0.25
-"""A request usually needs this long. None is started with less time left, and none is given less."""
+"""A request usually needs this long. No request is started with less time left, and no request gets less."""
 
 SDK_CONFIG = Config(
     retries={"total_max_attempts": 1}, connect_timeout=1.0, read_timeout=REQUEST_SECONDS, parameter_validation=False
@@ -73,7 +73,7 @@ RETRIED_SDK_ERRORS = (
 """Errors of the SDK itself that may pass. All others mean that it is configured wrongly."""
 
 OUT_OF_TIME = "OutOfTime"
-"""The name among the errors of a request that was not started because too little time was left."""
+"""The error's name if a request was not started because too little time was left."""
 
 Response = TypeVar("Response")
 
@@ -95,7 +95,7 @@ class DeliveryError(Exception):
 
 
 class Deadline:
-    """The moment by which something must be over. Without a Lambda context that is never."""
+    """The moment by which a step must be over. Without a Lambda context there is no such moment."""
 
     def __init__(self, seconds: float = math.inf) -> None:
         """Set the deadline to ``seconds`` from now."""
@@ -110,7 +110,7 @@ class Deadline:
         return cls(left - min(MARGIN_SECONDS, left * MARGIN_SHARE))
 
     def left(self) -> float:
-        """Return the seconds left; zero or less if there are none."""
+        """Return the seconds left; zero or less if the time is over."""
         return self._at - time.monotonic()
 
     def is_over(self) -> bool:
@@ -139,7 +139,7 @@ class Entry(Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class Delivery:
-    """The result of putting entries: those that Kinesis has not accepted, and the retries and errors on the way."""
+    """The result of putting entries: the entries that Kinesis has not accepted, the retries and the errors."""
 
     undelivered: list[Entry] = field(default_factory=list)
     put_again: int = 0
@@ -158,7 +158,7 @@ class OutputStream:
 
     @classmethod
     def connect(cls, name: str) -> "OutputStream":
-        """Return the stream in the account and region that the SDK's variables name. Raises SettingsError if none."""
+        """Return the stream in the SDK's account and region. Raises SettingsError if no region is set."""
         try:
             return cls(speed_up_put_records(boto3.client("kinesis", config=SDK_CONFIG)), name)
         except sdk.NoRegionError as error:
@@ -167,9 +167,9 @@ class OutputStream:
     def put(self, entries: Sequence[Entry], deadline: Deadline) -> Delivery:
         """Put the entries and return which of them Kinesis has not accepted.
 
-        A failed entry is put again until it is accepted, attempts bring no progress any more, or the time is over. If
+        A failed entry is put again until it is accepted, attempts bring no progress, or the time is over. If
         an entry remains undelivered, later chunks are not sent, because Lambda redelivers their records anyway. Entries
-        with one partition key are accepted in order: none is sent before the entry ahead of it is accepted, because
+        with one partition key are accepted in order: each is sent after the entry ahead of it was accepted, because
         Kinesis does not promise any order within a request.
 
         Raises:
@@ -189,6 +189,7 @@ class OutputStream:
         failed: list[Entry] = []
         attempts = 0
         while pending and attempts < MAX_ATTEMPTS_WITHOUT_PROGRESS:
+            # No wait if only entries remain that were held back behind another entry with their key.
             if not _wait(backoff(max(1, attempts)) if failed else 0.0, deadline):
                 delivery.errors[OUT_OF_TIME] += len(pending)
                 break
@@ -209,10 +210,9 @@ class OutputStream:
             response: Any = with_timeout(put_records, deadline)
             return [_error_code(result) for _, result in zip(entries, response["Records"], strict=True)]
         except MemoryError:
-            # A retry would run out of memory too. Lambda redelivers the batch.
-            raise
+            raise  # a retry would run out of memory too; Lambda redelivers the batch
         except Exception as error:
-            # Its message is left out: Kinesis may quote a partition key there, which is a ride's id.
+            # The message is left out, because Kinesis may quote a partition key there, which is a ride's id.
             name = error_name(error)
             if not is_retryable(error):
                 what = f"PutRecords of {len(entries)} entries to {self._name} failed with {name}, and would again"
@@ -248,7 +248,7 @@ class FailuresBucket:
             try:
                 with_timeout(put_object, deadline)
             except MemoryError:
-                raise
+                raise  # as in _put_once
             except Exception as error:
                 reason = error_name(error)
                 if not is_retryable(error):
@@ -275,7 +275,7 @@ def with_timeout(call: Callable[[], Response], deadline: Deadline) -> Response:
     then ignored, and if the request is applied after all, a retry makes a duplicate.
 
     Raises:
-        TimeoutError: if it takes longer. Whatever the call raises is raised too.
+        TimeoutError: if it takes longer. An exception of the call itself is raised unchanged.
     """
     seconds = min(REQUEST_SECONDS, max(MIN_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE))
     future: Future[Response] = Future()
@@ -315,7 +315,7 @@ def _error_code(result: Any) -> str | None:
 
 
 def first_of_each_key(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Return the first entry of each partition key, and the entries that have to wait behind those, each in order."""
+    """Return the first entry of each partition key, and the entries that have to wait for them, both in order."""
     first: dict[str, Entry] = {}
     held_back = [entry for entry in entries if first.setdefault(entry.partition_key, entry) is not entry]
     return list(first.values()), held_back
@@ -336,6 +336,6 @@ def split_into_requests(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 
 def backoff(attempts: int) -> float:
-    """Return the seconds to wait after ``attempts``, with full jitter: functions that failed together retry apart."""
+    """Return the seconds to wait after ``attempts``, with full jitter, so that functions do not retry all at once."""
     most = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2**attempts)
     return random.uniform(0, most) if attempts else 0.0  # noqa: S311

@@ -1,4 +1,4 @@
-"""The Kinesis envelope: a Lambda event's records in, rides and rejections out, and what is kept of a rejection."""
+"""The Kinesis envelope: a Lambda event's records in, rides and rejections out, and the object that keeps rejections."""
 
 import base64
 import binascii
@@ -35,7 +35,7 @@ class KinesisRecord(Struct, frozen=True, gc=False):
 
 
 class UserRecord(Struct, frozen=True, gc=False):
-    """What a producer put: the content of a Kinesis record, or one of the records packed into an aggregated one.
+    """A record as a producer put it: a Kinesis record, or one of the records packed into an aggregated record.
 
     A packed record has its own partition key and data, the sequence number of the Kinesis record that it came in, and
     that record's ``event_id`` followed by its index.
@@ -47,7 +47,7 @@ class UserRecord(Struct, frozen=True, gc=False):
     arrival: float | None
     stream_arn: str
     data: str | bytes
-    """Base64 as Lambda handed it over; the bytes themselves if it was packed."""
+    """Base64 as Lambda handed it over; for a packed record, the bytes themselves."""
 
 
 class ReceivedRide(Struct, frozen=True, gc=False):
@@ -103,10 +103,10 @@ class NotAKinesisEventError(ValueError):
 def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rejection]]:
     """Return the rides of a Kinesis event and the rejections of everything else, each in input order.
 
-    An aggregated record gives as many as were packed into it, or one rejection if it cannot be unpacked.
+    An aggregated record gives a ride or a rejection for each packed record, or one rejection if it cannot be unpacked.
 
     Raises:
-        NotAKinesisEventError: if the event as a whole lacks what every Kinesis event has; the message names it.
+        NotAKinesisEventError: if a field of every Kinesis event is missing or of another type; the message names it.
     """
     received: list[ReceivedRide] = []
     rejections: list[Rejection] = []

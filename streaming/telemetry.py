@@ -46,7 +46,7 @@ class Tally:
     """Seconds since the epoch at which Kinesis got the oldest record."""
 
     def decoded(self, records: int, received: Sequence[ReceivedRide], rejections: Sequence[Rejection]) -> None:
-        """Count what the Kinesis records of the event hold."""
+        """Count the event's Kinesis records and rides, and keep its shard and the arrival of the oldest record."""
         self.records = records
         self.rides = len(received)
         user_records = [ride.record for ride in received] + [rejection.record for rejection in rejections]
@@ -61,7 +61,7 @@ class Tally:
         self.predict_seconds = time.perf_counter() - began
 
     def delivered(self, entries: int, delivery: Delivery) -> None:
-        """Count what became of the entries for the output stream."""
+        """Count the accepted entries, the retries and the errors of the output stream."""
         self.predictions = entries - len(delivery.undelivered)
         self.put_again = delivery.put_again
         self.errors.update(delivery.errors)
@@ -93,7 +93,7 @@ class Telemetry:
     def invocation(self, context: Any) -> Iterator[Tally]:
         """Give the tally of an invocation, and report it when the block ends, also if it raises."""
         tally = Tally(request_id=getattr(context, "aws_request_id", None))
-        # Without the traceback, which Lambda itself logs.
+        # The traceback is left out, because Lambda itself logs it.
         log, message = self.logger.error, "the invocation failed: Lambda delivers the whole batch again"
         try:
             yield tally

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
 PARAMETERS = "put_records_parameters"
-"""The key in the request's context under which the parameters wait while botocore handles a request without entries."""
+"""The key in the request's context that keeps the parameters while botocore handles a request without entries."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -46,7 +46,7 @@ def _write_body(params: dict[str, Any], context: dict[str, Any], **_: object) ->
 
 
 def _read_body(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Read a successful response. Anything odd is left to botocore's own parser, which says what is wrong."""
+    """Read a successful response. botocore's own parser gets all others, and says what is wrong with them."""
     if response_dict["status_code"] != 200:
         return
     try:

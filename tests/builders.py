@@ -12,13 +12,13 @@ SHARD = "shardId-000000000000"
 
 
 def ride_event(ride_id: object = 256, **changes: Any) -> dict[str, Any]:
-    """Build the JSON of an input record; ``changes`` go into the ride, and None takes a field out."""
+    """Build the JSON of an input record; ``changes`` go into the ride, and None removes a field."""
     ride = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66} | changes
     return {"ride": {name: value for name, value in ride.items() if value is not None}, "ride_id": ride_id}
 
 
 def encoded(data: object) -> str:
-    """Encode what a producer puts, bytes or else JSON, as Lambda hands it on: in base64."""
+    """Encode a producer's data, bytes or a value for JSON, as base64, as Lambda hands it over."""
     return base64.b64encode(data if isinstance(data, bytes) else json.dumps(data).encode()).decode()
 
 

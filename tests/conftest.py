@@ -1,4 +1,4 @@
-"""What tests of several subjects share: the servers that play AWS, and clients that talk to them over HTTP."""
+"""Fixtures that tests of several subjects share: the servers that play AWS, and clients for them."""
 
 import contextlib
 import gc
@@ -63,8 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes a second or more, so that --quick leaves it out")
     config.addinivalue_line(
         "markers",
-        "kinesis(*names, reason): the servers that play Kinesis for a test, moto and kinesis-local; moto alone if not"
-        " said. What a test says goes before what its module says",
+        "kinesis(*names, reason): the servers that play Kinesis for a test, moto and kinesis-local; moto alone by"
+        " default. A test's own marker takes precedence over its module's",
     )
 
 
@@ -84,7 +84,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def kinesis_local() -> Iterator[str]:
-    """Run one kinesis-local for the whole test session and give its URL; skip the test where it cannot be had."""
+    """Run one kinesis-local for the whole test session and give its URL; skip the test if it cannot be installed."""
     try:
         second_kinesis.install()
     except second_kinesis.NotInstallableError as error:
@@ -116,7 +116,7 @@ def aws_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def kinesis(kinesis_endpoint: str, aws_environment: None) -> "KinesisClient":
-    """Give a Kinesis client for the server that plays it."""
+    """Give a Kinesis client for the server that plays Kinesis."""
     return boto3.client("kinesis")
 
 
@@ -146,7 +146,7 @@ def bucket(s3: "S3Client") -> str:
 def cold_start(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
     """Give a function that imports the handler's module anew, with just these variables set and the sample model.
 
-    What it keeps from the garbage collector for a sandbox's life is given back after the test.
+    The module hides its objects from GC for a sandbox's life; the fixture gives them back after the test.
     """
 
     def start(**environment: str) -> ModuleType:
@@ -213,7 +213,7 @@ def flow(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Flow:
-    """Give the flow, whose function waits little between tries."""
+    """Give the flow. Its function hardly waits between attempts."""
     monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
     kinesis.create_stream(StreamName=f"{stream}-out", ShardCount=1)
     return Flow(kinesis, s3, stream, f"{stream}-out", bucket, cold_start, capsys)

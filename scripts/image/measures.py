@@ -49,7 +49,7 @@ def _time_batch(function: FunctionContainer, rides: int) -> float:
     answer = function.invoke(event)
     seconds = time.perf_counter() - began
     if answer != COMPLETE:
-        raise CommandError(f"a batch of {rides} rides to measure with was answered {str(answer)[:300]}")
+        raise CommandError(f"the response to a measured batch of {rides} rides was {str(answer)[:300]}")
     return seconds
 
 

@@ -334,7 +334,7 @@ def _fail(function: FunctionContainer, kind: str, words: str, event: dict[str, A
     """Invoke the function, and check that it fails with an error of the kind whose message contains the words."""
     answer = function.invoke(event or good_rides(10))
     if not isinstance(answer, dict) or answer.get("errorType") != kind or words not in answer["errorMessage"]:
-        raise ScenarioError(f"an error {kind} that says “{words}” was to come, and not {str(answer)[:300]}")
+        raise ScenarioError(f"expected an error {kind} that says “{words}”, not {str(answer)[:300]}")
     return f"{kind}: … {words}"
 
 

@@ -89,7 +89,7 @@ class TestLocations:
         assert describe(artifact) == {"run_id": "abc"}
 
     def test_a_missing_file_is_named(self, location: str) -> None:
-        """The error differs from that of a missing model."""
+        """The error has a type of its own."""
         with pytest.raises(NoSuchFileError, match="model.skops"):
             open_artifact(location).read("model.skops")
 

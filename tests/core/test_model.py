@@ -172,7 +172,7 @@ class TestLoading:
         assert jobs == {"randomforestregressor__n_jobs": 1}
 
     def test_n_jobs_of_a_fitted_clone_is_set_too(self, saved: Saved) -> None:
-        """The clone is the estimator that predicts."""
+        """A clone inside the pipeline is the estimator that predicts."""
         predict: Any = load_model(saved("transformed"))._call
         clone = predict.__self__[-1].regressor_
         assert type(clone) is RandomForestRegressor
@@ -180,7 +180,7 @@ class TestLoading:
 
     @pytest.mark.slow
     def test_mlflow_is_not_imported_for_scikit_learn(self, saved: Saved) -> None:
-        """It would take half of the cold start."""
+        """Importing mlflow would take half of the cold start."""
         code = f"import sys, model; model.load_model({saved('skops')!r}); sys.exit('mlflow' in sys.modules)"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -271,7 +271,7 @@ class TestRefusing:
         assert load_model(changed("skops", sklearn_version="1.9.99")).predict(UNSEEN)
 
     def test_a_model_of_another_flavor_is_refused(self, tmp_path: Path) -> None:
-        """The error names the flavors that it has."""
+        """The error names the model's flavors."""
         (tmp_path / "MLmodel").write_text("flavors: {spark: {}}\nrun_id: abc\n")
         with pytest.raises(ModelError, match="spark"):
             load_model(str(tmp_path))
@@ -312,8 +312,8 @@ class TestPredicting:
         assert Model(calls, "v").predict(rides(100)) == [float(number) for number in range(100)]
         assert calls.sizes == [100]
 
-    def test_an_empty_batch_is_no_call(self) -> None:
-        """scikit-learn would raise an exception."""
+    def test_the_model_is_not_called_for_an_empty_batch(self) -> None:
+        """For an empty batch, scikit-learn would raise an exception."""
         calls = Calls()
         assert Model(calls, "v").predict([]) == []
         assert calls.sizes == []
@@ -345,7 +345,7 @@ class TestPredicting:
         assert [durations[0], durations[2]] == [2.0, 2.0]
 
     def test_rides_are_not_tried_once_the_time_is_over(self) -> None:
-        """The first half is tried, and the second gets NotTriedError, which is no rejection."""
+        """The first half is tried, and the second gets NotTriedError, which is not a rejection."""
         checks = iter([False, True])
         answers = Model(Calls(0, 1, 2), "v").predict(rides(2), lambda: next(checks))
         assert [type(answer) for answer in answers] == [PredictionError, NotTriedError]
@@ -355,7 +355,7 @@ class TestPredicting:
         assert Model(lambda features: [[1.0] for _ in features], "v").predict(rides(3)) == [1.0, 1.0, 1.0]
 
     def test_a_wrong_number_of_predictions_is_an_error(self) -> None:
-        """Nobody knows to which rides they belong."""
+        """It is unknown which prediction belongs to which ride."""
         durations = Model(lambda features: [1.0] * (len(features) + 1), "v").predict(rides(2))
         assert all(isinstance(duration, PredictionError) for duration in durations)
 

@@ -89,7 +89,7 @@ def test_invalid_data_is_an_error_with_kind_and_reason(data: object, kind: str, 
 
 
 def test_a_prediction_is_the_json_of_the_contract() -> None:
-    """Readers rely on its names, nesting and types."""
+    """Readers rely on the names, the nesting and the types."""
     data = encode_prediction(Prediction("a model", "a run", "ride_duration", 21.29, 256, "shardId-000000000000:1"))
     assert json.loads(data) == {
         "model": "a model",
@@ -100,6 +100,6 @@ def test_a_prediction_is_the_json_of_the_contract() -> None:
 
 
 def test_a_predicted_value_keeps_every_digit() -> None:
-    """A reader gets the very double that the model gave."""
+    """A reader gets exactly the double that the model gave."""
     data = encode_prediction(Prediction("m", "v", "fare", 0.1 + 0.2, 1, "e"))
     assert json.loads(data)["prediction"]["fare"] == 0.1 + 0.2

@@ -39,7 +39,7 @@ def description() -> dict[str, Any]:
 
 
 def texts() -> dict[str, str]:
-    """Return the texts in the model's folder, and the one inside the skops file, by file."""
+    """Return the texts in the model's folder, and the schema inside the skops file, by file."""
     with zipfile.ZipFile(MODEL / "model.skops") as skops_file:
         schema = skops_file.read("schema.json").decode()
     return {path.name: path.read_text() for path in MODEL.iterdir() if path.name != "model.skops"} | {"schema": schema}
@@ -61,8 +61,8 @@ def test_the_model_was_made_with_the_locked_scikit_learn() -> None:
     )
 
 
-def test_the_card_has_the_command_that_makes_it_again_and_what_it_was_made_with() -> None:
-    """It is the command that the test above prints when it fails."""
+def test_the_card_has_the_command_and_the_versions_that_made_the_model() -> None:
+    """The command is the one that the test above prints if it fails."""
     flavor = description()["flavors"]["sklearn"]
     assert REMAKE in card()
     assert f"scikit-learn {flavor['sklearn_version']}" in card()
@@ -70,7 +70,7 @@ def test_the_card_has_the_command_that_makes_it_again_and_what_it_was_made_with(
 
 
 def test_the_model_is_small() -> None:
-    """Every clone has it, so it stays under 2 MB; the card says its size."""
+    """Every clone has the model, so it stays under 2 MB, and the card says its size."""
     size = sum(path.stat().st_size for path in MODEL.rglob("*"))
     assert size < 2_000_000
     assert f"The folder takes {size / 1e6:.2f} MB" in card()
@@ -83,17 +83,17 @@ def test_the_model_names_its_run() -> None:
 
 @pytest.mark.parametrize("file", texts())
 def test_the_model_has_no_path_of_the_machine_that_made_it(file: str) -> None:
-    """No text in it begins a path at the root of a file system."""
+    """No text in the model has a path that begins at the root of a file system."""
     assert re.findall(r"(?:^|[\s\"'=])(?:file:/*)?/\w+", texts()[file]) == []
 
 
 def test_a_well_known_ride_takes_a_plausible_time() -> None:
-    """It goes 3.66 miles, from zone 130 to 205 in Queens, which takes about a quarter of an hour."""
+    """From zone 130 to 205 in Queens, 3.66 miles take about a quarter of an hour."""
     assert load_model(str(MODEL)).predict([Ride(130, 205, 3.66)]) == [pytest.approx(15, abs=10)]
 
 
 def test_our_loader_and_mlflows_predict_the_same() -> None:
-    """They agree to 1e-9, for known and unknown pairs, over the whole range of distances."""
+    """Both agree to 1e-9, for known and unknown pairs, over the whole range of distances."""
     draw = random.Random(2023)  # noqa: S311  the same rides every time, no secret
     random_pairs = {f"{draw.randint(1, 265)}_{draw.randint(1, 265)}" for _ in range(2000)}
     known = known_pairs()

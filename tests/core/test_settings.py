@@ -31,8 +31,8 @@ def test_two_variables_are_enough() -> None:
 
 
 @pytest.mark.parametrize("name", ["TEST_RUN", "POWERTOOLS_METRICS_DISABLED"])
-def test_metrics_can_be_off(name: str) -> None:
-    """A dry run is not traffic, and Powertools has a variable to switch metrics off."""
+def test_metrics_can_be_disabled(name: str) -> None:
+    """A dry run is not traffic, and Powertools has a variable that disables metrics."""
     assert StreamSettings.from_environment({**MINIMUM, name: "true"}).metrics_namespace is None
 
 
@@ -78,7 +78,7 @@ def test_test_run_is_read_as_people_write_it(value: str, expected: bool) -> None
     assert StreamSettings.from_environment({**MINIMUM, "TEST_RUN": value}).dry_run is expected
 
 
-def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
+def test_an_empty_variable_counts_as_not_set() -> None:
     """A template passes on parameters that were left empty."""
     empty = dict.fromkeys(
         ["MODEL_BUCKET", "RUN_ID", "MODEL_SHA256", "FAILURES_LOCATION", "LOG_LEVEL", "MODEL_NAME", "PREDICTION_FIELD"],
@@ -102,7 +102,7 @@ def test_a_variable_set_to_nothing_counts_as_not_set() -> None:
         pytest.param({**MINIMUM, "TEST_RUN": "maybe"}, "TEST_RUN", id="neither true nor false"),
         pytest.param({**MINIMUM, "LOG_LEVEL": "LOUD"}, "LOG_LEVEL", id="unknown level"),
         pytest.param({**MINIMUM, "PREDICTION_FIELD": "ride_id"}, "PREDICTION_FIELD", id="the id's own field"),
-        pytest.param({**MINIMUM, "PREDICTION_FIELD": "tip amount"}, "PREDICTION_FIELD", id="no field's name"),
+        pytest.param({**MINIMUM, "PREDICTION_FIELD": "tip amount"}, "PREDICTION_FIELD", id="not a field's name"),
     ],
 )
 def test_a_missing_or_wrong_variable_is_named_in_one_line(environment: dict[str, str], named: str) -> None:

@@ -84,7 +84,7 @@ def test_rides_to_put_are_within_the_contract(tmp_path: Path, miles: float) -> N
     ],
 )
 def test_a_ride_outside_the_contract_is_not_put(tmp_path: Path, refused: dict[str, Any]) -> None:
-    """It is counted instead."""
+    """The ride is left out and counted."""
     events, left_out = ride_events(write(tmp_path / "2023-02.parquet", [trip(**refused), trip()]))
     assert [event.ride_id for event in events] == ["2023/02_1"]
     assert left_out == 1
@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, conte
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:
-    """The error names all of them, and both names of a time column."""
+    """The error names all missing columns, and both names of a time column."""
     pq.write_table(pa.table({"PULocationID": [1], "lpep_pickup_datetime": [PICKUP]}), tmp_path / "trips.parquet")
     columns = "DOLocationID, trip_distance, lpep_dropoff_datetime or tpep_dropoff_datetime;"
     with pytest.raises(TripRecordError, match=rf"trips\.parquet: no column {columns}"):

@@ -1,4 +1,4 @@
-"""What CloudFormation makes of a template and its parameters: rules, conditions and functions, evaluated here."""
+"""CloudFormation's rules, conditions and functions, evaluated for a template and its parameters."""
 
 import re
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ PSEUDO_PARAMETERS = {
 }
 
 NOTHING = object()
-"""The value of AWS::NoValue: what has it is left out."""
+"""The value of AWS::NoValue: a property with this value is left out."""
 
 
 class Evaluation:
     """A template with values for its parameters.
 
-    What CloudFormation knows only once it has created a resource stands in angle brackets: ``<FailuresBucket>`` for a
-    reference to it, ``<FailuresBucket.Arn>`` for an attribute.
+    Values that CloudFormation knows only after it has created a resource stand in angle brackets: ``<FailuresBucket>``
+    for a reference to the resource, ``<FailuresBucket.Arn>`` for an attribute.
     """
 
     def __init__(self, template: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
@@ -36,7 +36,7 @@ class Evaluation:
         return self._existing("Resources")
 
     def outputs(self) -> dict[str, str]:
-        """Return the values of the outputs that there are."""
+        """Return the values of the outputs whose conditions hold, by name."""
         return {name: output["Value"] for name, output in self._existing("Outputs").items()}
 
     def broken_rules(self) -> list[str]:

@@ -19,10 +19,10 @@ from tests.deploy.cloudformation import Evaluation
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/ride-duration:latest"
-"""What ``sam build`` and ``sam deploy`` set, once they have built and pushed it."""
+"""The image's URI, which ``sam build`` and ``sam deploy`` set after they have built and pushed the image."""
 
 LEAST = {"ModelBucket": "models", "RunId": "abc"}
-"""The parameters that it does not go without."""
+"""Parameters that are enough, besides Release: all others have defaults."""
 
 UNUSUAL = {
     "Release": "42",
@@ -58,7 +58,7 @@ UNUSUAL = {
     "AlarmTopicArn": "arn:aws:sns:us-east-1:123456789012:alarms",
     "RejectionsPercent": "8",
 }
-"""A value for each parameter that goes with the others, none of them a default, and each unlike all others."""
+"""Values for all parameters that can be set together. No value is a default, and each is unlike all others."""
 
 NOT_IN_MOTO = {
     "AWS::CloudWatch::Alarm": "moto's CloudFormation does not know it",
@@ -74,20 +74,20 @@ class ManagedPolicies:
     """The names of AWS's managed policies, for which SAM would ask IAM."""
 
     def load(self) -> dict[str, str]:
-        """Return the only one that is used: SAM itself gives it to CodeDeploy."""
+        """Return the only policy that is used: SAM attaches it to CodeDeploy's role."""
         name = "AWSCodeDeployRoleForLambda"
         return {name: f"arn:aws:iam::aws:policy/service-role/{name}"}
 
 
 @dataclass(frozen=True)
 class Stack:
-    """What was deployed."""
+    """A deployed stack."""
 
     outputs: dict[str, str]
     resources: dict[str, str]
-    """The physical ids by the logical ones."""
+    """The physical ids of the resources, by logical name."""
     mappings: dict[str, MappingSettings]
-    """What was set for the event source mappings, by their logical names."""
+    """The settings of the event source mappings, by logical name."""
     name: str
 
     def variables(self, function: str) -> dict[str, str]:
@@ -101,20 +101,20 @@ class Stack:
         assert not iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
         policies = iam.list_role_policies(RoleName=name)["PolicyNames"]
         texts = [str(iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]) for policy in policies]
-        # moto keeps Python's notation of what CloudFormation was given, with None where AWS::NoValue leaves nothing.
+        # moto returns a document in Python's notation, with None in the place of AWS::NoValue.
         statements = [statement for text in texts for statement in ast.literal_eval(text)["Statement"]]
         return [statement for statement in statements if statement is not None]
 
 
 @functools.cache
 def parsed() -> dict[str, Any]:
-    """Return the template as it is written: read once, for reading takes longer than all that follows."""
+    """Return the template as it is written. It is read once, because reading takes longer than all other steps."""
     template: dict[str, Any] = yaml_parse(TEMPLATE.read_text())
     return template
 
 
 def expanded(**parameters: str) -> dict[str, Any]:
-    """Return the template as CloudFormation gets it from the SAM transform."""
+    """Return the template that CloudFormation gets from the SAM transform."""
     template = copy.deepcopy(parsed())
     for resource in template["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
@@ -124,7 +124,7 @@ def expanded(**parameters: str) -> dict[str, Any]:
 
 
 def evaluated(**parameters: str) -> Evaluation:
-    """Return what CloudFormation makes of the template with these parameters, and defaults for the others."""
+    """Return the evaluation of the template with these parameters, and defaults for the others."""
     values = {"Release": "1", **parameters}
     return Evaluation(expanded(**values), values)
 
@@ -136,7 +136,7 @@ def resources_of(kind: str, **parameters: str) -> dict[str, dict[str, Any]]:
 
 
 def deploy(**parameters: str) -> Stack:
-    """Deploy what moto can play of the template, with streams of the stack's own, and return what there is then."""
+    """Deploy the resources that moto can play, with streams of the stack's own, and return the stack."""
     name = f"stack-{uuid.uuid4().hex[:12]}"
     streams = {"InputStreamName": f"{name}-in", "PredictionsStreamName": f"{name}-out"}
     values = {"Release": "1", **streams, **parameters}
@@ -151,7 +151,7 @@ def deploy(**parameters: str) -> Stack:
     (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
     assert stack["StackStatus"] == "CREATE_COMPLETE", stack.get("StackStatusReason")
     found = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
-    # moto lists what a condition left out too, but without an id.
+    # moto also lists the resources whose condition does not hold, but without an id.
     resources = {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in found if "PhysicalResourceId" in one}
     mappings = {name: read_mapping(resources[name]) for name in resources if name.endswith("Rides")}
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
@@ -160,7 +160,7 @@ def deploy(**parameters: str) -> Stack:
 
 
 def read_mapping(identifier: str) -> MappingSettings:
-    """Return what was set for an event source mapping."""
+    """Return the settings of an event source mapping."""
     found = boto3.client("lambda").get_event_source_mapping(UUID=identifier)
     destination = found.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
     return MappingSettings(
@@ -175,7 +175,7 @@ def read_mapping(identifier: str) -> MappingSettings:
 
 
 def renew(stream: str) -> None:
-    """Make the stream anew: at each put moto's would try to run the image, and fail, even without the mapping."""
+    """Create the stream again: at each put to the deployed one, moto would try to run the image, and fail."""
     client = boto3.client("kinesis")
     shards = client.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]["OpenShardCount"]
     client.delete_stream(StreamName=stream)
@@ -183,7 +183,7 @@ def renew(stream: str) -> None:
 
 
 def playable(template: dict[str, Any]) -> dict[str, Any]:
-    """Return the template without what moto cannot play."""
+    """Return the template with the resources that moto can play. Mappings invoke functions in place of aliases."""
     resources = template["Resources"]
     functions = {
         name: resource["Properties"]["FunctionName"]

@@ -1,4 +1,4 @@
-"""Alarms, canary and dashboard of template.yaml watch metrics that AWS and the function really emit."""
+"""The alarms, the canary and the dashboard of template.yaml: AWS or the function really emits each metric in them."""
 
 import json
 from collections.abc import Callable
@@ -20,27 +20,27 @@ AT_LEAST, ABOVE = "GreaterThanOrEqualToThreshold", "GreaterThanThreshold"
 
 
 def metric(namespace: str, name: str, dimension: str, of: str) -> dict[str, Any]:
-    """Build a metric's identity."""
+    """Build the identity of a metric: namespace, name and dimension."""
     return {"Namespace": namespace, "MetricName": name, "Dimensions": [{"Name": dimension, "Value": of}]}
 
 
 def of_function(name: str, function: str = "<Consumer>") -> dict[str, Any]:
-    """Build a metric that Lambda emits of a function (Lambda developer guide, "Types of metrics")."""
+    """Build a metric that Lambda emits for a function (Lambda developer guide, "Types of metrics")."""
     return metric("AWS/Lambda", name, "FunctionName", function)
 
 
 def ours(name: str) -> dict[str, Any]:
-    """Build a metric that the function emits."""
+    """Build a metric that the function itself emits."""
     return metric(OURS, name, "service", "tip")
 
 
 def input_of_math(identifier: str, watched: dict[str, Any], statistic: str) -> dict[str, Any]:
-    """Build an expression's input: a metric of one minute."""
+    """Build a metric, by the minute, that an expression uses."""
     return {"Id": identifier, "ReturnData": False, "MetricStat": {"Metric": watched, "Period": 60, "Stat": statistic}}
 
 
 def alarm(watched: dict[str, Any], comparison: str, threshold: int, minutes: tuple[int, int]) -> dict[str, Any]:
-    """Build an alarm on ``minutes[0]`` of ``minutes[1]`` minutes; a minute without data does not count."""
+    """Build an alarm that is raised if ``minutes[0]`` of the last ``minutes[1]`` breach; one without data does not."""
     return {
         **watched,
         "ComparisonOperator": comparison,
@@ -52,7 +52,7 @@ def alarm(watched: dict[str, Any], comparison: str, threshold: int, minutes: tup
 
 
 def each_minute(watched: dict[str, Any], statistic: str) -> dict[str, Any]:
-    """Build the watched part of an alarm on one metric."""
+    """Build the part of an alarm that names one metric, by the minute."""
     return {**watched, "Statistic": statistic, "Period": 60}
 
 
@@ -60,7 +60,7 @@ DURATION = [
     {"Id": "percent", "Label": "p99 of the duration in percent of the timeout", "Expression": "duration / (70 * 10)"},
     input_of_math("duration", of_function("Duration"), "p99"),
 ]
-"""The duration is in milliseconds; the timeout is 70 s."""
+"""The duration is in milliseconds; with a timeout of 70 s, one percent is 700 of them."""
 
 REJECTIONS = [
     {
@@ -99,20 +99,20 @@ SHOWN_OF_AWS = {
     ),
     ("AWS/Kinesis", "WriteProvisionedThroughputExceeded", "StreamName", "<PredictionsStream>"),
 }
-"""The metrics of AWS on the dashboard, beside the function's own."""
+"""AWS's metrics on the dashboard, which are there beside the function's own."""
 
 
-@pytest.mark.parametrize("topic", [TOPIC, ""], ids=["to a topic", "to none"])
-def test_alarms_watch_and_notify(topic: str) -> None:
-    """If there is a topic, each alarm notifies it at its start and at its end."""
+@pytest.mark.parametrize("topic", [TOPIC, ""], ids=["to a topic", "no topic"])
+def test_each_alarm_watches_its_metric_and_notifies_the_topic(topic: str) -> None:
+    """An alarm notifies the topic when it begins and when it ends, if there is a topic."""
     found = resources_of("AWS::CloudWatch::Alarm", **{**UNUSUAL, "AlarmTopicArn": topic})
     assert all(properties.pop("AlarmDescription") for properties in found.values())
     actions = {"AlarmActions": [topic], "OKActions": [topic]} if topic else {}
     assert found == {name: {**properties, **actions} for name, properties in ALARMS.items()}
 
 
-def test_without_a_challenger_no_alarm_watches_one() -> None:
-    """All other alarms exist."""
+def test_without_a_challenger_there_are_no_alarms_on_it() -> None:
+    """The alarms on the live consumer are all there."""
     names = set(resources_of("AWS::CloudWatch::Alarm", **LEAST))
     assert names == {name for name in ALARMS if not name.startswith("Shadow")}
 
@@ -125,7 +125,7 @@ def test_without_a_challenger_no_alarm_watches_one() -> None:
     ],
 )
 def test_alarms_roll_a_canary_back(deployment_type: str, alarms: list[str]) -> None:
-    """Alarms that a new version can cause roll it back. They do not stop a deployment all at once."""
+    """Only alarms that a new version can cause do. A deployment all at once ignores alarms."""
     (group,) = resources_of("AWS::CodeDeploy::DeploymentGroup", **LEAST, DeploymentType=deployment_type).values()
     expected = {"Enabled": True, "Alarms": [{"Name": f"<{name}>"} for name in alarms]} if alarms else {}
     assert group["AlarmConfiguration"] == expected
@@ -133,7 +133,7 @@ def test_alarms_roll_a_canary_back(deployment_type: str, alarms: list[str]) -> N
 
 @pytest.fixture
 def emitted(cold_start: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """Give the function's metrics, with the template's variables, for a batch with a rejection of every kind."""
+    """Give the function's metrics, with its variables from the template, for a batch with every kind of rejection."""
     function = resources_of("AWS::Lambda::Function", **UNUSUAL)["Consumer"]
     variables = {**function["Environment"]["Variables"], "MODEL_LOCATION": SAMPLE_MODEL, "MODEL_SHA256": ""}
     telemetry = cold_start(**variables).TELEMETRY
@@ -145,8 +145,8 @@ def emitted(cold_start: Callable[..., ModuleType], capsys: pytest.CaptureFixture
     return dict(metrics)
 
 
-def test_the_function_emits_what_is_watched_and_shown(emitted: dict[str, Any]) -> None:
-    """Namespace, name and dimension must agree, or the alarm would never be raised."""
+def test_the_function_emits_the_metrics_that_are_watched_and_shown(emitted: dict[str, Any]) -> None:
+    """Namespace, name and dimension are the same, because an alarm on another metric would never be raised."""
     (directive,) = emitted["_aws"]["CloudWatchMetrics"]
     assert directive["Dimensions"] == [["service"]]
     names = [metric["Name"] for metric in directive["Metrics"]]
@@ -165,7 +165,7 @@ def test_the_function_emits_what_is_watched_and_shown(emitted: dict[str, Any]) -
 
 
 def watched_by(properties: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return the metrics of an alarm: namespace, name, and the one dimension."""
+    """Return the metrics that an alarm watches: namespace, name, and the name and value of the dimension."""
     parts = [part["MetricStat"]["Metric"] for part in properties.get("Metrics", []) if "MetricStat" in part]
     return [
         (part["Namespace"], part["MetricName"], dimension["Name"], dimension["Value"])

@@ -1,4 +1,4 @@
-"""The deploy command, with stand-ins for the SAM CLI and Docker that record their arguments."""
+"""The deploy command, with stand-ins for the SAM CLI and Docker that write down how they were called."""
 
 import json
 import os
@@ -39,17 +39,17 @@ class StandIns:
 
     @property
     def path(self) -> str:
-        """The PATH on which they are found."""
+        """The PATH that finds these programs first."""
         return os.pathsep.join([str(self.folder), "/usr/bin", "/bin"])
 
     def make(self, name: str, failing: str = "nothing") -> None:
-        """Make a program, which fails if ``failing`` is its first argument."""
+        """Make a program that fails if its first argument is ``failing``."""
         program = self.folder / name
         program.write_text(STAND_IN.format(calls=shlex.quote(str(self.folder / f"{name}.calls")), failing=failing))
         program.chmod(0o755)
 
     def calls(self, name: str) -> list[list[str]]:
-        """Return the arguments of each call; the last one is its PYTHONPATH."""
+        """Return the arguments of each call, followed by its PYTHONPATH."""
         calls = self.folder / f"{name}.calls"
         return [line.split("\0") for line in calls.read_text().splitlines()] if calls.exists() else []
 
@@ -65,7 +65,7 @@ def programs(tmp_path: Path) -> StandIns:
 
 @pytest.fixture
 def staging(endpoint: str, aws_environment: None) -> Iterator[None]:
-    """Deploy a stack with the name that the stage staging has, for x86_64 and with a model in the image."""
+    """Create a stack with the name of the stage staging, for x86_64 and with a model in the image."""
     values = {"Architecture": "x86_64", "ImageModel": "models/a b"}
     template: dict[str, Any] = {
         "Parameters": {name: {"Type": "String"} for name in values},
@@ -82,12 +82,12 @@ def staging(endpoint: str, aws_environment: None) -> Iterator[None]:
 
 
 def parameters(call: list[str]) -> list[str]:
-    """Return the parameters that a call overrides, without Release."""
+    """Return the parameters that a call overrides, except Release."""
     return [one for one in call[call.index("--parameter-overrides") + 1 : -1] if not one.startswith("Release=")]
 
 
-def test_builds_and_then_deploys_with_what_was_given(programs: StandIns, endpoint: str) -> None:
-    """Each deployment has another Release. The SAM CLI cannot import the project's modules."""
+def test_deploy_builds_and_deploys_with_the_given_parameters(programs: StandIns, endpoint: str) -> None:
+    """Release is new each time. PYTHONPATH is empty, so that the SAM CLI does not import the project's modules."""
     done = finish("deploy", "ModelBucket=models", "RunId=abc", PATH=programs.path)
     assert done.returncode == 0, done.stderr
     assert "./scripts/smoke-test --stack ride-predictions-dev" in done.stderr
@@ -102,7 +102,7 @@ def test_builds_and_then_deploys_with_what_was_given(programs: StandIns, endpoin
 
 
 def test_the_image_is_built_for_the_stack_as_it_will_be(programs: StandIns, staging: None) -> None:
-    """The build uses the stack's values, which "sam deploy" keeps, unless others are given."""
+    """The build gets the stack's values, which "sam deploy" keeps, except for those that are given anew."""
     done = finish("deploy", "--stage", "staging", "ImageModel=", "RunId=abc", PATH=programs.path)
     assert done.returncode == 0, done.stderr
     build, deploy = programs.calls("sam")
@@ -110,8 +110,8 @@ def test_the_image_is_built_for_the_stack_as_it_will_be(programs: StandIns, stag
     assert parameters(deploy) == ['ImageModel=""', 'RunId="abc"']
 
 
-def test_values_with_spaces_and_without_anything_are_quoted(programs: StandIns, endpoint: str) -> None:
-    """Without quotes, the SAM CLI refuses an empty value and truncates one with spaces."""
+def test_empty_values_and_values_with_spaces_are_quoted(programs: StandIns, endpoint: str) -> None:
+    """The SAM CLI's own parser would misread them without quotes."""
     assert finish("deploy", "ModelPath=a b", "ShadowRunId=", PATH=programs.path).returncode == 0
     assert parameters(programs.calls("sam")[1]) == ['ModelPath="a b"', 'ShadowRunId=""']
 
@@ -128,7 +128,7 @@ def test_values_with_spaces_and_without_anything_are_quoted(programs: StandIns, 
 def test_options_and_parameters_come_in_any_order(
     programs: StandIns, endpoint: str, arguments: tuple[str, ...]
 ) -> None:
-    """The stage may stand before, between and after the parameters."""
+    """The stage is understood before, after and between parameters."""
     assert finish("deploy", *arguments, PATH=programs.path).returncode == 0
     deploy = programs.calls("sam")[1]
     assert deploy[deploy.index("--config-env") + 1] == "staging"
@@ -136,7 +136,7 @@ def test_options_and_parameters_come_in_any_order(
 
 
 def test_a_packaged_template_is_deployed_without_a_build(programs: StandIns, tmp_path: Path) -> None:
-    """The command deploys the image that the template names, and needs no Docker."""
+    """The stack gets exactly the image that the template names, and Docker is not needed."""
     programs.make("docker", failing="version")
     (tmp_path / "packaged.yaml").write_text(PACKAGED)
     done = finish("deploy", "--template", "packaged.yaml", "RunId=x", cwd=tmp_path, PATH=programs.path)
@@ -160,37 +160,37 @@ def test_a_packaged_template_is_deployed_without_a_build(programs: StandIns, tmp
     ],
     ids=["case", "misspelt", "its own", "no value", "unknown stage", "known stages", "no template"],
 )
-def test_what_it_does_not_understand_is_refused(programs: StandIns, arguments: tuple[str, ...], complaint: str) -> None:
-    """The exit code is 2, and the command builds nothing."""
+def test_an_argument_that_is_wrong_is_refused(programs: StandIns, arguments: tuple[str, ...], complaint: str) -> None:
+    """The exit code is 2, and nothing is built."""
     done = finish("deploy", *arguments, PATH=programs.path)
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]
     assert programs.calls("sam") == []
 
 
-def test_help_is_given_wherever_it_is_asked_for(programs: StandIns) -> None:
+def test_help_can_be_asked_for_after_a_parameter(programs: StandIns) -> None:
     """The help lists the stages of samconfig.toml."""
     done = finish("deploy", "RunId=x", "--help", PATH=programs.path)
     assert done.returncode == 0
     assert "default, staging, production" in " ".join(done.stdout.split())
 
 
-def test_a_missing_sam_cli_is_said_at_once(programs: StandIns) -> None:
+def test_a_missing_sam_cli_is_an_error(programs: StandIns) -> None:
     """The error says how to install it."""
     (programs.folder / "sam").unlink()
     assert "deploy: the SAM CLI is not installed: pipx install" in failed(finish("deploy", PATH=programs.path))
 
 
-def test_a_missing_docker_daemon_is_said_at_once(programs: StandIns) -> None:
-    """The command does not start the SAM CLI."""
+def test_a_missing_docker_daemon_is_an_error(programs: StandIns) -> None:
+    """The error comes before the SAM CLI is called."""
     programs.make("docker", failing="version")
     assert "deploy: no Docker daemon answers" in failed(finish("deploy", PATH=programs.path))
     assert programs.calls("sam") == []
 
 
 @pytest.mark.parametrize("command", ["build", "deploy"])
-def test_a_failure_of_the_sam_cli_is_one_of_deploy(programs: StandIns, endpoint: str, command: str) -> None:
-    """After a failed build, the command does not deploy."""
+def test_a_failure_of_the_sam_cli_is_a_failure_of_deploy(programs: StandIns, endpoint: str, command: str) -> None:
+    """If the build failed, nothing is deployed."""
     programs.make("sam", failing=command)
     line = failed(finish("deploy", PATH=programs.path))
     assert line == f"deploy: sam {command} failed: its output is above"

@@ -1,4 +1,4 @@
-"""docs/deploy-with-the-aws-cli.md, run literally by the real AWS CLI against moto, creates the template's resources."""
+"""docs/deploy-with-the-aws-cli.md creates what SAM creates: the real AWS CLI runs it against moto's server."""
 
 import json
 import os
@@ -39,11 +39,11 @@ NAMES = {
     "<ConsumerLogs>": LOGS,
     "<ConsumerRole.Arn>": f"arn:aws:iam::{ACCOUNT}:role/ride-duration",
 }
-"""The document's names of the template's resources."""
+"""The document's names for the template's resources."""
 
 
 def stand_in(folder: Path) -> Path:
-    """Make a ``docker`` that only reads a password, because these tests run without Docker; return its folder."""
+    """Make a ``docker`` that only reads a password, because the tests have no Docker; return its folder."""
     docker = folder / "docker"
     docker.write_text('#!/bin/sh\n[ "$1" != login ] || cat >/dev/null\n')
     docker.chmod(0o755)
@@ -67,7 +67,7 @@ def run(folder: Path, *titles: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the document up to its last two chapters, which the last tests run; give the folder for ``run``."""
+    """Run all blocks except the last two, which the last tests run, and give the folder that ``run`` takes."""
     folder = stand_in(tmp_path_factory.mktemp("programs"))
     with pytest.MonkeyPatch.context() as environment:
         for name, value in {**DUMMY_CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}.items():
@@ -87,7 +87,7 @@ def template() -> dict[str, Any]:
 
 
 def check_function() -> None:
-    """Assert that the function has the size and the role of the template's, and settings that come to the same."""
+    """Assert that the function has the template's size and role, and variables that give the same settings."""
     function: Any = boto3.client("lambda").get_function_configuration(FunctionName="ride-duration")
     expected = template()["Consumer"]
     sizes = ("PackageType", "Architectures", "MemorySize", "Timeout", "Role")
@@ -99,23 +99,23 @@ def check_function() -> None:
     assert by_hand == by_template
 
 
-def test_the_function_is_the_templates(made: Path) -> None:
-    """Only the namespace of its metrics differs, which only alarms and the dashboard need."""
+def test_the_function_is_the_same_as_the_templates(made: Path) -> None:
+    """Only the namespace of its metrics differs, because only the alarms and the dashboard need it."""
     check_function()
 
 
-def test_the_mapping_is_the_templates(made: Path) -> None:
-    """Only the alias is missing, because the document creates none."""
+def test_the_mapping_is_the_same_as_the_templates(made: Path) -> None:
+    """Only the alias differs, because the document creates none."""
     client = boto3.client("lambda")
     (mapping,) = client.list_event_source_mappings(FunctionName="ride-duration")["EventSourceMappings"]
     found: Any = client.get_event_source_mapping(UUID=mapping["UUID"])
     expected = {name: value for name, value in template()["ConsumerRides"].items() if name != "FunctionName"}
-    # moto does not say what Lambda's own default is: 1 (API reference, CreateEventSourceMapping).
+    # moto leaves out ParallelizationFactor, whose default is 1 (API reference, CreateEventSourceMapping).
     assert {name: found.get(name) or 1 for name in expected} == expected
 
 
-def test_the_role_is_the_templates(made: Path) -> None:
-    """Grants are equal but for the model's folder: the document has no previous version that needs another run."""
+def test_the_role_is_the_same_as_the_templates(made: Path) -> None:
+    """Only its model is that of one run, because no previous version needs another model."""
     document: Any = boto3.client("iam").get_role_policy(RoleName="ride-duration", PolicyName="consumer")
     text = json.dumps(document["PolicyDocument"]["Statement"]).replace(f"/{RUN_ID}/", "/*/")
     (policy,) = template()["ConsumerRole"]["Policies"]
@@ -124,8 +124,8 @@ def test_the_role_is_the_templates(made: Path) -> None:
     assert role["AssumeRolePolicyDocument"] == template()["ConsumerRole"]["AssumeRolePolicyDocument"]
 
 
-def test_what_keeps_data_is_the_templates(made: Path, kinesis: "KinesisClient", s3: "S3Client") -> None:
-    """The streams, the failures bucket and the log have the template's settings."""
+def test_the_storage_is_the_same_as_the_templates(made: Path, kinesis: "KinesisClient", s3: "S3Client") -> None:
+    """The streams, the failures bucket and the log group have the same settings."""
     expected = template()
     for name, stream in (("ride_events", "InputStream"), ("ride_predictions", "PredictionsStream")):
         summary: Any = kinesis.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]
@@ -149,15 +149,15 @@ def test_what_keeps_data_is_the_templates(made: Path, kinesis: "KinesisClient", 
     assert group["retentionInDays"] == expected["ConsumerLogs"]["RetentionInDays"]
 
 
-def test_the_function_is_the_templates_with_another_model_too(made: Path) -> None:
-    """The commands for another model set all variables again."""
+def test_the_function_with_another_model_is_the_same_too(made: Path) -> None:
+    """The block for another model writes all variables again."""
     done = run(made, "Names", "Another model, another image")
     assert done.returncode == 0, done.stderr
     check_function()
 
 
-def test_what_is_taken_down_is_gone(made: Path, kinesis: "KinesisClient") -> None:
-    """Every command of the document succeeds, from the first stream to the last deletion."""
+def test_taking_it_down_deletes_the_streams(made: Path, kinesis: "KinesisClient") -> None:
+    """Every command of the document succeeds, up to the last deletion."""
     titles = [title for title, _ in BLOCKS]
     assert (titles[0], titles[-2:], len(titles)) == ("Names", ["Another model, another image", "Take it down"], 9)
     gone = run(made, "Names", "Take it down")

@@ -1,4 +1,4 @@
-"""template.yaml deployed onto moto: rides go through the consumers, with their variables and mappings from there."""
+"""template.yaml deployed onto moto: rides go through consumers with the deployed variables and mappings."""
 
 import json
 from collections.abc import Callable
@@ -24,22 +24,22 @@ RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 
 
 class Deployment:
-    """A stack on moto whose consumers are played here."""
+    """A stack on moto whose consumers run in this process."""
 
     def __init__(
         self, kinesis: "KinesisClient", s3: "S3Client", cold_start: Callable[..., ModuleType], stack: Stack
     ) -> None:
-        """Take a stack that is deployed."""
+        """Take a deployed stack."""
         self.stack = stack
         self._kinesis, self._s3, self._cold_start = kinesis, s3, cold_start
 
     def consume(self, function: str, *data: bytes, fails: bool = False) -> None:
-        """Put records, and wait until a function's mapping has processed them and all earlier ones."""
+        """Put records, and wait until the function's mapping is done with them and with all earlier ones."""
         module = self._cold_start(**{"MODEL_LOCATION": "", **self.stack.variables(function)})
 
         def invoke(event: dict[str, Any]) -> object:
             if fails:
-                raise RuntimeError("as a function does that runs out of memory")
+                raise RuntimeError("the function ran out of memory")
             return module.lambda_handler(event, LambdaContext(60))
 
         stream, settings = self.stack.outputs["InputStreamName"], self.stack.mappings[f"{function}Rides"]
@@ -51,7 +51,7 @@ class Deployment:
             assert mapping.wait_for(len(data), PATIENCE)
 
     def predictions(self, stream: str) -> list[Any]:
-        """Return what a stream of predictions holds."""
+        """Return the predictions on a stream."""
         readers = [ShardReader(self._kinesis, stream, shard_id) for shard_id in shard_ids(self._kinesis, stream)]
         return [json.loads(record["Data"]) for reader in readers for record in reader.read()]
 
@@ -92,16 +92,16 @@ def test_a_ride_becomes_a_prediction_and_a_bad_one_a_rejection(deployed: Callabl
     assert deployment.failures() == [f"rejections/{deployment.stack.outputs['InputStreamName']}"]
 
 
-def test_what_the_mapping_gives_up_lies_where_replay_looks(deployed: Callable[..., Deployment]) -> None:
-    """The mapping gives up after the parameter's number of retries."""
+def test_a_discarded_batch_is_stored_where_replay_looks(deployed: Callable[..., Deployment]) -> None:
+    """The mapping discards the batch after as many retries as the parameter says."""
     deployment = deployed(RetryAttempts="1")
     assert deployment.stack.mappings["ConsumerRides"].maximum_retry_attempts == 1
     deployment.consume("Consumer", json.dumps(RIDE).encode(), fails=True)
     assert deployment.failures() == ["aws/lambda"]
 
 
-def test_a_shadow_consumer_touches_nothing_of_the_other(deployed: Callable[..., Deployment]) -> None:
-    """It writes predictions to its own stream, rejections to a folder that replay does not read, and no more."""
+def test_a_shadow_consumer_does_not_affect_the_live_one(deployed: Callable[..., Deployment]) -> None:
+    """It has its own stream of predictions and its own rejections, which replay does not read, and no destination."""
     deployment = deployed(ShadowModelPath="model")
     deployment.consume("ShadowConsumer", json.dumps(RIDE).encode(), b"no ride")
     outputs = deployment.stack.outputs
@@ -113,7 +113,7 @@ def test_a_shadow_consumer_touches_nothing_of_the_other(deployed: Callable[..., 
 
 
 def test_a_second_consumer_reads_the_same_rides(deployed: Callable[..., Deployment]) -> None:
-    """The second stack reads the first one's input stream, and creates no input stream."""
+    """Another stack has created the input stream, and this stack creates none."""
     first = deployed().stack
     second = deployed(InputStreamArn=first.outputs["InputStreamArn"], ModelName="tip")
     assert "InputStream" not in second.stack.resources
@@ -123,10 +123,10 @@ def test_a_second_consumer_reads_the_same_rides(deployed: Callable[..., Deployme
     assert prediction["model"] == "tip"
 
 
-def test_streams_have_the_shards_and_the_retention_that_were_asked_for(
+def test_streams_have_the_given_shards_and_retention(
     deployed: Callable[..., Deployment], kinesis: "KinesisClient"
 ) -> None:
-    """The parameters set both, instead of Kinesis' defaults."""
+    """Without these parameters a stream is on demand and keeps records for a day."""
     stack = deployed(ShardCount="3", RetentionHours="48").stack
     name = stack.outputs["PredictionsStreamName"]
     stream = kinesis.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]

@@ -17,7 +17,6 @@ from scripts.cli import SAMPLE_MODEL, CommandError
 from scripts.commands import test_image
 from scripts.image import container, wheels
 from scripts.image.container import Engine
-from scripts.image.scenarios import ScenarioError, Stage
 from tests.tools import ROOT
 
 X86, ARM = wheels.ARCHITECTURES
@@ -55,7 +54,7 @@ def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def wheel(folder: Path, tag: str) -> str:
-    """Write a wheel of an empty package for such machines, and return the requirement that pins it."""
+    """Write a wheel of an empty package with this tag, and return the requirement that pins it."""
     path = folder / f"empty-1.0-{tag}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("empty-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: empty\nVersion: 1.0\n")
@@ -218,23 +217,3 @@ def test_the_error_has_the_stderr_of_the_engine() -> None:
     """The error names the command that failed too."""
     with pytest.raises(CommandError, match="sh -c failed: no such image"):
         Engine(["sh"]).call("-c", "echo no such image >&2; exit 125")
-
-
-def test_a_scenario_that_fails_is_shown_and_counts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The other scenarios run all the same."""
-
-    def flies(stage: Stage) -> str:
-        raise ScenarioError("it fell")
-
-    def swims(stage: Stage) -> str:
-        return "it swam"
-
-    monkeypatch.setattr(test_image, "SCENARIOS", [flies, swims])
-    outcomes = test_image.run_scenarios(lambda: None)  # type: ignore[arg-type, return-value]
-    assert [(outcome.scenario, outcome.passed) for outcome in outcomes] == [("flies", False), ("swims", True)]
-    test_image.show("an engine", outcomes, {"cold start": "1 s"})
-    shown = capsys.readouterr().out
-    assert "FAILED" in shown
-    assert "it fell" in shown

@@ -8,14 +8,14 @@ from tests.deploy.deployment import LEAST, UNUSUAL, evaluated, expanded
 
 
 def test_every_parameter_is_described_and_has_a_default() -> None:
-    """Only Release has no default, because it must differ in each deployment."""
+    """Only Release has no default, because each deployment needs a new one."""
     parameters = expanded()["Parameters"]
     assert [name for name, parameter in parameters.items() if not parameter.get("Description")] == []
     assert [name for name, parameter in parameters.items() if "Default" not in parameter] == ["Release"]
 
 
-def test_defaults_are_for_a_ride_a_millisecond_on_one_shard() -> None:
-    """One vCPU, time for a cold start, one request of rides; the mapping gives up before Kinesis drops records."""
+def test_defaults_are_for_a_thousand_rides_a_second_on_one_shard() -> None:
+    """The mapping gives old records up, and keeps them in the bucket, before Kinesis drops them."""
     parameters = expanded()["Parameters"]
     defaults = {name: parameter.get("Default") for name, parameter in parameters.items()}
     used = {name: value for name, value in defaults.items() if value not in ("", None)}
@@ -71,7 +71,7 @@ def test_defaults_are_for_a_ride_a_millisecond_on_one_shard() -> None:
     ],
 )
 def test_a_value_that_would_widen_a_role_or_never_work_is_refused(parameter: str, value: str) -> None:
-    """CloudFormation refuses the value before it creates a resource."""
+    """CloudFormation refuses it before it creates anything."""
     pattern = expanded()["Parameters"][parameter]["AllowedPattern"]
     assert not re.fullmatch(pattern, value)
     assert re.fullmatch(pattern, {**LEAST, **UNUSUAL}.get(parameter, ""))
@@ -93,7 +93,7 @@ def test_a_value_that_would_widen_a_role_or_never_work_is_refused(parameter: str
     ids=lambda value: None if isinstance(value, str) else " ".join(value) or "nothing",
 )
 def test_parameters_that_contradict_each_other_are_refused(parameters: dict[str, str], said: str) -> None:
-    """CloudFormation shows one line that names them, before it creates a resource."""
+    """CloudFormation refuses them before it creates anything, with one line that names them."""
     (broken,) = evaluated(**parameters).broken_rules()
     assert said in broken
 
@@ -110,6 +110,6 @@ def test_parameters_that_contradict_each_other_are_refused(parameters: dict[str,
     ],
     ids=" ".join,
 )
-def test_a_model_is_in_one_place_under_one_name(parameters: dict[str, str]) -> None:
-    """The same holds for a challenger."""
+def test_a_model_in_one_place_under_one_name_is_accepted(parameters: dict[str, str]) -> None:
+    """The same is true of a challenger."""
     assert evaluated(**parameters).broken_rules() == []

@@ -1,4 +1,4 @@
-"""The roles allow each call that is made, and grant no permission that no call needs."""
+"""The roles allow each call that is made, and nothing that no call needs."""
 
 import contextlib
 import itertools
@@ -38,25 +38,25 @@ RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 """The run that logged the sample model."""
 
 LISTING = {"list-type", "prefix", "encoding-type"}
-"""What the query of ListObjectsV2 holds; a continuation token too, where there are more than 1,000 objects."""
+"""The query parameters of ListObjectsV2. For more than 1,000 objects there would be a continuation token too."""
 
 ASKING_FOR_MORE = {"x-amz-acl", "x-amz-copy-source", "x-amz-object-lock-mode", "x-amz-tagging"}
-"""Headers of PutObject for which IAM is asked for another permission (S3 API reference)."""
+"""Headers of PutObject that need another permission (S3 API reference)."""
 
 PLACES = ("1/models/m-0/artifacts", f"1/{RUN_ID}/artifacts/model", "some/model")
-"""Where a model lies: as MLflow 3 puts it, as MLflow 2 did, and where ModelPath says."""
+"""The places of a model: in MLflow 3's layout, in MLflow 2's, and under a ModelPath."""
 
 GROUPS = "arn:aws:logs:us-east-1:123456789012:log-group"
 
 POLLING = ("DescribeStream", "DescribeStreamSummary", "GetRecords", "GetShardIterator", "ListShards")
-"""What a mapping does to its stream (Lambda developer guide, "Configure your Lambda function's execution role")."""
+"""A mapping's calls to its stream (Lambda developer guide, "Configure your Lambda function's execution role")."""
 
 LOGGING = ("CreateLogStream", "PutLogEvents")
-"""What Lambda does to a log group that there is already (Lambda developer guide, "Sending logs to CloudWatch")."""
+"""The calls that Lambda makes to a log group that exists (Lambda developer guide, "Sending logs to CloudWatch")."""
 
 
 Recording = Callable[..., contextlib.AbstractContextManager[ChaosEndpoint]]
-"""What the ``recording`` fixture gives."""
+"""The type of the ``recording`` fixture."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,25 @@ class Call:
     action: str
     resource: str
     prefix: str | None = None
-    """The value of ``s3:prefix``, in a request that has one."""
+    """The value of ``s3:prefix``, if the request has one."""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """The least that a statement is made of: one action on one resource, with one value of its condition."""
+    """The smallest part of a statement: one action on one resource, with one value of its condition."""
 
     action: str
     resource: str
     prefix: str | None = None
 
     def allows(self, call: Call) -> bool:
-        """Return whether the call is one of those granted."""
+        """Return whether the grant allows the call."""
         allowed = self.action == call.action and fnmatchcase(call.resource, self.resource)
         return allowed and (self.prefix is None or (call.prefix is not None and fnmatchcase(call.prefix, self.prefix)))
 
 
 def grants(statements: Iterable[dict[str, Any]]) -> list[Grant]:
-    """Return the grants of statements. Any part but actions, resources and ``s3:prefix`` fails the test."""
+    """Split statements into grants. Anything in them besides actions, resources and ``s3:prefix`` fails the test."""
     found = []
     for statement in statements:
         assert statement["Effect"] == "Allow"
@@ -98,7 +98,7 @@ def grants(statements: Iterable[dict[str, Any]]) -> list[Grant]:
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return the values of an element of a policy, where one may stand without brackets."""
+    """Return the values of an element of a policy. A single value may stand there without brackets."""
     return value if isinstance(value, list) else [value]
 
 
@@ -113,7 +113,7 @@ def superfluous(calls: Sequence[Call], given: Sequence[Grant]) -> list[Grant]:
 
 
 def as_calls(request: Request) -> list[Call]:
-    """Return what IAM is asked for a request of the function; one that is not known here fails the test."""
+    """Return the calls that IAM has to allow for a request of the function. An unknown request fails the test."""
     url, headers = urlsplit(request.target), request.headers
     bucket, _, key = unquote(url.path.removeprefix("/")).partition("/")
     arn, values = f"arn:aws:s3:::{bucket}", parse_qs(url.query, True)
@@ -125,8 +125,8 @@ def as_calls(request: Request) -> list[Call]:
         case "s3", "GET", query, _ if query == LISTING and not key:
             return [Call("s3:ListBucket", arn, values["prefix"][0])]
         case "s3", "GET", query, _ if not query and key:
-            # Whoever may not list the bucket, and not just a prefix of it, is told 403 instead of 404 (S3 API
-            # reference, GetObject, "Permissions").
+            # To a role that may not list the whole bucket, S3 answers 403 instead of 404 (S3 API reference,
+            # GetObject, "Permissions"), and the function could not tell that the file is missing.
             missing = [Call("s3:ListBucket", arn)] if request.status == HTTPStatus.NOT_FOUND else []
             return [Call("s3:GetObject", f"{arn}/{key}"), *missing]
         case "s3", "PUT", query, _ if not query and key and not ASKING_FOR_MORE & set(map(str.lower, headers)):
@@ -136,7 +136,7 @@ def as_calls(request: Request) -> list[Call]:
 
 
 def at_first(call: faults.Call) -> Fault | None:
-    """Throttle an entry at first, and fail an object at first."""
+    """Throttle the first of several entries, and fail every other attempt to write an object."""
     if call.operation == "PutRecords":
         return FailedEntries(frozenset({0})) if len(call.entries) > 1 else None
     return FailedRequest(503, "SlowDown") if call.number % 2 else None
@@ -150,17 +150,17 @@ def always(call: faults.Call) -> Fault:
 
 
 def refuse(call: faults.Call) -> Fault:
-    """Refuse everything, as AWS does where a permission is missing."""
+    """Refuse everything, as AWS does if a permission is missing."""
     return FailedRequest(403 if call.operation == "PutObject" else 400, "AccessDeniedException")
 
 
 FAULTS: dict[Decide, int] = {no_fault: 0, at_first: 0, always: 3, refuse: 3}
-"""How many of three records are left for redelivery, by what happens to requests."""
+"""The faults of requests, with the number of records, out of three, that are then left for redelivery."""
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """A function of the template, with the names of what belongs to it."""
+    """A function of the template, with the logical names of its resources."""
 
     function: str
     role: str
@@ -186,14 +186,14 @@ SHADOW = Consumer(
 
 @dataclass
 class Trouble:
-    """What happens to requests until it is replaced."""
+    """The faults of requests, which can be replaced while the endpoint runs."""
 
     decide: Decide = no_fault
 
 
 @pytest.fixture
 def recording(endpoint: str, aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Recording:
-    """Give a function that puts an endpoint with faults, which keeps the requests, before the local AWS."""
+    """Give a function that puts a fault-injecting endpoint, which keeps the requests, before the local AWS."""
 
     @contextlib.contextmanager
     def recorded(decide: Decide = no_fault) -> Iterator[ChaosEndpoint]:
@@ -212,7 +212,7 @@ def work(
     cold_start: Callable[..., ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[dict[str, str], str], list[Call]]:
-    """Give a function that lays the model into a place, lets the consumer do all that it can, and returns its calls."""
+    """Give a function that uploads the model, has the consumer do everything that it can, and returns its calls."""
     monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
     event = kinesis_event(ride_event(1), ride_event(2), b"no ride")
@@ -227,7 +227,7 @@ def work(
                 assert delivered_again(function, event) == left
             trouble.decide = no_fault
             if location := variables.get("MODEL_LOCATION"):
-                # What model.py reads of a model of another flavor than scikit-learn: the whole folder.
+                # model.py lists the whole folder of a model that is not of the sklearn flavor.
                 S3Artifact(location).names()
         return [call for request in faulty.requests for call in as_calls(request)]
 
@@ -235,7 +235,7 @@ def work(
 
 
 def delivered_again(function: ModuleType, event: dict[str, Any]) -> int:
-    """Let the function work, and return how many records Lambda would deliver again: where it raises, all of them."""
+    """Invoke the function, and return how many records Lambda would redeliver: all of them if it raises."""
     try:
         return len(function.lambda_handler(event)["batchItemFailures"])
     except DeliveryError:
@@ -243,7 +243,7 @@ def delivered_again(function: ModuleType, event: dict[str, Any]) -> int:
 
 
 def calls_of_lambda(stack: Stack, consumer: Consumer) -> list[Call]:
-    """Return the calls that Lambda makes with the function's role: polling, logging, and keeping what is given up."""
+    """Return the calls that Lambda makes with the function's role, to poll, to log and to keep discarded batches."""
     group = f"{GROUPS}:{stack.resources[consumer.logs]}:log-stream:2026/11/21/a"
     failures = f"arn:aws:s3:::{stack.resources['FailuresBucket']}"
     # Lambda developer guide, "Retain discarded batch records for a Kinesis Data Streams event source".
@@ -257,7 +257,7 @@ def calls_of_lambda(stack: Stack, consumer: Consumer) -> list[Call]:
 
 
 def calls_of_keys(calls: Iterable[Call]) -> list[Call]:
-    """Return what it takes to read and write what KMS keys encrypt, as Kinesis and S3 do on behalf of the caller."""
+    """Return the KMS calls that Kinesis and S3 make, on behalf of the caller, so that these calls succeed."""
     needed = {
         "kinesis:GetRecords": Call("kms:Decrypt", KEYS["InputKeyArn"]),
         "kinesis:PutRecords": Call("kms:GenerateDataKey", KEYS["OutputKeyArn"]),
@@ -268,7 +268,7 @@ def calls_of_keys(calls: Iterable[Call]) -> list[Call]:
 
 
 def near_misses(stack: Stack, consumer: Consumer, models: str) -> list[Call]:
-    """Return calls that a wider role would allow: what is needed, but on a neighbour of what it is needed on."""
+    """Return calls that only a wider role would allow, such as needed actions on neighbouring resources."""
     other = SHADOW if consumer is LIVE else LIVE
     rides, predictions, others = (
         f"arn:aws:kinesis:us-east-1:123456789012:stream/{stack.resources[stream]}"
@@ -294,7 +294,7 @@ def near_misses(stack: Stack, consumer: Consumer, models: str) -> list[Call]:
 
 
 def check(stack: Stack, consumer: Consumer, models: str, calls: list[Call]) -> None:
-    """Assert that the consumer's role allows what is called, would not without any part of it, and no neighbour."""
+    """Assert that the role allows all calls that are made, has no grant beyond them, and allows no near miss."""
     made = [*calls, *calls_of_lambda(stack, consumer)]
     needed = [*made, *calls_of_keys(made)]
     given = grants(stack.policy(consumer.role))
@@ -308,7 +308,7 @@ def check(stack: Stack, consumer: Consumer, models: str, calls: list[Call]) -> N
 def test_a_role_is_just_enough_to_find_a_model_by_its_run(
     bucket: str, work: Callable[[dict[str, str], str], list[Call]], consumer: Consumer
 ) -> None:
-    """The model lies as MLflow 3 or MLflow 2 logs it, and all streams and buckets are encrypted."""
+    """The model is in MLflow 3's layout or in MLflow 2's, and everything is encrypted."""
     stack = deploy(ModelBucket=bucket, RunId=RUN_ID, ShadowRunId=RUN_ID, **KEYS)
     variables = stack.variables(consumer.function)
     calls = [call for place in PLACES[:2] for call in work(variables, place)]
@@ -319,7 +319,7 @@ def test_a_role_is_just_enough_to_find_a_model_by_its_run(
 def test_a_role_is_just_enough_to_read_a_model_in_its_place(
     bucket: str, work: Callable[[dict[str, str], str], list[Call]], consumer: Consumer
 ) -> None:
-    """The model may have any flavor, and all streams and buckets are encrypted."""
+    """The model may be of any flavor, and everything is encrypted."""
     place = PLACES[2]
     stack = deploy(ModelBucket=bucket, ModelPath=place, ShadowModelPath=place, **KEYS)
     check(stack, consumer, bucket, work(stack.variables(consumer.function), place))
@@ -330,18 +330,18 @@ def test_a_role_is_just_enough_to_read_a_model_in_its_place(
     [({"RunId": "new"}, f"1/{RUN_ID}/artifacts/model"), ({"ModelPath": "models/new"}, "models/old")],
     ids=["by its run", "in its place"],
 )
-def test_the_last_version_can_still_load_its_model(
+def test_the_previous_version_can_still_load_its_model(
     bucket: str, work: Callable[[dict[str, str], str], list[Call]], parameters: dict[str, str], place: str
 ) -> None:
-    """During a canary, most batches go to the previous version, but the role is already the new one's."""
+    """During a canary it gets most batches, and it already has the role of the new version."""
     stack = deploy(ModelBucket=bucket, **parameters)
     last = {"RUN_ID": RUN_ID} if "RunId" in parameters else {"MODEL_LOCATION": f"s3://{bucket}/{place}"}
     calls = work({**stack.variables("Consumer"), **last}, place)
     assert denied(calls, grants(stack.policy("ConsumerRole"))) == []
 
 
-def test_without_keys_a_role_has_no_permission_for_any(endpoint: str) -> None:
-    """With a model in the image, the role has no permission for a bucket of models either."""
+def test_a_role_without_keys_has_no_permission_for_kms(endpoint: str) -> None:
+    """If the model is in the image, the role cannot read objects from S3 either."""
     stack = deploy(ImageModel="scripts/sample_model/model")
     services = {grant.action.partition(":")[0] for grant in grants(stack.policy("ConsumerRole"))}
     assert services == {"kinesis", "s3", "logs"}
@@ -350,8 +350,8 @@ def test_without_keys_a_role_has_no_permission_for_any(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("parameters", [LEAST, UNUSUAL, {"ImageModel": "folder"}], ids=" ".join)
-def test_only_lambda_takes_a_role_and_none_is_for_everything(parameters: dict[str, str]) -> None:
-    """A role has only its own statements. SAM makes the role of CodeDeploy, which is left out."""
+def test_only_lambda_can_assume_a_role_and_no_grant_is_for_everything(parameters: dict[str, str]) -> None:
+    """A role has only its own statements. CodeDeploy's role is left out, because SAM writes it."""
     roles = resources_of("AWS::IAM::Role", **parameters)
     del roles["CodeDeployServiceRole"]
     trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
@@ -376,8 +376,8 @@ def test_only_lambda_takes_a_role_and_none_is_for_everything(parameters: dict[st
     ],
     ids=["a session", "a botocore session", "a tag", "tags", "a header", "one record", "another service"],
 )
-def test_an_unknown_call_fails(recording: Recording, call: Callable[[], object]) -> None:
-    """A new call in the code fails this test until the roles are checked."""
+def test_a_call_that_the_roles_do_not_know_fails(recording: Recording, call: Callable[[], object]) -> None:
+    """Whoever adds a call to the code has to look at the roles."""
     with recording() as faulty, contextlib.suppress(ClientError):
         call()
     (request,) = faulty.requests

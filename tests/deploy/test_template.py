@@ -1,6 +1,6 @@
-"""template.yaml: what cfn-lint says of it, and what SAM and CloudFormation make of it.
+"""template.yaml: the findings of cfn-lint, and the resources that SAM and CloudFormation create.
 
-The parameters have unusual values here, each unlike all others, so that a value shows where it comes from.
+The parameters have unusual values here, each unlike all others, so that a value shows its parameter.
 """
 
 from typing import Any
@@ -11,19 +11,18 @@ from cfnlint.api import lint_file
 from tests.deploy.deployment import IMAGE, LEAST, TEMPLATE, UNUSUAL, evaluated, resources_of
 
 KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
-"""The policies of resources with data: they outlive the stack, unless its creation failed."""
+"""The policies of resources that hold data: they outlive their stack, unless creating the stack failed."""
 
 MODEL_VARIABLES = ("MODEL_LOCATION", "MODEL_BUCKET", "MLFLOW_EXPERIMENT_ID", "RUN_ID", "MODEL_SHA256")
 
 
-@pytest.mark.slow
 def test_cfn_lint_finds_nothing() -> None:
-    """cfn-lint reports no error and no warning."""
+    """It reports neither errors nor warnings."""
     assert lint_file(TEMPLATE) == []
 
 
-def test_a_function_is_what_the_parameters_say() -> None:
-    """The shadow consumer differs in its model, its destinations, its role and its log."""
+def test_the_functions_have_the_values_of_the_parameters() -> None:
+    """The shadow consumer differs in its model, in the places that it writes to, and in its role and log."""
     variables = {
         "LOG_LEVEL": "ERROR",
         "MODEL_NAME": "tip",
@@ -87,16 +86,16 @@ def test_a_function_is_what_the_parameters_say() -> None:
     ],
     ids=["by their runs", "in their places", "in the image, which names it itself"],
 )
-def test_models_are_found(parameters: dict[str, str], expected: dict[str, Any]) -> None:
-    """The function gets exactly the variables that its model's place needs."""
+def test_functions_have_the_variables_of_their_models(parameters: dict[str, str], expected: dict[str, Any]) -> None:
+    """A function gets the variables for its model's place, and no others."""
     functions = resources_of("AWS::Lambda::Function", **parameters).items()
     variables = {name: properties["Environment"]["Variables"] for name, properties in functions}
     found = {name: {key: of[key] for key in MODEL_VARIABLES if of.get(key)} for name, of in variables.items()}
     assert found == expected
 
 
-def test_the_image_is_built_with_the_model_and_the_packages_that_were_asked_for() -> None:
-    """SAM builds the project's own Dockerfile."""
+def test_the_image_is_built_with_the_given_model_and_packages() -> None:
+    """It is built from the project's own Dockerfile, and both consumers use it."""
     resources = evaluated(ImageModel="my/model", ImagePackages="packages training").resources()
     assert resources["Consumer"]["Metadata"] == {
         "Dockerfile": "Dockerfile",
@@ -108,8 +107,8 @@ def test_the_image_is_built_with_the_model_and_the_packages_that_were_asked_for(
     assert both["ShadowConsumer"]["Metadata"] == both["Consumer"]["Metadata"]
 
 
-def test_the_mappings_are_what_the_parameters_say() -> None:
-    """Mappings invoke the alias, not the newest code. The shadow's mapping discards records without storing them."""
+def test_the_mappings_have_the_values_of_the_parameters() -> None:
+    """They invoke the alias, because no canary has tried the newest code. The shadow's mapping has no destination."""
     consumer = {
         "EventSourceArn": "<InputStream.Arn>",
         "FunctionName": "<ConsumerAliaslive>",
@@ -134,7 +133,7 @@ def test_the_mappings_are_what_the_parameters_say() -> None:
 
 
 def test_a_given_input_stream_is_read_and_not_created() -> None:
-    """Both consumers read it, and the outputs name it."""
+    """Both consumers read it, and the outputs have its name."""
     arn = "arn:aws:kinesis:us-east-1:123456789012:stream/theirs"
     evaluation = evaluated(**UNUSUAL, InputStreamArn=arn)
     resources = evaluation.resources()
@@ -146,7 +145,7 @@ def test_a_given_input_stream_is_read_and_not_created() -> None:
 
 
 def test_a_release_publishes_a_version_that_the_alias_moves_to() -> None:
-    """A canary moves the alias for a new run as for a new image. The challenger's alias moves at once."""
+    """It moves in a canary, so a new run goes live as carefully as a new image. The challenger's moves at once."""
     assert not set(resources_of("AWS::Lambda::Version", **LEAST, Release="1")) & set(
         resources_of("AWS::Lambda::Version", **LEAST, Release="2")
     )
@@ -179,16 +178,16 @@ def test_a_release_publishes_a_version_that_the_alias_moves_to() -> None:
     }
 
 
-def test_a_canary_goes_as_the_parameter_says() -> None:
-    """A failing canary is rolled back."""
+def test_a_canary_has_the_type_of_the_parameter() -> None:
+    """It is rolled back if it fails or if an alarm is raised."""
     group = resources_of("AWS::CodeDeploy::DeploymentGroup", **UNUSUAL)["ConsumerDeploymentGroup"]
     assert group["DeploymentConfigName"] == "CodeDeployDefault.LambdaCanary10Percent30Minutes"
     assert group["AutoRollbackConfiguration"]["Enabled"]
     assert {"DEPLOYMENT_FAILURE", "DEPLOYMENT_STOP_ON_ALARM"} <= set(group["AutoRollbackConfiguration"]["Events"])
 
 
-def test_streams_are_what_the_parameters_say() -> None:
-    """Streams have keys, shards and retention. The challenger's predictions are deleted with the stack."""
+def test_the_streams_have_the_values_of_the_parameters() -> None:
+    """They are encrypted. The challenger's stream is deleted with the stack, because no reader depends on it."""
     size = {"RetentionPeriodHours": 49, "StreamModeDetails": {"StreamMode": "PROVISIONED"}, "ShardCount": 3}
     mine = {**size, "StreamEncryption": {"EncryptionType": "KMS", "KeyId": UNUSUAL["InputKeyArn"]}}
     theirs = {**size, "StreamEncryption": {"EncryptionType": "KMS", "KeyId": UNUSUAL["OutputKeyArn"]}}
@@ -207,7 +206,7 @@ def test_streams_are_what_the_parameters_say() -> None:
 
 
 def test_streams_are_on_demand_by_default() -> None:
-    """Streams are on demand, and named after the stack, so that two stacks never share one."""
+    """Their names begin with the stack's name, so that they never collide with another stack's."""
     on_demand = {"RetentionPeriodHours": 24, "StreamModeDetails": {"StreamMode": "ON_DEMAND"}}
     assert resources_of("AWS::Kinesis::Stream", **LEAST) == {
         "InputStream": {"Name": "my-stack-rides", **on_demand},
@@ -231,12 +230,12 @@ def test_streams_are_on_demand_by_default() -> None:
         ),
         (LEAST, 90, {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}),
     ],
-    ids=["with a key", "without one"],
+    ids=["with a key", "without a key"],
 )
 def test_the_failures_bucket_is_private_versioned_encrypted_and_emptied(
     parameters: dict[str, str], days: int, encryption: dict[str, Any]
 ) -> None:
-    """No policy can admit another account, old versions expire too, and the bucket outlives the stack."""
+    """Only the account can get access, old versions expire too, and the bucket outlives the stack."""
     bucket = evaluated(**parameters).resources()["FailuresBucket"]
     expiry = {
         "Id": "Expire",
@@ -260,7 +259,7 @@ def test_the_failures_bucket_is_private_versioned_encrypted_and_emptied(
 
 
 def test_the_failures_bucket_is_reached_over_tls_alone() -> None:
-    """The policy refuses every request without TLS."""
+    """Any request without TLS is denied, whoever makes it."""
     statement = {
         "Sid": "OnlyOverTLS",
         "Effect": "Deny",
@@ -278,13 +277,13 @@ def test_the_failures_bucket_is_reached_over_tls_alone() -> None:
 
 
 def test_logs_are_kept_as_long_as_the_parameter_says() -> None:
-    """The parameter holds for the logs of both functions."""
+    """It is the same for both functions."""
     logs = {"RetentionInDays": 14}
     assert resources_of("AWS::Logs::LogGroup", **UNUSUAL) == {"ConsumerLogs": logs, "ShadowLogs": logs}
 
 
 def test_outputs_name_what_people_and_scripts_need() -> None:
-    """The outputs name the model's version if it is known before the function has loaded the model."""
+    """ModelVersion is a dash if only the function itself finds out which run it has loaded."""
     always = {
         "InputStreamName": "<InputStream>",
         "InputStreamArn": "<InputStream.Arn>",
@@ -306,6 +305,6 @@ def test_outputs_name_what_people_and_scripts_need() -> None:
     }
 
 
-def test_without_a_challenger_nothing_of_one_is_created() -> None:
-    """The stack has no stream, alarm or other resource of a challenger."""
+def test_without_a_challenger_none_of_its_resources_is_created() -> None:
+    """There is neither a stream nor an alarm for it."""
     assert [name for name in evaluated(**LEAST).resources() if "Shadow" in name] == []

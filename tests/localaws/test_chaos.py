@@ -1,6 +1,5 @@
 """The chaos endpoint: what each fault does to a client and to the local AWS, and that all else passes unchanged."""
 
-import io
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -67,30 +66,6 @@ def test_records_and_errors_of_kinesis_pass_unchanged(passing: chaos.ChaosEndpoi
         put(client, "no-such-stream", "a")
     assert [request.status for request in passing.requests][-1] == 400
     assert b"no-such-stream" in passing.requests[-1].body
-
-
-def test_only_put_records_and_put_object_can_fail(endpoint: str, stream: str, bucket: str) -> None:
-    """No fault is asked for if a bucket, a copy, a part, a tag or a single record is put."""
-    calls: list[Call] = []
-    with chaos.serve(endpoint, calls.append) as server:
-        s3 = s3_at(server.url)
-        s3.create_bucket(Bucket=f"{bucket}-2")
-        s3.put_object(Bucket=bucket, Key="a/b c", Body=b"x")
-        s3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/a/b c")
-        s3.put_object_tagging(Bucket=bucket, Key="copy", Tagging={"TagSet": [{"Key": "k", "Value": "v"}]})
-        upload = s3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
-        s3.upload_part(Bucket=bucket, Key="parts", PartNumber=1, UploadId=upload, Body=b"x")
-        s3.upload_fileobj(io.BytesIO(b"y"), bucket, "file")
-        kinesis = kinesis_at(server.url)
-        kinesis.put_record(StreamName=stream, Data=b"x", PartitionKey="x")
-        put(kinesis, stream, "a", "b")
-        put(kinesis, stream, "c")
-    objects, records = [("PutObject", 0), ("PutObject", 1)], [("PutRecords", 0), ("PutRecords", 1)]
-    assert [(call.operation, call.number) for call in calls] == objects + records
-    assert [call.key for call in calls] == [f"{bucket}/a/b c", f"{bucket}/file", "", ""]
-    assert [[entry["PartitionKey"] for entry in call.entries] for call in calls] == [[], [], ["a", "b"], ["c"]]
-    assert server.entry_counts == [2, 1]
-    assert not server.faults
 
 
 @pytest.mark.parametrize("failed", [{0}, {1, 3}, {0, 1, 2, 3}], ids=str)

@@ -59,6 +59,11 @@ def listens(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+def test_kinesis_local_ends_with_a_parent_that_is_killed(kinesis_local: str) -> None:
+    """The other Kinesis of the tests does not outlive a killed test session either."""
+    check_end_with_parent("tests.localaws.second_kinesis")
+
+
 def test_the_server_ends_with_a_parent_that_is_killed() -> None:
     """Nothing is left running."""
     check_end_with_parent("scripts.localaws.moto")

@@ -19,13 +19,13 @@ NOWHERE = "http://127.0.0.1:1"
 
 @dataclass(frozen=True, slots=True)
 class EmulatedFunction:
-    """A function whose process starts with the first event, and again with the one after it ended."""
+    """A function whose process starts with the first event, and again with the next event after it has ended."""
 
     addresses: Addresses
     timeout: int
 
     def invoke(self, event: object) -> Any:
-        """Return the response, or the error as Lambda answers it; plain text, where the time was over."""
+        """Return the response or the error, as Lambda does; if the function timed out, return plain text."""
         return self.addresses.invoke(event, self.timeout)
 
 
@@ -33,12 +33,12 @@ class EmulatedFunction:
 def emulated(
     handler: str = "lambda_function.lambda_handler", *, timeout: int = 60, **variables: str
 ) -> Iterator[EmulatedFunction]:
-    """Run a handler for the length of the block, with these variables, and no AWS but what they point to.
+    """Run a handler for the length of the block, with these variables. It can reach only the AWS that they name.
 
-    ``timeout`` is the function's, in seconds. Unlike Lambda, the emulator lets a cold start take of it.
+    ``timeout`` is the function's, in seconds. Unlike Lambda, the emulator counts a cold start as part of it.
 
     Raises:
-        CommandError: where the emulator cannot be had.
+        CommandError: if the emulator cannot be downloaded.
     """
     addresses = Addresses.free()
     command = [str(installed_emulator()), *addresses.options(), sys.executable, "-m", "awslambdaric", handler]
@@ -47,7 +47,7 @@ def emulated(
             addresses.wait()
             yield EmulatedFunction(addresses, timeout)
         finally:
-            process.terminate()  # It kills the function's process, and ends when that has ended.
+            process.terminate()  # The emulator kills the function's process before it ends.
 
 
 def _environment(timeout: int, variables: dict[str, str]) -> dict[str, str]:

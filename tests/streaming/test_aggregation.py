@@ -28,7 +28,7 @@ class TestPackedRecords:
     """Unpacking an aggregated record."""
 
     def test_packed_records_are_unpacked_unchanged(self) -> None:
-        """They come in order, each with its own key and data, which may be any bytes."""
+        """They are in order, each with its own key and data, and the data may be any bytes."""
         data = packed(b"one", b"", b"\xff\x00", MAGIC)
         assert is_aggregated(data)
         assert packed_records(data) == [
@@ -50,14 +50,14 @@ class TestPackedRecords:
             pytest.param(packed_with_key("k" * 257), "a partition key of 257 characters", id="long key"),
         ],
     )
-    def test_a_broken_record_is_refused(self, data: bytes, reason: str) -> None:
-        """Its digest may be right, because a defective producer signs what it writes."""
+    def test_a_broken_aggregated_record_is_refused(self, data: bytes, reason: str) -> None:
+        """The record's digest may be right, because a defective producer signs its broken records too."""
         with pytest.raises(InvalidRideError, match=reason) as caught:
             packed_records(data)
         assert caught.value.kind == "aggregate"
 
     def test_more_records_than_there_can_be_rides_are_refused(self) -> None:
-        """Each would be a rejection of two hundred bytes, and a megabyte can hold a hundred thousand of them."""
+        """Each would be a rejection of two hundred bytes, and a megabyte can hold a hundred thousand packed records."""
         message = b"\x0a\x01k" + b"\x1a\x04\x08\x00\x1a\x00" * 65_537
         with pytest.raises(InvalidRideError, match="65537 records"):
             packed_records(signed(message))
@@ -68,7 +68,7 @@ class TestPackedRecords:
         assert len(packed_records(packed_with_key("ü" * 256))) == 1
 
     def test_a_partition_key_that_is_not_text_is_accepted(self) -> None:
-        """The key is only shown."""
+        """The key is only shown to people."""
         assert packed_records(signed(b"\x0a\x02\xff\xfe\x1a\x06\x08\x00\x1a\x02hi")) == [PackedRecord("��", b"hi")]
 
 
@@ -76,7 +76,7 @@ class TestDecode:
     """Aggregated records in a Kinesis event."""
 
     def test_each_packed_record_is_a_ride_or_a_rejection(self) -> None:
-        """It has the sequence number of the aggregated record, and its event_id followed by the index in it."""
+        """Each has the sequence number of the aggregated record, and its event_id followed by an index."""
         good, bad = b'{"ride": {"PULocationID": 1, "DOLocationID": 2, "trip_distance": 3}, "ride_id": 7}', b"{"
         received, rejections = decode_event(kinesis_event(ride_event(1), packed(good, bad, good), ride_event(3)))
         assert [ride.record.event_id.partition(":")[2] for ride in received] == ["1", "2:0", "2:2", "3"]
@@ -105,14 +105,14 @@ class TestDecode:
 
     @pytest.mark.parametrize("data", ["84maw", "84mawgA=", "84maww==", "84maw*"])
     def test_data_that_only_begins_like_an_aggregate_is_rejected(self, data: str) -> None:
-        """It may be base64 or not."""
+        """The data may be base64 or not."""
         received, (rejection,) = decode_event(kinesis_event(data))
         assert received == []
         assert rejection.kind in ("aggregate", "base64", "utf-8")
 
 
-def test_other_records_import_no_library_for_it() -> None:
-    """The libraries take 50 ms, which most cold starts save."""
+def test_other_records_do_not_import_the_libraries_for_aggregated_ones() -> None:
+    """Importing them takes 50 ms, which most cold starts save."""
     program = (
         "import json, sys\nfrom streaming.records import decode_event\n"
         "received, _ = decode_event(json.load(open('events/kinesis-batch.json')))\n"
@@ -126,8 +126,8 @@ def test_other_records_import_no_library_for_it() -> None:
 class TestAggregated:
     """Packing records."""
 
-    def test_at_most_the_given_number_is_packed_into_one(self) -> None:
-        """They stay in order, and the aggregated record has the key of the first."""
+    def test_at_most_the_given_number_of_records_is_packed_into_one(self) -> None:
+        """Records stay in order, and the aggregated record has the key of the first."""
         records = [RideRecord(f"key-{number}", b"ride %d" % number) for number in range(25)]
         packets = aggregate(records, most=10)
         assert [packet.partition_key for packet in packets] == ["key-0", "key-10", "key-20"]
@@ -144,8 +144,8 @@ class TestAggregated:
 
 
 @pytest.mark.kinesis("moto", "kinesis-local")
-def test_put_rides_packs_them(kinesis: "KinesisClient", stream: str) -> None:
-    """The option --aggregate has each 100 rides packed into a record."""
+def test_put_rides_can_pack_the_rides(kinesis: "KinesisClient", stream: str) -> None:
+    """With --aggregate, every 100 rides are packed into a record."""
     done = finish("put-rides", "--stream", stream, "--rides", "250", "--bad", "2", "--seed", "3", "--aggregate")
     assert done.stdout == f"put 250 rides on {stream} (--seed 3)\n"
     (reader,) = [ShardReader(kinesis, stream, shard_id) for shard_id in shard_ids(kinesis, stream)]

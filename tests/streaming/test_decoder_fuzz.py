@@ -1,4 +1,4 @@
-"""The decoder with inputs that nobody thought of, and with the largest that Kinesis accepts."""
+"""The decoder with random and mutated inputs, and with the largest inputs that Kinesis accepts."""
 
 import hashlib
 import json
@@ -67,9 +67,9 @@ broken_base64 = st.tuples(data_of_records, st.sampled_from(BASE64_FRAGMENTS), st
 
 @given(st.lists(data_of_records | broken_base64, min_size=1, max_size=4))
 def test_every_input_becomes_a_ride_or_a_rejection(inputs: list[str]) -> None:
-    """No other exception occurs, each user record is there once, and S3 can hold all rejections.
+    """No exception occurs, each user record is there once, and S3 can hold all rejections.
 
-    Guided by coverage, with atheris installed: ``atheris.Setup(sys.argv,
+    To let coverage guide it, install atheris and run ``atheris.Setup(sys.argv,
     test_every_input_becomes_a_ride_or_a_rejection.hypothesis.fuzz_one_input)``, then ``atheris.Fuzz()``.
     """
     event = kinesis_event(*inputs)
@@ -95,8 +95,8 @@ def test_every_input_becomes_a_ride_or_a_rejection(inputs: list[str]) -> None:
 
 
 @pytest.mark.parametrize("data", VALID)
-def test_the_mutated_rides_are_valid(data: bytes) -> None:
-    """Otherwise their mutations would test little."""
+def test_the_rides_are_valid_before_they_are_mutated(data: bytes) -> None:
+    """Mutations of invalid rides would test little."""
     assert isinstance(decode_ride(data), RideEvent)
 
 

@@ -38,7 +38,7 @@ class TestDeadline:
         assert Deadline.of(LambdaContext(seconds)).left() == pytest.approx(expected)
 
     def test_an_earlier_deadline_reserves_time_for_later_steps(self, clock: Clock) -> None:
-        """It reserves a share of the time left, or less if a maximum is given."""
+        """The reserved time is a share of the time left, or the maximum if that is less."""
         deadline = Deadline(100)
         clock.sleep(20)
         assert deadline.reserving(0.5).left() == 40
@@ -59,7 +59,7 @@ class TestOneRequest:
     def test_a_request_gets_a_third_of_the_time(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch, left: float, expected: float
     ) -> None:
-        """It is never longer than five seconds, and never too short for an ordinary request."""
+        """The time is at most five seconds, and never too short for an ordinary request."""
         monkeypatch.setattr("concurrent.futures.Future.result", lambda self, timeout: timeout)
         assert with_timeout(lambda: 0.0, Deadline(left)) == pytest.approx(expected)
 
@@ -72,7 +72,7 @@ class TestOneRequest:
         release.set()
 
     def test_an_exception_of_the_call_is_raised(self) -> None:
-        """Even one that would end a thread silently."""
+        """Without that, an exception would end the thread silently."""
         with pytest.raises(ZeroDivisionError):
             with_timeout(lambda: 1 / 0, Deadline())
 
@@ -128,7 +128,7 @@ class TestFailuresBucket:
         assert FailuresBucket("s3://failures").store("key", b"lines", Deadline())
 
     def test_an_outage_ends_the_attempts(self, chaos: Chaos, bucket: str) -> None:
-        """The name of the error is returned after the last attempt."""
+        """After the last attempt, the name of the error is returned."""
         with chaos(lambda call: FailedRequest(503, "SlowDown"), "s3") as server:
             assert FailuresBucket(f"s3://{bucket}").store("key", b"lines", Deadline()) == "SlowDown"
         assert server.faults.total() == delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS

@@ -46,7 +46,7 @@ print(*{{name.partition(".")[0] for name in sys.modules}})
 
 
 def test_a_good_batch_imports_no_package_that_it_does_not_use(stream: str) -> None:
-    """Only packages of the image can be imported here. It has more of them, for aggregated records and for tables."""
+    """Only packages of the image can be imported here. It has others, for aggregated records and for tables."""
     in_image = locked_packages(["packages"]).keys()
     packages = {
         module: {name.lower().replace("_", "-") for name in names}
@@ -130,7 +130,7 @@ def test_gc_does_not_scan_objects_of_the_cold_start(cold_start: Callable[..., Mo
 def test_s3_client_is_created_with_the_first_rejection(
     cold_start: Callable[..., ModuleType], stream: str, bucket: str, s3: "S3Client"
 ) -> None:
-    """Most sandboxes never need one."""
+    """Most sandboxes never need the client."""
     function = cold_start(PREDICTIONS_STREAM_NAME=stream, FAILURES_LOCATION=f"s3://{bucket}")
     assert function.lambda_handler(kinesis_event(ride_event())) == {"batchItemFailures": []}
     assert "_client" not in vars(function.FAILURES)

@@ -1,4 +1,4 @@
-"""The function behind AWS's Lambda emulator: events in, answers out, and what Lambda's limits make of them."""
+"""The function behind AWS's Lambda emulator: events in, responses out, and Lambda's limits."""
 
 import contextlib
 import itertools
@@ -50,7 +50,7 @@ def pid(event, context):
 
 @pytest.fixture(scope="module", autouse=True)
 def emulator() -> None:
-    """Have the emulator; skip the tests where it cannot be had."""
+    """Install the emulator, or skip the tests if it cannot be downloaded."""
     try:
         downloads.installed_emulator()
     except CommandError as error:
@@ -66,7 +66,7 @@ def dry_run(emulator: None) -> Iterator[EmulatedFunction]:
 
 @pytest.fixture
 def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have pip find nothing."""
+    """Let pip find no packages."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
 
@@ -81,7 +81,7 @@ def handlers(tmp_path: Path) -> str:
 def numbered(*data: object) -> dict[str, Any]:
     """Build an event of records with sequence numbers of full length, and without ARNs.
 
-    With them, 10,000 rides would not fit into the 6 MB at which a mapping closes a batch.
+    With ARNs, 10,000 rides would not fit into the 6 MB at which a mapping closes a batch.
     """
     records = [record(encoded(item), FIRST_NUMBER + place) for place, item in enumerate(data)]
     for one in records:
@@ -90,7 +90,7 @@ def numbered(*data: object) -> dict[str, Any]:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether there is a process of that id."""
+    """Return whether there is a process with this id."""
     return Path("/proc", str(pid)).exists()
 
 
@@ -100,28 +100,28 @@ def test_the_emulator_is_fetched_once(no_network: None) -> None:
 
 
 def test_an_emulator_that_cannot_be_fetched_leaves_nothing_behind(no_network: None, tmp_path: Path) -> None:
-    """A half of one would be taken for the whole from then on."""
+    """Later runs would take a partial file for the whole emulator."""
     with pytest.raises(CommandError, match="aws-sam-cli"):
         downloads.fetch_emulator(tmp_path / "aws-lambda-rie")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_sample_events_get_the_responses_beside_them(dry_run: EmulatedFunction) -> None:
-    """One sandbox takes them all, one after another."""
+    """One sandbox handles all of them, one after another."""
     responses = [rounded(dry_run.invoke(load(name))) for name in NAMES]
     assert responses == [rounded(load(f"{name}.response")) for name in NAMES]
 
 
-def test_an_event_of_something_else_is_answered_with_the_error(dry_run: EmulatedFunction) -> None:
-    """Lambda counts it; the sandbox lives on."""
+def test_the_response_to_an_event_of_another_service_is_an_error(dry_run: EmulatedFunction) -> None:
+    """Lambda counts the error, and the sandbox handles the next event."""
     answer = dry_run.invoke({"Records": [{"eventSource": "aws:sqs"}]})
     assert answer["errorType"] == "NotAKinesisEventError"
     assert answer["errorMessage"].startswith("not a Kinesis event: ")
     assert len(dry_run.invoke(A_RIDE)["predictions"]) == 1
 
 
-def test_a_missing_setting_is_answered_to_every_event() -> None:
-    """With one line, which names the variable."""
+def test_a_missing_setting_is_the_error_of_every_event() -> None:
+    """The error is one line, which names the variable."""
     with emulated(MODEL_LOCATION=SAMPLE_MODEL) as function:
         answers = [function.invoke(A_RIDE) for _ in range(2)]
     for answer in answers:
@@ -149,7 +149,7 @@ def test_the_largest_batch_is_answered_in_time_by_a_function_whose_output_stream
             AWS_ENDPOINT_URL_KINESIS=hanging.url,
         ) as function,
     ):
-        assert function.invoke(kinesis_event()) == COMPLETE  # a cold start that takes nothing of the batch's time
+        assert function.invoke(kinesis_event()) == COMPLETE  # a cold start would count as part of the batch's time
         numbers = [str(FIRST_NUMBER + place) for place in range(10_000)]
         assert function.invoke(event) == {"batchItemFailures": [{"itemIdentifier": number} for number in numbers]}
         has_recovered.set()
@@ -159,15 +159,15 @@ def test_the_largest_batch_is_answered_in_time_by_a_function_whose_output_stream
     assert keys[-10_000:] == [str(number) for number in range(10_000)]
 
 
-def test_a_dry_run_of_more_predictions_than_an_answer_holds_fails(dry_run: EmulatedFunction) -> None:
-    """As aggregated records can bring them. Only a dry run's answer grows with what goes well."""
+def test_a_dry_run_fails_if_its_predictions_exceed_a_response(dry_run: EmulatedFunction) -> None:
+    """Aggregated records can hold so many rides. Only a dry run's response grows with the predictions."""
     (packed,) = aggregate(generate_rides(100, seed=0))
     answer = dry_run.invoke(numbered(*[packed.data] * 300))
     assert answer["errorType"] == "Function.ResponseSizeTooLarge"
 
 
 def test_a_timeout_ends_the_function_and_the_next_event_starts_it_again(handlers: str) -> None:
-    """The tests above would not notice an emulator that lets a function take its time."""
+    """The tests above would not notice it if the emulator enforced no timeout."""
     with emulated("handlers.pid", timeout=2, PYTHONPATH=handlers) as function:
         before = function.invoke("answer")
         assert function.invoke("hang") == "Task timed out after 2.00 seconds"
@@ -177,7 +177,7 @@ def test_a_timeout_ends_the_function_and_the_next_event_starts_it_again(handlers
 
 
 def test_a_failing_test_leaves_no_process_behind(handlers: str) -> None:
-    """Neither the emulator's nor the function's."""
+    """Neither the emulator nor the function still runs."""
     with contextlib.suppress(KeyError), emulated("handlers.pid", PYTHONPATH=handlers) as function:
         pid = function.invoke("answer")
         assert is_running(pid)

@@ -25,8 +25,8 @@ def rounded(response: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(response), parse_float=lambda digits: round(float(digits), 6))  # type: ignore[no-any-return]
 
 
-def test_there_are_three() -> None:
-    """Without this test, the other tests would pass if there were none."""
+def test_there_are_three_sample_events() -> None:
+    """Without this test, the other tests would pass if there were no events."""
     assert NAMES == ["kinesis-batch", "kinesis-one", "kinesis-poison"]
 
 
@@ -43,7 +43,7 @@ def test_the_well_known_event_holds_the_ride_to_put() -> None:
     assert json.loads(base64.b64decode(record["kinesis"]["data"])) == load("ride")
 
 
-def test_the_poison_is_of_every_kind() -> None:
+def test_the_poison_event_has_records_that_are_bad_in_different_ways() -> None:
     """Each bad record fails at another step, or because of another field."""
     received, rejections = decode_event(load("kinesis-poison"))
     assert [ride.event.ride_id for ride in received] == [1, 3, 6, 9]

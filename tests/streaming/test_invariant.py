@@ -48,7 +48,7 @@ tried = settings(
     settings() if is_thorough else settings(derandomize=True, database=None),
     max_examples=EXAMPLES,
     deadline=None,
-    # One cold start for all examples of a test: each of them has a shard, and so event ids, of its own.
+    # One cold start serves all examples of a test, because each has its own shard, and so its own event ids.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -102,7 +102,7 @@ class Weather:
 
 
 DENIED = FailedRequest(400, "AccessDeniedException")
-"""A fault that no retry passes."""
+"""A fault that retries do not end."""
 
 
 def pack(user_records: Sequence[Produced]) -> bytes:
@@ -111,7 +111,7 @@ def pack(user_records: Sequence[Produced]) -> bytes:
 
 
 def put(data: bytes, event: dict[str, Any] | None = None) -> Put:
-    """Build a record with one user record, which is to be one rejection if there is no event."""
+    """Build a record with one user record, which must become one rejection if there is no event."""
     return Put(encoded(data), (Produced(data, event),))
 
 

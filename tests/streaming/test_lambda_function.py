@@ -187,7 +187,7 @@ class TestRejections:
     def test_rejections_that_are_not_stored_are_reported(
         self, function: Function, predictions: Read, location: str
     ) -> None:
-        """The mapping's own policy decides then. The lowest number comes first, compared as numbers."""
+        """Then the mapping's own policy decides. The lowest number comes first, compared as numbers."""
         handler = function(FAILURES_LOCATION=location).lambda_handler
         data = [ride_event(number) if number not in (2, 9, 10) else b"{" for number in range(1, 12)]
         assert failed(handler(kinesis_event(*data), None)) == ["2", "9", "10"]
@@ -262,10 +262,10 @@ class TestUndelivered:
         assert failed(function().lambda_handler(rides(2), LambdaContext(0.2))) == ["1", "2"]
         assert predictions() == []
 
-    def test_rides_that_there_is_no_time_to_try_are_reported(
+    def test_rides_that_were_not_tried_in_time_are_reported(
         self, function: Function, objects: Objects, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A ride that was not tried is not a rejection. The rides that were tried alone are, and come before it."""
+        """They are not rejections. The rides that were tried alone are, and come before them."""
         module = function()
 
         def slow(features: list[dict[str, Any]]) -> Any:
@@ -296,7 +296,7 @@ class TestColdStart:
             pytest.param({"TEST_RUN": "True", "MODEL_SHA256": "0" * 64}, ModelError, "MODEL_SHA256", id="wrong digest"),
         ],
     )
-    def test_an_error_names_the_cause_in_one_line(
+    def test_an_error_of_a_cold_start_names_the_cause_in_one_line(
         self, cold_start: Function, environment: dict[str, str], error: type[Exception], named: str
     ) -> None:
         """Lambda shows the line as the init error."""

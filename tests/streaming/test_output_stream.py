@@ -85,7 +85,7 @@ class TestChunks:
         many = [Entry(str(number), "k" * 256, b"x" * 943_700) for number in range(5)]
         assert [len(chunk) for chunk in split_into_requests(many)] == [4, 1]
 
-    def test_order_is_kept(self) -> None:
+    def test_requests_keep_the_order_of_entries(self) -> None:
         """The requests together have the entries in the same order."""
         many = entries(1234)
         assert [entry for chunk in split_into_requests(many) for entry in chunk] == many
@@ -95,8 +95,8 @@ class TestPut:
     """Putting entries on a stream that accepts all, some or none of them."""
 
     @pytest.mark.parametrize("count", [0, 1, 1001])
-    def test_all_are_accepted_by_a_stream_that_works(self, kinesis: "KinesisClient", stream: str, count: int) -> None:
-        """No entry is left, and none is a duplicate."""
+    def test_a_stream_that_works_accepts_all_entries(self, kinesis: "KinesisClient", stream: str, count: int) -> None:
+        """No entry is left over, and no entry is a duplicate."""
         done = OutputStream.connect(stream).put(entries(count), Deadline())
         assert (done.undelivered, done.put_again, done.errors) == ([], 0, Counter())
         assert on_stream(kinesis, stream) == list(range(count))
@@ -113,7 +113,7 @@ class TestPut:
     def test_throttled_entries_are_returned_and_later_chunks_are_not_sent(
         self, chaos: Chaos, kinesis: "KinesisClient", stream: str
     ) -> None:
-        """Lambda redelivers everything from the first of them on."""
+        """Lambda redelivers everything from the first throttled entry on."""
 
         def throttle_number_700(call: Call) -> Fault:
             return failing(*(i for i, entry in enumerate(call.entries) if entry["PartitionKey"] == "key-700"))
@@ -157,10 +157,10 @@ class TestPut:
         assert on_stream(kinesis, stream) == [0, 1, 2]
         assert server.entry_counts == [3, 3, 3]
 
-    def test_a_lost_response_duplicates_entries_and_loses_none(
+    def test_a_lost_response_duplicates_entries_and_loses_no_entry(
         self, chaos: Chaos, kinesis: "KinesisClient", stream: str
     ) -> None:
-        """Nobody can know that Kinesis had accepted them."""
+        """The function cannot know that Kinesis had accepted the entries."""
         with chaos(lambda call: DroppedAfter() if call.number == 0 else None):
             assert OutputStream.connect(stream).put(entries(3), Deadline()).undelivered == []
         assert on_stream(kinesis, stream) == [0, 1, 2, 0, 1, 2]
@@ -194,7 +194,7 @@ class TestPut:
     def test_an_error_without_a_name_is_an_error(
         self, body: bytes, answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Only what Kinesis confirms counts as accepted."""
+        """An entry counts as accepted only if Kinesis confirms it."""
         monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", answering(500, body))
         done = OutputStream.connect("any").put(entries(2), Deadline())
         assert numbers(done.undelivered) == [0, 1]
@@ -305,7 +305,7 @@ class TestTime:
     def test_attempts_end_before_the_deadline(
         self, chaos: Chaos, stream: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The time ends them if their number does not."""
+        """They end with the time even if their number is not limited."""
         monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 1_000_000)
         monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.5)
         deadline = Deadline(5)
@@ -319,7 +319,7 @@ class TestTime:
     def test_no_wait_is_longer_than_the_time_left(
         self, chaos: Chaos, stream: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The remaining entries are reported instead."""
+        """Such a wait does not begin, and the remaining entries are reported."""
         monkeypatch.setattr(delivery, "backoff", lambda attempts: [0, 1, 2, 1000][attempts])
         with chaos(all_failing) as server:
             done = OutputStream.connect(stream).put(entries(2), Deadline(500))

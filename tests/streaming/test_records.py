@@ -78,8 +78,8 @@ class TestDecodeEvent:
             ({"Records": [{"body": "an SQS message"}]}, "`kinesis`"),
         ],
     )
-    def test_another_event_is_an_error(self, event: Any, message: str) -> None:
-        """The message names what is missing, for a person who invokes the function by hand."""
+    def test_an_event_of_another_service_is_an_error(self, event: Any, message: str) -> None:
+        """The message names the missing field, for a person who invokes the function by hand."""
         with pytest.raises(NotAKinesisEventError, match=message):
             decode_event(event)
 
@@ -94,7 +94,7 @@ class TestPartitionKey:
 
     @pytest.mark.parametrize("ride_id", ["😀" * 256, "x" + "😀" * 255])
     def test_a_long_key_is_cut(self, ride_id: str) -> None:
-        """A stream would refuse it, and every other entry of the request: it counts UTF-16 code units."""
+        """A stream counts UTF-16 code units. It would refuse a longer key, and every other entry of the request."""
         key = partition_key(ride_id)
         assert ride_id.startswith(key)
         assert len(key.encode("utf-16-le")) // 2 in (255, 256)
@@ -128,7 +128,7 @@ class TestRejectionsObject:
         assert base64.b64decode(lines(rejection)[0].data) == b"{\xff"
 
     def test_half_a_surrogate_pair_is_replaced(self) -> None:
-        """JSON can bring one in, and UTF-8 cannot encode it."""
+        """JSON can contain half a pair, and UTF-8 cannot encode it."""
         event = kinesis_event("\ud800")
         event["Records"][0]["kinesis"]["partitionKey"] = "key \ud800"
         (line,) = lines(*decode_event(event)[1])
@@ -140,7 +140,7 @@ class TestRejectionsObject:
         rejection = Rejection(only_rejection(b"{").record, "prediction", reason)
         assert lines(rejection)[0].reason == rejection.summary["reason"] == kept
 
-    def test_the_key_names_stream_shard_and_numbers(self) -> None:
+    def test_the_key_of_the_object_names_stream_shard_and_numbers(self) -> None:
         """A list of the bucket shows where a rejection came from. Numbers are compared as numbers."""
         _, rejections = decode_event({"Records": [record("*", 10), record("*", 9), record("*", 100)]})
         key, _ = rejections_object(rejections)

@@ -20,7 +20,7 @@ ColdStart = Callable[..., ModuleType]
 
 @pytest.fixture
 def told(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Give a function that returns the log lines since it was last called, and the metrics."""
+    """Give a function that returns the log lines and the metrics since its last call."""
 
     def read() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -46,8 +46,8 @@ def function(cold_start: ColdStart, stream: str, request: pytest.FixtureRequest)
 Told = Callable[[], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
 
-def test_a_batch_writes_one_line_of_each(function: Callable[..., ModuleType], told: Told, bucket: str) -> None:
-    """Both have every count. The log line also has the request and the shard, and its level is INFO."""
+def test_a_batch_writes_a_log_and_a_metrics_line(function: Callable[..., ModuleType], told: Told, bucket: str) -> None:
+    """Both lines have every count. The log line also has the request and the shard, and its level is INFO."""
     handler = function(FAILURES_LOCATION=f"s3://{bucket}").lambda_handler
     context = LambdaContext(30)
     handler(kinesis_event(ride_event(1), ride_event(2), b"{", b"\xff", b"\xfe"), context)
@@ -82,8 +82,8 @@ def test_a_batch_writes_one_line_of_each(function: Callable[..., ModuleType], to
     assert values["ModelLoadTime"][0] > 0
 
 
-def test_the_age_is_that_of_the_oldest_record(function: Callable[..., ModuleType], told: Told) -> None:
-    """It is in milliseconds, and the order of the records makes no difference."""
+def test_the_age_metric_is_the_oldest_records(function: Callable[..., ModuleType], told: Told) -> None:
+    """The age is in milliseconds, and the order of the records makes no difference."""
     handler = function().lambda_handler
     event = kinesis_event(ride_event(1), ride_event(2), ride_event(3))
     began = time.time()
@@ -107,7 +107,7 @@ def test_only_the_first_batch_of_a_sandbox_is_a_cold_start(function: Callable[..
 def test_undelivered_records_are_a_warning(
     function: Callable[..., ModuleType], told: Told, chaos: Chaos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line says how many they are, and which errors left them."""
+    """One line has their number, and the errors that stopped them."""
     monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
     with chaos(lambda call: FailedEntries(frozenset({0}))):
@@ -133,7 +133,7 @@ def test_a_failed_invocation_is_an_error(function: Callable[..., ModuleType], to
 def test_no_line_has_data_of_a_ride(
     function: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str], bucket: str, level: str
 ) -> None:
-    """This is true of predicted and of rejected rides."""
+    """This is true of predicted rides and of rejected rides."""
     handler = function(LOG_LEVEL=level, FAILURES_LOCATION=f"s3://{bucket}/none").lambda_handler
     handler(kinesis_event(ride_event("secret-id"), {"secret-id": 1}, b"secret-id", ride_event("secret-id", x=1)), None)
     assert "secret-id" not in capsys.readouterr().out
