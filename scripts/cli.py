@@ -22,19 +22,14 @@ if TYPE_CHECKING:
 
 SAMPLE_MODEL = Path(__file__).parent / "sample_model" / "model"
 """The model that commands run with unless another one is named."""
-
 INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
 """The names of the streams, unless others are given."""
-
 CONSOLE = Console(stderr=True)
 """For people. A command prints its results for other programs to stdout."""
-
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as in a shell."""
-
 STDOUT = "-"
 """The file name that stands for stdout in an option."""
-
 MAX_SEED = 1_000_000
 """With a larger seed, the ids of synthetic rides would be too large for readers of JSON that only have doubles."""
 
@@ -59,7 +54,7 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
     for number in (signal.SIGTERM, signal.SIGHUP):
         # nohup starts a command with SIGHUP ignored: leave it so.
         if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _interrupt)
+            signal.signal(number, signal.default_int_handler)
     logging.basicConfig(handlers=[_ConsoleHandler()])
     errors: tuple[type[Exception], ...] = (CommandError, DeliveryError, BotoCoreError, *explained)
     try:
@@ -73,10 +68,6 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
         message = str(error)
     print(f"{program()}: {' '.join(message.split())}", file=sys.stderr)
     return 1
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def program() -> str:

@@ -22,15 +22,11 @@ ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 MARK = ENVIRONMENT / "installed.json"
 REQUIREMENTS = "--requirements"
-
 USAGE = f"usage: scripts/environment CATEGORY [...] -- COMMAND [ARG ...], or {REQUIREMENTS} CATEGORY [...]"
-
 SECTIONS = {"packages": "default", "dev-packages": "develop"}
 """Pipenv's names in the lock for the first two categories of the Pipfile; other categories keep their names."""
-
 MISLEADING = {"PIP_DRY_RUN", "PIP_PREFIX", "PIP_ROOT", "PIP_TARGET", "PYTHONHOME", "PYTHONPATH"}
 """Variables with which pip would look for packages in another place, or install them there."""
-
 PIP_OPTIONS = ("--no-deps", "--require-hashes", "--progress-bar=off", "--disable-pip-version-check", "--no-input")
 MESSAGE_LINES = 20
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Chaos = Callable[..., AbstractContextManager[ChaosEndpoint]]
 """The type of the ``chaos`` fixture."""
-
 RETRY = MappingSettings(report_batch_item_failures=True)
 """A mapping that retries for ever."""
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-
 LAYERS = [
     ["rides", "artifacts"],
     ["settings"],
@@ -28,9 +27,7 @@ LAYERS = [
     ["scripts.commands", "scripts.sample_model"],
 ]
 """From the bottom up. A module imports modules of its own package, or of a layer below its own."""
-
 ENTRY_POINTS = ["lambda_function"]
-
 FENCES = {
     "flask": ["scripts.localaws.moto"],
     "prefect": [],
@@ -41,12 +38,10 @@ FENCES = {
     "rich": ["scripts"],
 }
 """Packages that only these modules or packages may import."""
-
 MAX_LINES, MIN_LINES, MAX_COMMAND_LINES, MAX_HANDLER_LINES = 400, 25, 220, 119
 
 SINGLE_LITERALS = [r"aws/lambda/", r"shardId-\d+", "ride_events", "ride_predictions"]
 """Texts that stand in one string of the code alone."""
-
 LOCK = {name: section for name, section in json.loads((ROOT / "Pipfile.lock").read_text()).items() if name != "_meta"}
 
 

@@ -18,10 +18,8 @@ from tests.tools import PATIENCE, ROOT
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "scripts" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCHERS = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
-
 UNTESTED_COMMANDS = re.compile(r"(git|aws|sleep|ITERATOR)\b|\./scripts/(train|put-rides|read-predictions|replay)\b")
 """Commands in examples whose output depends on time or on a server. All others are run."""
-
 MEASURED = re.compile(r"\d ms|rides/s")
 """Lines of an example that differ from run to run."""
 

@@ -26,24 +26,18 @@ if TYPE_CHECKING:
 
 ON_FAILURE_PREFIX = "aws/lambda/"
 """Where mappings write what they discard. AWS fixes this prefix, which is relative to the bucket's root."""
-
 REPLAYED = "replayed/"
-
 REJECTIONS_KEY = re.compile(r"[^/]+/[^/]+/[^/]+\.jsonl")
 """Stream, shard and sequence numbers, relative to the prefix. The keys of replayed rejections have one level more."""
-
 CHANGED_CODES = {"ConditionalRequestConflict", "NoSuchKey", "PreconditionFailed"}
 """S3's error codes if an object is not, or no longer, the one that a condition names (conditional requests)."""
-
 ARCHIVED_CODE = "InvalidObjectState"
 """S3's error code for an object that a lifecycle rule has moved to Glacier (API reference, GetObject)."""
-
 DISCARDED = "discarded"
 """The kind of a record that the mapping discarded; its reason is the mapping's condition."""
 
 Envelope: TypeAlias = Mapping[str, Raw]
 """The fields that a mapping wrote around its event; empty for rejections."""
-
 _T = TypeVar("_T")
 
 

@@ -10,9 +10,8 @@ from streaming.delivery import Deadline, Entry, OutputStream, split_into_request
 def put(stream: OutputStream, records: Sequence[RideRecord]) -> Iterator[list[Entry]]:
     """Put the records in order, and yield the entries of each request when Kinesis has accepted all of them.
 
-    Raises:
-        CommandError: if Kinesis accepts no more entries, after the retries of ``OutputStream``; it names the reasons.
-        DeliveryError: if Kinesis refuses the request, and would refuse a retry too.
+    Raises CommandError with the reasons if Kinesis accepts no more entries, after the retries of ``OutputStream``, and
+    DeliveryError if Kinesis refuses the request, and would refuse a retry too.
     """
     entries = [Entry(str(place), record.partition_key, record.data) for place, record in enumerate(records)]
     accepted = 0

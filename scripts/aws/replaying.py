@@ -120,10 +120,8 @@ def replay(objects: KeptObjects, stream: OutputStream, plan: ReplayPlan) -> int:
     """Put the records of a plan on the stream, object by object, move them, and return how many were put.
 
     Objects that were written after the plan was made are left alone: otherwise records that are rejected again would
-    make a replay endless.
-
-    Raises:
-        CommandError: if Kinesis accepts no more records. The objects before are moved; the current one stays as it is.
+    make a replay endless. Raises CommandError if Kinesis accepts no more records: the objects before are moved, and
+    the current one stays as it is.
     """
     done = 0
     with cli.progress_bar("records") as progress:

@@ -21,7 +21,6 @@ SKOPS, CLOUDPICKLE = SERIALIZATIONS = ("skops", "cloudpickle")
 SEED = 0
 LARGEST_BATCH = 10_000
 """The largest batch of an event source mapping, in rides (AWS Lambda API, BatchSize)."""
-
 FIRST_SEQUENCE_NUMBER = 49630081666084879290581185630324770398608704880802529282
 MINUTES_AT_THE_CURB, MINUTES_A_MILE, SPREAD = 5.0, 3.5, 0.3
 """How long a synthetic trip takes; SPREAD is the standard deviation of the logarithm of its duration."""

@@ -30,7 +30,6 @@ examples:
   deploy --stage staging ShadowRunId=761ea5cb64744e3c8693626f8177f6e4
   deploy --stage staging ShadowRunId=
 """
-
 TEMPLATE = ROOT / "template.yaml"
 STAGES = ROOT / "samconfig.toml"
 RELEASE = "Release"

@@ -27,7 +27,6 @@ examples:
   RUN_ID=e1efc53e9bd149078b0c12aeaa6365df invoke events/kinesis-one.json
   PREDICTIONS_STREAM_NAME={cli.OUTPUT_STREAM} invoke --write --profile staging events/kinesis-batch.json
 """
-
 REJECTION_COLUMNS = ("sequence_number", "kind", "reason")
 
 

@@ -33,9 +33,7 @@ examples:
   replay --reason RetryAttemptsExhausted --since 24h
   replay --reason prediction --reason "trip_distance" --since 2026-02-03T04:05
 """
-
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 SHOWN_GROUPS = 20
 
 

@@ -36,7 +36,6 @@ MAPPING = MappingSettings(
 
 TIMEOUT_SECONDS = 10
 """The function's timeout."""
-
 DELAY_SECONDS = 4
 """Late responses of ``--chaos`` come after a third of the function's time, when their requests have timed out."""
 

@@ -30,9 +30,7 @@ examples:
   smoke-test --stack ride-predictions-staging --profile staging --timeout 300
   smoke-test --input {INPUT_STREAM} --output {OUTPUT_STREAM} --version e1efc53e9bd149078b0c12aeaa6365df
 """
-
 RIDE = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}
-
 UNKNOWN_VERSION = "-"
 """The ModelVersion of a stack whose version is known from the model's own files alone."""
 

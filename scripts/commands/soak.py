@@ -37,19 +37,15 @@ examples:
   soak --kill-every 10 --json account.json
   soak --rides 5000 --json - | jq .account
 """
-
 FUNCTION_SECONDS = 6.0
 """The function's timeout: short, because every request that hangs takes its share of it."""
-
 DELAY_SECONDS = 1.5
 """Of six seconds, a request gets 1.25 at first (``streaming.delivery``): late responses come after that."""
-
 MAPPING = MappingSettings(batch_size=400, bisect_on_error=True, report_batch_item_failures=True)
 """Retries have no end: a batch is not bad because its process was killed.
 
 With the rides of its aggregated records, a batch usually makes one PutRecords, and sometimes two.
 """
-
 ACCOUNT = {"contradictory": "predicted and rejected", "duplicates": "predicted again (duplicates)"}
 STATISTICS = {
     "seconds": "seconds",
@@ -61,7 +57,6 @@ STATISTICS = {
     "put_requests": "PutRecords requests",
 }
 """The names of numbers in the JSON document, and what the tables call them."""
-
 MAX_IDS = 10
 """Event ids that are listed of each sort that should not be."""
 

@@ -25,7 +25,6 @@ examples:
   train green_tripdata_2023-01.parquet --validate green_tripdata_2023-02.parquet
   train green_tripdata_2023-01.parquet --model ridge --min-pair-count 8
 """
-
 EXPLAINED = (training.TrainingError, TripRecordError, *training.MLFLOW_ERRORS)
 
 

@@ -16,16 +16,13 @@ INSTALL = "apt-get install -y --no-install-recommends podman runc containernetwo
 
 SECONDS, BUILD_SECONDS = 600, 3600
 """Timeouts for the engine's commands; a build installs packages, perhaps on a busy machine."""
-
 MEMORY_MB = 1769
 """The memory with which Lambda gives a function one vCPU ("Configure Lambda function memory")."""
-
 CPUS = 1
 TIMEOUT_SECONDS = 60
 TMP_MB = 512
 OPEN_FILES = PROCESSES = 1024
 USER = 993
-
 CONFINEMENT = (
     "--read-only",
     f"--tmpfs=/tmp:rw,size={TMP_MB}m,mode=1777",
@@ -38,9 +35,7 @@ CONFINEMENT = (
     f"--cpus={CPUS}",
 )
 """Lambda's restrictions, as the developer guide ("Lambda quotas") and running functions show them."""
-
 COMMAND = ("/lambda-entrypoint.sh", "lambda_function.lambda_handler")
-
 PEAKS = """
 import pathlib
 statuses = [path.read_text() for path in pathlib.Path("/proc").glob("[0-9]*/status")]

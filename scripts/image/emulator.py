@@ -12,7 +12,6 @@ from scripts.cli import CommandError
 from scripts.localaws.server import HOST
 
 PATH = "/2015-03-31/functions/function/invocations"
-
 PATIENCE_SECONDS = 60
 """Time that a response may take in addition to the function's timeout: one or two cold starts."""
 

@@ -9,10 +9,8 @@ import yaml
 
 REMEMBERED = 1_000_000
 """Rides that the model compares each ride with."""
-
 SLOW = "manhattan"
 """With this metric, a ride takes some milliseconds on one vCPU and almost no memory."""
-
 GREEDY = "cosine"
 """With this metric, a ride takes 8 MB for its distances to all remembered rides."""
 

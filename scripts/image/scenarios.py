@@ -47,13 +47,11 @@ CONFINED = {
     "cpus": CPUS,
 }
 """The restrictions that the function must find."""
-
 LIST_FILES = """
 import json, os
 paths = [os.path.join(folder, name) for folder, folders, files in os.walk("/") for name in folders + files]
 print(json.dumps([path for path in paths if path.split("/")[1] not in ("dev", "proc", "sys")]))
 """
-
 LIST_CONTENT = """
 import importlib.metadata, importlib.util, json, os, pathlib
 root = pathlib.Path("/var/task")
@@ -73,7 +71,6 @@ print(json.dumps({
     "model": os.environ.get("MODEL_LOCATION", ""),
 }))
 """
-
 FIND_RESTRICTIONS = """
 import json, os, resource
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -95,7 +92,6 @@ print(json.dumps({
     "processes": resource.getrlimit(resource.RLIMIT_NPROC),
 }))
 """
-
 LIST_COMPILED = """
 import sys
 compiled = []
@@ -107,7 +103,6 @@ import json
 import lambda_function
 print(json.dumps(compiled))
 """
-
 COUNT_KILLS = 'print(dict(line.split() for line in open("/proc/vmstat"))["oom_kill"])'
 """How many processes the kernel has killed for lack of memory; the whole machine's number, the same in a container."""
 

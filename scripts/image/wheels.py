@@ -14,7 +14,6 @@ from scripts.environment import PipError, pip
 ARCHITECTURES = ("x86_64", "aarch64")
 TAGS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 PYTHON = "3.13"
-
 _LAMBDA = {
     "implementation_name": "cpython",
     "implementation_version": f"{PYTHON}.0",
@@ -26,7 +25,6 @@ _LAMBDA = {
     "sys_platform": "linux",
 }
 """The values of markers in Lambda (PyPA specifications, "Dependency specifiers")."""
-
 _ONLY_WHEELS = ("--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}", "--abi=cp313")
 _QUIETLY = ("--quiet", "--quiet")
 

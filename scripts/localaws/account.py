@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 
 AGGREGATED_EVERY, PACKED = 10, 20
 """Every tenth ride of a soak comes in an aggregated record, twenty rides in each."""
-
 STALL_SECONDS = 60
 """A run ends with what there is if no ride has been settled for this long."""
-
 REFRESH_SECONDS = 0.2
 """How often progress bars move."""
 

@@ -20,10 +20,8 @@ from scripts.localaws.server import HOST
 
 UPSTREAM_SECONDS = 60
 """How long the local AWS may take for a response."""
-
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding"}
 """Headers of a single connection, which a proxy does not hand on (RFC 9110, section 7.6.1)."""
-
 KINESIS_JSON = "application/x-amz-json-1.1"
 MESSAGE = "injected by the chaos endpoint"
 

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 
 Operation = Literal["PutRecords", "PutObject"]
 """The operations that can fail. All other calls pass through unchanged."""
-
 THROTTLED = "ProvisionedThroughputExceededException"
 """The error code of an entry or a request that exceeds the throughput of its shard (API reference, PutRecords)."""
 

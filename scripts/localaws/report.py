@@ -18,13 +18,10 @@ from scripts.localaws.setup import FAILURES_BUCKET, INPUT_STREAM, OUTPUT_STREAM,
 
 MAX_ROWS, FIRST_ROWS = 50, 20
 """Up to the first number, all rides are shown; if there are more, only the second number of them."""
-
 MAX_EXAMPLES = 2
 """Examples of reasons for each kind of rejection."""
-
 MAX_MISSING = 10
 """Missing rides that are listed."""
-
 SAMPLE_KEY = "256"
 """The partition key of events/ride.json: its ride_id."""
 

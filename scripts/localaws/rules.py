@@ -15,7 +15,6 @@ import msgspec
 
 EventRecord: TypeAlias = dict[str, Any]
 """One entry of an event's ``Records``, as Lambda hands it to a function."""
-
 MAX_EVENT_BYTES = 6 * 1024 * 1024
 """The largest event as JSON: the payload quota of a synchronous invocation."""
 

@@ -21,10 +21,8 @@ from typing import Any
 import msgspec
 
 HANDLER = "lambda_function.lambda_handler"
-
 INIT_SECONDS = 60.0
 """The time for a cold start. Lambda gives it ten seconds, but on cores that do less beside it."""
-
 EXITED, TIMED_OUT = "Runtime.ExitError", "Sandbox.Timedout"
 """Lambda's names of the function errors that are not exceptions of the function."""
 

@@ -53,13 +53,10 @@ MODELS: dict[str, Callable[[], Any]] = {
     ),
 }
 """scikit-learn's regressors by their names on the command line."""
-
 PACKAGES = ("scikit-learn", "skops")
 """The artifact's requirements beside mlflow. Without this list MLflow guesses, and adds packages such as pytest."""
-
 FILTERS = {"min_duration": MIN_DURATION, "max_duration": MAX_DURATION, "max_trip_distance": MAX_TRIP_DISTANCE}
 """The run's parameters about the rides that it was trained and measured on, in minutes and miles."""
-
 MLFLOW_ERRORS = (MlflowException, SQLAlchemyError, Boto3Error, BotoCoreError, ClientError)
 """MLflow's own exceptions, and those of its database and of S3 that it does not catch."""
 

@@ -51,11 +51,9 @@ def add_options(parser: argparse.ArgumentParser, *, json_lines: bool) -> None:
 def rides_from_options(options: argparse.Namespace, seed: int) -> RideSource:
     """Return the rides that the options of ``add_options`` ask for.
 
-    The seed alone decides which rides are generated and which rides go bad.
-
-    Raises:
-        CommandError: if a file has no ride, or a JSON file cannot be read or has a record that no stream accepts.
-        TripRecordError: if a TLC file cannot be read.
+    The seed alone decides which rides are generated and which rides go bad. Raises TripRecordError if a TLC file cannot
+    be read, and CommandError if a file has no ride, or if a JSON file cannot be read or has a record that no stream
+    accepts.
     """
     if options.data:
         source = read_tlc_rides(options.data)

@@ -40,16 +40,9 @@ def event_record(record: "RecordTypeDef", shard_id: str = SHARD, stream_arn: str
 def kinesis_event(records: Iterable[RideRecord], first_number: int = 1) -> dict[str, Any]:
     """Return the event of records that arrive now; their sequence numbers count up from ``first_number``."""
     now = datetime.now(UTC)
-    return {
-        "Records": [
-            event_record(
-                {
-                    "SequenceNumber": str(number),
-                    "PartitionKey": record.partition_key,
-                    "Data": record.data,
-                    "ApproximateArrivalTimestamp": now,
-                }
-            )
-            for number, record in enumerate(records, first_number)
-        ]
-    }
+    content = [(record.partition_key, record.data) for record in records]
+    found: list[RecordTypeDef] = [
+        {"SequenceNumber": str(number), "PartitionKey": key, "Data": data, "ApproximateArrivalTimestamp": now}
+        for number, (key, data) in enumerate(content, first_number)
+    ]
+    return {"Records": [event_record(record) for record in found]}

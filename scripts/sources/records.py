@@ -11,7 +11,6 @@ from streaming.delivery import MAX_ENTRY_BYTES
 
 MAX_PACKED = 100
 """Rides in one aggregated record."""
-
 MAX_KEY_BYTES = 1024
 """The size of the longest partition key: 256 characters of up to four bytes."""
 

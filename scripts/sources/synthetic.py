@@ -14,19 +14,14 @@ from rides import MAX_TRIP_DISTANCE, Ride, RideEvent
 from scripts.sources.records import RideRecord, encode_ride
 
 _ROWS = list(csv.DictReader(Path(__file__).with_name("pairs.csv").read_text().splitlines()))
-
 PAIRS = {(int(row["pickup"]), int(row["dropoff"])): (int(row["times"]), float(row["miles"])) for row in _ROWS}
 """Pickup and dropoff zones of 200 trips drawn at random: how often they were drawn, and the pair's median miles."""
-
 SPREAD = 0.45
 """Standard deviation of the logarithm of the distance within a pair (over the pairs of 20 trips or more)."""
-
 HOURS = (16, 13, 9, 8, 6, 6, 14, 39, 47, 52, 53, 54, 55, 58, 64, 75, 77, 77, 78, 62, 48, 36, 28, 22)
 """Pickups in each hour of the day, of a thousand."""
-
 MONTH, DAYS = datetime.datetime(2023, 1, 1), 31
 """The month of the measured file, in New York's time."""
-
 IDS_A_SEED = 1_000_000_000
 """Two seeds never share an integer id, and with seeds below nine million the ids are exact in JavaScript and jq too."""
 

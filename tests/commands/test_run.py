@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 """The run that logged the sample model."""
-
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy")
 HOSTILE = {
     **dict.fromkeys(ENDPOINTS, "http://127.0.0.1:1"),

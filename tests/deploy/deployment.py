@@ -17,13 +17,10 @@ from scripts.localaws.rules import MappingSettings
 from tests.deploy.cloudformation import Evaluation
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
-
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/ride-duration:latest"
 """The image's URI, which ``sam build`` and ``sam deploy`` set after they have built and pushed the image."""
-
 LEAST = {"ModelBucket": "models", "RunId": "abc"}
 """Parameters that are enough, besides Release: all others have defaults."""
-
 UNUSUAL = {
     "Release": "42",
     "InputStreamName": "in",
@@ -59,7 +56,6 @@ UNUSUAL = {
     "RejectionsPercent": "8",
 }
 """Values for all parameters that can be set together. No value is a default, and each is unlike all others."""
-
 NOT_IN_MOTO = {
     "AWS::CloudWatch::Alarm": "moto's CloudFormation does not know it",
     "AWS::CodeDeploy::Application": "a canary needs invocations, which moto cannot make of an image",

@@ -61,7 +61,6 @@ DURATION = [
     input_of_math("duration", of_function("Duration"), "p99"),
 ]
 """The duration is in milliseconds; with a timeout of 70 s, one percent is 700 of them."""
-
 REJECTIONS = [
     {
         "Id": "percent",

@@ -19,7 +19,6 @@ for argument in "$@"; do printf '%s\\0' "$argument"; done >> {calls}
 printf '%s\\n' "PYTHONPATH=$PYTHONPATH" >> {calls}
 [ "$1" != "{failing}" ]
 """
-
 PACKAGED = """\
 Parameters: {Release: {Type: String}, RunId: {Type: String}}
 Resources:

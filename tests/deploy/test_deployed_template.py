@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 RIDE = {"ride": {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}, "ride_id": 256}
-
 RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 """The run that logged the sample model."""
 

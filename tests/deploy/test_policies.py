@@ -33,24 +33,17 @@ if TYPE_CHECKING:
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/"
 KEYS = {f"{name}KeyArn": f"{KEY}{name.lower()}" for name in ("Input", "Output", "Failures", "Model")}
-
 RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 """The run that logged the sample model."""
-
 LISTING = {"list-type", "prefix", "encoding-type"}
 """The query parameters of ListObjectsV2. For more than 1,000 objects there would be a continuation token too."""
-
 ASKING_FOR_MORE = {"x-amz-acl", "x-amz-copy-source", "x-amz-object-lock-mode", "x-amz-tagging"}
 """Headers of PutObject that need another permission (S3 API reference)."""
-
 PLACES = ("1/models/m-0/artifacts", f"1/{RUN_ID}/artifacts/model", "some/model")
 """The places of a model: in MLflow 3's layout, in MLflow 2's, and under a ModelPath."""
-
 GROUPS = "arn:aws:logs:us-east-1:123456789012:log-group"
-
 POLLING = ("DescribeStream", "DescribeStreamSummary", "GetRecords", "GetShardIterator", "ListShards")
 """A mapping's calls to its stream (Lambda developer guide, "Configure your Lambda function's execution role")."""
-
 LOGGING = ("CreateLogStream", "PutLogEvents")
 """The calls that Lambda makes to a log group that exists (Lambda developer guide, "Sending logs to CloudWatch")."""
 

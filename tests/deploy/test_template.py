@@ -12,7 +12,6 @@ from tests.deploy.deployment import IMAGE, LEAST, TEMPLATE, UNUSUAL, evaluated, 
 
 KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
 """The policies of resources that hold data: they outlive their stack, unless creating the stack failed."""
-
 MODEL_VARIABLES = ("MODEL_LOCATION", "MODEL_BUCKET", "MLFLOW_EXPERIMENT_ID", "RUN_ID", "MODEL_SHA256")
 
 

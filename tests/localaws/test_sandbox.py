@@ -36,7 +36,6 @@ def handler(event, context):
         time.sleep(600)
     return {"pid": os.getpid(), "left": context.get_remaining_time_in_millis()}
 """
-
 PARENT = """
 import os
 import sys

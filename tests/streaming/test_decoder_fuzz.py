@@ -103,7 +103,6 @@ def test_the_rides_are_valid_before_they_are_mutated(data: bytes) -> None:
 RIDE = b'{"ride":{"PULocationID":1,"DOLocationID":2,"trip_distance":%b},"ride_id":%b}'
 MEBIBYTE = 2**20
 """The most data that Kinesis accepts in a record."""
-
 LARGEST = {
     "a million brackets": b"[" * 1_000_000,
     "a million brackets as a ride": b'{"ride":' + b"[" * 1_000_000 + b"]" * 40_000 + b"}",

@@ -29,7 +29,6 @@ IMPORTED = {
     *("cloudpickle", "msgspec", "pyyaml", "typing-extensions"),
 }
 """The packages that a cold start and a good batch may import. Another package has to be worth its time."""
-
 NAME_IMPORTS = """
 import sys
 

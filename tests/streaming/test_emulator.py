@@ -34,10 +34,8 @@ pytestmark = pytest.mark.skipif(
 
 COMPLETE: dict[str, Any] = {"batchItemFailures": []}
 A_RIDE = kinesis_event(ride_event())
-
 FIRST_NUMBER = 49630081666084879290581185630324770398608704880802529282
 """A sequence number of the length that Kinesis gives."""
-
 HANDLERS = """
 import os, time
 

@@ -54,13 +54,10 @@ tried = settings(
 
 RAISING_ZONE, ENDLESS_ZONE = 13, 14
 """Pickup zones for which the model raises an exception, and for which it predicts NaN."""
-
 FIRST_NUMBER = 8
 """From the third record on, the order of the sequence numbers as text differs from their order as numbers."""
-
 CALM = 600_000
 """The milliseconds of an invocation that does not run out of time, however slow the machine is."""
-
 SMALL_REQUEST = 3
 """Entries of a request, so that a small batch takes several requests."""
 
