@@ -122,7 +122,7 @@ def test_the_card_counts_the_rides_right(months: list[Trips]) -> None:
     assert f"the {len(january.rides):,} rides of 1 to 60 minutes" in words
     assert f"The other {january.left_out:,} rows were left out" in words
     assert f"{len(february.rides):,} rides, {february.left_out:,} rows left out" in words
-    assert f"It knows the {len(known_pairs())} pairs" in words
+    assert f"The model knows the {len(known_pairs())} pairs" in words
 
 
 @pytest.mark.parametrize(
