@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
+import clients
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -82,7 +84,7 @@ class S3Artifact(Artifact):
 
     def open(self, name: str) -> BinaryIO:
         """Download a file as a whole and open it for reading."""
-        # Imported here, like boto3: a model in a folder, as in an image that holds its model, needs neither.
+        # Imported here: a model in a folder, as in an image that holds its model, needs neither.
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -182,10 +184,7 @@ def _no_such_file(location: str, name: str) -> NoSuchFileError:
 
 
 def _s3() -> "S3Client":
-    import boto3
-    from botocore.exceptions import BotoCoreError
-
     try:
-        return boto3.client("s3")
-    except (BotoCoreError, ValueError) as error:
-        raise ModelError(f"the SDK's own settings give no client for S3: {error}") from error
+        return clients.s3()
+    except clients.SDKSettingsError as error:
+        raise ModelError(str(error)) from error

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+import clients
 from streaming.delivery import DeliveryError
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ CONSOLE = Console(stderr=True)
 """For people. A command prints its results for other programs to stdout."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as in a shell."""
+SERVICES = ("kinesis", "s3", "cloudformation")
+"""The services that the commands use."""
 STDOUT = "-"
 """The file name that stands for stdout in an option."""
 MAX_SEED = 1_000_000
@@ -56,7 +60,8 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     logging.basicConfig(handlers=[_ConsoleHandler()])
-    errors: tuple[type[Exception], ...] = (CommandError, DeliveryError, BotoCoreError, *explained)
+    own = (CommandError, DeliveryError, clients.SDKSettingsError)
+    errors: tuple[type[Exception], ...] = (*own, BotoCoreError, *explained)
     try:
         return main()
     except KeyboardInterrupt:
@@ -66,7 +71,14 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
         message = f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
     except errors as error:
         message = str(error)
-    print(f"{program()}: {' '.join(message.split())}", file=sys.stderr)
+        if isinstance(error, BotoCoreError):
+            message = clients.wrong_setting(*SERVICES) or message
+    except ValueError:
+        # The SDK's clients raise these for settings that they cannot use.
+        if (wrong := clients.wrong_setting(*SERVICES)) is None:
+            raise
+        message = wrong
+    print(f"{program()}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 1
 
 
@@ -128,6 +140,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 def use_profile(profile: str | None) -> None:
     """Make all clients from now on use the profile, which takes precedence over credentials in the environment."""
     if profile:
+        os.environ["AWS_PROFILE"] = profile  # for errors, which name it
         boto3.setup_default_session(profile_name=profile)
 
 

@@ -11,12 +11,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import boto3
 from botocore import exceptions as sdk
 from botocore.config import Config
 from msgspec import Struct
 
-from settings import SettingsError
+import clients
 from streaming.wire import speed_up_put_records
 
 if TYPE_CHECKING:
@@ -158,11 +157,8 @@ class OutputStream:
 
     @classmethod
     def connect(cls, name: str) -> "OutputStream":
-        """Return the stream in the SDK's account and region. Raises SettingsError if no region is set."""
-        try:
-            return cls(speed_up_put_records(boto3.client("kinesis", config=SDK_CONFIG)), name)
-        except sdk.NoRegionError as error:
-            raise SettingsError("AWS_DEFAULT_REGION is not set: name the region of the output stream") from error
+        """Return the stream in the SDK's account and region. Raises SDKSettingsError."""
+        return cls(speed_up_put_records(clients.kinesis(SDK_CONFIG)), name)
 
     def put(self, entries: Sequence[Entry], deadline: Deadline) -> Delivery:
         """Put the entries and return which of them Kinesis has not accepted.
@@ -232,7 +228,7 @@ class FailuresBucket:
     @functools.cached_property
     def _client(self) -> "S3Client":
         """The client, which is created with the first rejection because it takes six megabytes."""
-        return boto3.client("s3", config=SDK_CONFIG)
+        return clients.s3(SDK_CONFIG)
 
     def store(self, key: str, body: bytes, deadline: Deadline) -> str | None:
         """Write an object under the prefix, with retries; return the name of the last error if S3 does not hold it."""

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
+    ["clients"],
     ["rides", "artifacts"],
     ["settings"],
     ["model", "trips"],
@@ -34,7 +35,7 @@ FENCES = {
     "moto": ["scripts.localaws.moto"],
     "pyarrow": ["trips", "scripts.models"],
     "mlflow": ["model", "scripts.models", "scripts.benchmark"],
-    "boto3": ["artifacts", "streaming.delivery", "scripts"],
+    "boto3": ["clients", "scripts"],
     "rich": ["scripts"],
 }
 """Packages that only these modules or packages may import."""

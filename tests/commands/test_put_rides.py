@@ -117,7 +117,10 @@ def test_a_stream_that_is_not_there_is_one_line(kinesis_endpoint: str, tool: str
     [
         (("--json", "none.json"), "put-rides: none.json cannot be read: No such file or directory"),
         (("--data", "none.parquet"), "put-rides: none.parquet: there is no such file"),
-        (("--profile", "nobody"), "put-rides: The config profile (nobody) could not be found"),
+        (
+            ("--profile", "nobody"),
+            "put-rides: the SDK cannot use AWS_PROFILE: The config profile (nobody) could not be found",
+        ),
     ],
 )
 def test_an_error_is_one_line(stream: str, arguments: tuple[str, ...], message: str) -> None:
