@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arns import parse_stream
+
 if TYPE_CHECKING:
     from botocore.config import Config
     from mypy_boto3_kinesis import KinesisClient
@@ -30,9 +32,10 @@ class SDKSettingsError(ValueError):
     """The SDK's own settings give no client. The message says in one line which setting is wrong."""
 
 
-def kinesis(config: "Config | None" = None, region: str | None = None) -> "KinesisClient":
-    """Return a client for Kinesis, in the SDK's region unless another is given. Raises SDKSettingsError."""
-    client: KinesisClient = _client("kinesis", config=config, region_name=region)
+def kinesis(stream: str, config: "Config | None" = None) -> "KinesisClient":
+    """Return a client for a stream: in its region if it is an ARN, else in the SDK's. Raises SDKSettingsError."""
+    found = parse_stream(stream)
+    client: KinesisClient = _client("kinesis", config=config, region_name=found.region if found else None)
     return client
 
 

@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 import clients
+from arns import parse_stream, stream_parameter
+from settings import SettingsError
 from streaming.delivery import DeliveryError
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     logging.basicConfig(handlers=[_ConsoleHandler()])
-    own = (CommandError, DeliveryError, clients.SDKSettingsError)
+    own = (CommandError, DeliveryError, SettingsError, clients.SDKSettingsError)
     errors: tuple[type[Exception], ...] = (*own, BotoCoreError, *explained)
     try:
         return main()
@@ -127,6 +129,14 @@ def _number(text: str, most: float, description: str) -> float:
     return number
 
 
+def stream(text: str) -> str:
+    """Convert an option's value to a stream's name or ARN. Raises ArgumentTypeError."""
+    found = parse_stream(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither the name nor the ARN of a stream")
+    return found.arn or found.name
+
+
 def add_profile(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--profile``, whose value ``use_profile`` takes."""
     parser.add_argument(
@@ -147,7 +157,7 @@ def use_profile(profile: str | None) -> None:
 def require_stream(client: "KinesisClient", stream: str) -> None:
     """Raise CommandError if there is no such stream; the message names the region and the endpoint."""
     try:
-        client.list_shards(StreamName=stream, MaxResults=1)
+        client.list_shards(**stream_parameter(stream), MaxResults=1)
     except client.exceptions.ResourceNotFoundException as error:
         place = f"{client.meta.region_name} at {client.meta.endpoint_url}"
         raise CommandError(

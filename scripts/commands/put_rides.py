@@ -4,8 +4,7 @@ import argparse
 import random
 import sys
 
-import boto3
-
+import clients
 from scripts import cli
 from scripts.aws.putting import put
 from scripts.sources import chosen
@@ -28,7 +27,7 @@ def main() -> int:
     options = parse_arguments()
     seed = random.SystemRandom().randrange(cli.MAX_SEED) if options.seed is None else options.seed
     cli.use_profile(options.profile)
-    cli.require_stream(boto3.client("kinesis"), options.stream)
+    cli.require_stream(clients.kinesis(options.stream), options.stream)
     source = chosen.rides_from_options(options, seed)
     records = aggregate(source.records) if options.aggregate else source.records
     stream = OutputStream.connect(options.stream)
@@ -46,7 +45,13 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(__doc__, EXAMPLES)
-    parser.add_argument("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
+    parser.add_argument(
+        "--stream",
+        type=cli.stream,
+        default=cli.INPUT_STREAM,
+        metavar="NAME",
+        help="its name or ARN (default: %(default)s)",
+    )
     chosen.add_options(parser, json_lines=True)
     seed = "generate the same rides, with the same ids, as another call with this seed (default: new ones each time)"
     parser.add_argument("--seed", type=cli.seed, metavar="N", help=seed)

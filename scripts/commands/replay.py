@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+import clients
+from arns import stream_name
 from scripts import cli
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX, KeptObjects
 from scripts.aws.replaying import ReplayFilter, ReplayPlan, plan_replay, replay
@@ -44,7 +46,7 @@ def main() -> int:
         raise CommandError("no failures location is known: name it with --failures, or set FAILURES_LOCATION")
     cli.use_profile(options.profile)
     if not options.dry_run:
-        cli.require_stream(boto3.client("kinesis"), options.stream)
+        cli.require_stream(clients.kinesis(options.stream), options.stream)
     s3 = boto3.client("s3")
     require_bucket(s3, options.failures)
     objects = KeptObjects(s3, options.failures)
@@ -69,8 +71,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     variable = os.environ.get("FAILURES_LOCATION") or None
     add("--failures", type=location, default=variable, metavar="URI", help=failures)
-    add("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="put them on this stream (default: %(default)s)")
-    add("--from", dest="source", metavar="NAME", help="only records that came from this stream (default: from any)")
+    stream = "the name or ARN of the stream to put them on (default: %(default)s)"
+    add("--stream", type=cli.stream, default=cli.INPUT_STREAM, metavar="NAME", help=stream)
+    source = "only records that came from the stream with this name or ARN (default: from any)"
+    add("--from", dest="source", type=stream_of_records, metavar="NAME", help=source)
     reasons = (
         "only records of this kind (json, ride, prediction, ..., or discarded), or with this text in their reason, in"
         " any case; give the option again to add others"
@@ -91,6 +95,11 @@ def location(text: str) -> str:
     if not re.fullmatch(S3_URI, text):
         raise argparse.ArgumentTypeError(f"{text} is not an s3://bucket/prefix URI")
     return text
+
+
+def stream_of_records(text: str) -> str:
+    """Convert an option's value, a name or an ARN, to a stream's name. Raises ArgumentTypeError."""
+    return stream_name(cli.stream(text))
 
 
 def reason(text: str) -> str:

@@ -140,6 +140,29 @@ def test_a_profile_chooses_the_region(stream: str, tmp_path: Path, monkeypatch: 
     assert len(read(client, stream)) == 2
 
 
+def test_an_arn_names_a_stream_of_any_region(stream: str) -> None:
+    """The commands put to it and read from it, though another region is set."""
+    client = boto3.client("kinesis", region_name="eu-west-1")
+    client.create_stream(StreamName=stream, ShardCount=1)
+    arn = client.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]["StreamARN"]
+    done = finish("put-rides", "--stream", f"{arn}/consumer/fast-lane:1712261124", "--rides", "2")
+    assert done.stdout.startswith(f"put 2 rides on {arn} ")
+    assert len(read(client, stream)) == 2
+    done = finish("read-predictions", "--stream", arn, "--idle", "0")
+    assert done.stderr.count("is no prediction") == 2
+
+
+@pytest.mark.parametrize(
+    ("tool", "option"),
+    [("put-rides", "--stream"), ("read-predictions", "--stream"), ("replay", "--stream"), ("replay", "--from")],
+)
+def test_a_text_that_is_no_streams_name_is_refused(tool: str, option: str) -> None:
+    """AWS is not asked for anything."""
+    done = finish(tool, option, '"ride_events"')
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"argument {option}: '\"ride_events\"' is neither the name nor the ARN of a stream\n")
+
+
 @pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run", "soak", "train"])
 def test_every_command_explains_its_options(tool: str, tmp_path: Path) -> None:
     """This works in any folder, without AWS, and leaves no file behind."""

@@ -45,7 +45,7 @@ def test_a_wrong_variable_is_named_in_one_line(name: str, value: str, monkeypatc
     """The SDK's own error rarely has the variable. A wrong S3 endpoint is found with the client for Kinesis."""
     monkeypatch.setenv(name, value)
     with pytest.raises(SDKSettingsError, match=f"^the SDK cannot use {name}: ") as caught:
-        clients.kinesis()
+        clients.kinesis("stream")
     assert len(str(caught.value).splitlines()) == 1
 
 
