@@ -16,10 +16,11 @@ import msgspec
 from botocore.exceptions import ClientError
 from msgspec import Raw, Struct
 
+from arns import stream_name
 from scripts.sources.records import RideRecord
-from streaming.aggregation import MAX_KEY_LENGTH
 from streaming.delivery import MAX_ENTRY_BYTES
-from streaming.records import KinesisRecord, RejectionLine
+from streaming.envelope import NotAKinesisEventError, arrival_seconds, is_partition_key, kinesis_records, text_of
+from streaming.records import RejectionLine
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -71,9 +72,14 @@ class _RequestContext(Struct, frozen=True):
     condition: str
 
 
+class _BatchInfo(Struct, frozen=True):
+    stream_arn: str = msgspec.field(name="streamArn", default="")
+
+
 class _Failure(Struct, frozen=True):
     payload: str
     request_context: _RequestContext = msgspec.field(name="requestContext")
+    batch: _BatchInfo = msgspec.field(name="KinesisBatchInfo", default=_BatchInfo())
 
 
 class _Event(Struct, frozen=True):
@@ -192,10 +198,13 @@ def decode_discarded(body: bytes, written: datetime) -> tuple[list[KeptRecord], 
     event = _decode(failure.payload.encode(), _Event, "its payload")
     records = []
     for number, source in enumerate(map(bytes, event.records), 1):
-        found = _decode(source, KinesisRecord, f"record {number} of its payload")
-        stream, condition = found.stream_arn.rpartition("/")[2], failure.request_context.condition
-        arrival = _time(found.kinesis.arrival, written)
-        original = _original(found.kinesis.data, found.kinesis.partition_key)
+        try:
+            (found,) = kinesis_records({"Records": [msgspec.json.decode(source)]})
+        except NotAKinesisEventError as error:
+            raise UnreadableError(f"record {number} of its payload is not what it should be: {error}") from error
+        stream, condition = stream_name(found.stream_arn or failure.batch.stream_arn), failure.request_context.condition
+        arrival, data = _time(found.kinesis.arrival, written), found.kinesis.data
+        original = _original(data if isinstance(data, str) else text_of(data), found.kinesis.partition_key)
         records.append(KeptRecord(DISCARDED, condition, stream, arrival, *original, source))
     return records, _decode(body, dict[str, Raw], "it")
 
@@ -219,8 +228,8 @@ def _original(data: str, partition_key: str | None) -> tuple[RideRecord | None, 
         return None, "the data is not base64"
     # A record has no key if the stream distributes records by itself. The digest keeps equal records on one shard.
     key = partition_key or hashlib.sha256(decoded).hexdigest()
-    if len(key) > MAX_KEY_LENGTH:
-        return None, f"the partition key has more than {MAX_KEY_LENGTH} characters"
+    if not is_partition_key(key):
+        return None, f"Kinesis refuses its partition key of {len(key)} characters"
     if len(decoded) + len(key.encode()) > MAX_ENTRY_BYTES:
         return None, "data and partition key are more than 1 MiB"
     return RideRecord(key, decoded), ""
@@ -233,8 +242,6 @@ def _decode(data: bytes, form: type[_T], subject: str) -> _T:
         raise UnreadableError(f"{subject} is not what it should be: {error}") from error
 
 
-def _time(seconds: float | None, default: datetime) -> datetime:
-    try:
-        return default if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, ValueError, OSError):
-        return default
+def _time(arrival: float | None, default: datetime) -> datetime:
+    seconds = arrival_seconds(arrival)
+    return default if seconds is None else datetime.fromtimestamp(seconds, UTC)

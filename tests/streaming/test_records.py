@@ -9,14 +9,8 @@ import msgspec
 import pytest
 
 from rides import Ride
-from streaming.records import (
-    NotAKinesisEventError,
-    Rejection,
-    RejectionLine,
-    decode_event,
-    partition_key,
-    rejections_object,
-)
+from streaming.envelope import NotAKinesisEventError, partition_key
+from streaming.records import Rejection, RejectionLine, decode_event, rejections_object
 from tests.builders import encoded, kinesis_event, packed, record, ride_event
 
 
