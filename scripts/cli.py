@@ -48,7 +48,9 @@ class _ConsoleHandler(logging.Handler):
     """Prints log lines above a progress bar, each on one line even if the terminal is narrow."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        # Escaped, because a message may have an object's key or a producer's data in it.
+        lines = map(printable, f"{record.levelname.lower()}: {self.format(record)}".splitlines())
+        CONSOLE.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) -> int:
@@ -61,7 +63,7 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
         # nohup starts a command with SIGHUP ignored: leave it so.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
-    logging.basicConfig(handlers=[_ConsoleHandler()])
+    logging.basicConfig(handlers=[_ConsoleHandler()], format="%(message)s")
     own = (CommandError, DeliveryError, SettingsError, clients.SDKSettingsError)
     errors: tuple[type[Exception], ...] = (*own, BotoCoreError, *explained)
     try:
@@ -152,6 +154,12 @@ def use_profile(profile: str | None) -> None:
     if profile:
         os.environ["AWS_PROFILE"] = profile  # for errors, which name it
         boto3.setup_default_session(profile_name=profile)
+
+
+def kinesis_client(stream: str) -> "KinesisClient":
+    """Return a client for a stream: in its region if it is an ARN, else in the SDK's."""
+    found = parse_stream(stream)
+    return boto3.client("kinesis", region_name=found.region if found else None)
 
 
 def require_stream(client: "KinesisClient", stream: str) -> None:

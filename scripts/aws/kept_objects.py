@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 from msgspec import Raw, Struct
 
 from arns import stream_name
@@ -34,6 +34,11 @@ CHANGED_CODES = {"ConditionalRequestConflict", "NoSuchKey", "PreconditionFailed"
 """S3's error codes if an object is not, or no longer, the one that a condition names (conditional requests)."""
 ARCHIVED_CODE = "InvalidObjectState"
 """S3's error code for an object that a lifecycle rule has moved to Glacier (API reference, GetObject)."""
+LASTING_CODES = {
+    *("AccountProblem", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket", "RequestTimeTooSkewed"),
+    *("SignatureDoesNotMatch", "TokenRefreshRequired"),
+}
+"""S3's error codes that every other object would get too (API reference, error responses)."""
 DISCARDED = "discarded"
 """The kind of a record that the mapping discarded; its reason is the mapping's condition."""
 
@@ -47,7 +52,7 @@ class ChangedError(Exception):
 
 
 class UnreadableError(Exception):
-    """An object is not what the function or a mapping writes; the message says what is wrong."""
+    """S3 does not hand an object out or take it, or nobody can read it; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,11 @@ class KeptObjects:
     def read(self, key: str) -> KeptObject:
         """Return an object. Raises ChangedError if it does not exist any more, and UnreadableError."""
         response = self._unless_changed(key, self._client.get_object)
-        body, etag, written = response["Body"].read(), response["ETag"], response["LastModified"]
+        etag, written = response["ETag"], response["LastModified"]
+        try:
+            body = response["Body"].read()
+        except (HTTPClientError, IncompleteReadError) as error:
+            raise UnreadableError(str(error)) from error
         if key.removeprefix(REPLAYED).startswith(ON_FAILURE_PREFIX):
             return KeptObject(key, etag, *decode_discarded(body, written))
         *_, stream, _, _ = key.split("/")
@@ -178,7 +187,11 @@ class KeptObjects:
                 raise ChangedError("it was changed or removed meanwhile") from error
             if code == ARCHIVED_CODE:
                 raise UnreadableError("it is archived: restore it first") from error
-            raise
+            if code in LASTING_CODES:
+                raise
+            raise UnreadableError(f"S3 says {code}: {error.response['Error'].get('Message')}") from error
+        except HTTPClientError as error:
+            raise UnreadableError(str(error)) from error
 
 
 def decode_rejections(body: bytes, stream: str, written: datetime) -> list[KeptRecord]:

@@ -4,7 +4,6 @@ import argparse
 import random
 import sys
 
-import clients
 from scripts import cli
 from scripts.aws.putting import put
 from scripts.sources import chosen
@@ -27,7 +26,7 @@ def main() -> int:
     options = parse_arguments()
     seed = random.SystemRandom().randrange(cli.MAX_SEED) if options.seed is None else options.seed
     cli.use_profile(options.profile)
-    cli.require_stream(clients.kinesis(options.stream), options.stream)
+    cli.require_stream(cli.kinesis_client(options.stream), options.stream)
     source = chosen.rides_from_options(options, seed)
     records = aggregate(source.records) if options.aggregate else source.records
     stream = OutputStream.connect(options.stream)

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-import clients
 from scripts import cli
 from scripts.aws.predictions import ReadPrediction, read_predictions
 from scripts.aws.shards import Start, follow
@@ -36,7 +35,7 @@ def main() -> int:
     """Follow the stream that the command line names, and return the exit code."""
     options = parse_arguments()
     cli.use_profile(options.profile)
-    client = clients.kinesis(options.stream)
+    client = cli.kinesis_client(options.stream)
     cli.require_stream(client, options.stream)
     rounds = follow(client, options.stream, STARTS[options.start])
     shown, seen = 0, set[str]()

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-import clients
 from arns import stream_name
 from scripts import cli
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX, KeptObjects
@@ -46,19 +45,23 @@ def main() -> int:
         raise CommandError("no failures location is known: name it with --failures, or set FAILURES_LOCATION")
     cli.use_profile(options.profile)
     if not options.dry_run:
-        cli.require_stream(clients.kinesis(options.stream), options.stream)
+        cli.require_stream(cli.kinesis_client(options.stream), options.stream)
     s3 = boto3.client("s3")
     require_bucket(s3, options.failures)
     objects = KeptObjects(s3, options.failures)
     plan = plan_replay(objects, ReplayFilter(tuple(options.reason), options.since, options.source))
     if not plan.groups:
-        print("nothing is kept that is chosen")
+        conditions = " that the options select" if plan.filter != ReplayFilter() else ""
+        print(f"nothing to replay: {options.failures} keeps no record{conditions}")
         return 0
     show(plan, Console())
     if options.dry_run:
         return 0
     print(f"put {replay(objects, OutputStream.connect(options.stream), plan)} records on {options.stream}")
-    return 0 if plan.complete else 1
+    if plan.complete:
+        return 0
+    print(f"left in {options.failures}: {plan.left} objects with what is not put or not moved (see the warnings)")
+    return 1
 
 
 def parse_arguments() -> argparse.Namespace:

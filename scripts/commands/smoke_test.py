@@ -12,7 +12,6 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import clients
 from arns import stream_parameter
 from rides import Prediction
 from scripts import cli
@@ -50,7 +49,7 @@ def main() -> int:
     options = parse_arguments()
     cli.use_profile(options.profile)
     consumer = find_consumer(options)
-    client = clients.kinesis(consumer.input)
+    client = cli.kinesis_client(consumer.input)
     try:
         with CONSOLE.status(f"Waiting for a prediction on {consumer.output}"):
             prediction, seconds = predict(client, consumer, options.timeout)
