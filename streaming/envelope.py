@@ -40,21 +40,6 @@ class KinesisRecord(Struct, frozen=True, gc=False):
     stream_arn: str = msgspec.field(name="eventSourceARN", default="")
 
 
-class _AnyData(Struct, frozen=True, rename="camel"):
-    sequence_number: str | int
-    data: Any = None
-    partition_key: Any = None
-    arrival: Any = msgspec.field(name="approximateArrivalTimestamp", default=None)
-
-
-class _AnyRecord(Struct, frozen=True):
-    """A record of which only the sequence number is needed: without it, Lambda could not deliver the record again."""
-
-    kinesis: _AnyData
-    event_id: Any = msgspec.field(name="eventID", default=None)
-    stream_arn: Any = msgspec.field(name="eventSourceARN", default=None)
-
-
 class NotAKinesisEventError(ValueError):
     """The function was called with something other than a Kinesis event."""
 
@@ -80,21 +65,25 @@ def kinesis_records(event: Mapping[str, Any]) -> list[KinesisRecord]:
 
 
 def _repair(records: Any) -> list[KinesisRecord]:
-    try:
-        return list(map(_repair_record, msgspec.convert(records, list[_AnyRecord])))
-    except ValueError as error:
-        raise NotAKinesisEventError(f"not a Kinesis event: in its `Records`: {error}") from error
+    if not isinstance(records, list):
+        raise NotAKinesisEventError("not a Kinesis event: its `Records` is not a list")
+    return list(map(_repair_record, records))
 
 
-def _repair_record(record: _AnyRecord) -> KinesisRecord:
-    data = record.kinesis
-    number = str(data.sequence_number)
+def _repair_record(record: Any) -> KinesisRecord:
+    """Return a record of which only the sequence number has to be right: without it, Lambda cannot deliver it again."""
+    put = record.get("kinesis") if isinstance(record, dict) else None
+    if not isinstance(put, dict):
+        raise NotAKinesisEventError("not a Kinesis event: a record has no `kinesis`")
+    value = put.get("sequenceNumber")
+    number = str(value) if isinstance(value, str | int) else ""
     if not (_is_number(number) and len(number) <= MAX_NUMBER_DIGITS):
-        shown = number[:MAX_NUMBER_DIGITS]
-        raise NotAKinesisEventError(f"not a Kinesis event: in its `Records`: `sequenceNumber` is {shown!r}")
-    key, arn, event_id = data.partition_key, record.stream_arn, record.event_id
+        shown = repr(value)[:MAX_NUMBER_DIGITS]
+        raise NotAKinesisEventError(f"not a Kinesis event: the `sequenceNumber` of a record is {shown}")
+    key, event_id, arn = put.get("partitionKey"), record.get("eventID"), record.get("eventSourceARN")
+    arrival = arrival_seconds(put.get("approximateArrivalTimestamp"))
     return KinesisRecord(
-        KinesisData(number, data.data, str(key) if isinstance(key, str | int) else None, arrival_seconds(data.arrival)),
+        KinesisData(number, put.get("data"), str(key) if isinstance(key, str | int) else None, arrival),
         # The id has to be another one for each record, and the same on every redelivery.
         event_id if isinstance(event_id, str) and _is_event_id(event_id) else f"unknown:{number}",
         arn if isinstance(arn, str) else "",

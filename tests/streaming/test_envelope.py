@@ -2,10 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.sources.chosen import read_json_rides
 from streaming.envelope import NotAKinesisEventError, arrival_seconds, is_partition_key, kinesis_records, partition_key
 from streaming.records import decode_event, rejections_object
 from tests.builders import encoded, kinesis_event, record, ride_event
@@ -72,7 +74,9 @@ def test_a_numeric_sequence_number_is_kept_as_text() -> None:
 )
 def test_a_record_without_a_sequence_number_is_an_error(value: object) -> None:
     """Lambda could not deliver it again. The error comes before anything is delivered."""
-    with pytest.raises(NotAKinesisEventError, match="sequenceNumber") as caught:
+    with pytest.raises(
+        NotAKinesisEventError, match="^not a Kinesis event: the `sequenceNumber` of a record is"
+    ) as caught:
         decode_event(event_with(sequenceNumber=value))
     assert len(str(caught.value).encode()) < 300
 
@@ -122,3 +126,11 @@ def test_a_sound_event_is_not_repaired() -> None:
     (found,) = kinesis_records(event)
     assert (found.event_id, found.kinesis.data) == ("shardId-000000000000:1", encoded(ride_event(1)))
     assert found.stream_arn == event["Records"][0]["eventSourceARN"]
+
+
+@pytest.mark.parametrize("event", [ride_event("\U0001f600" * 200), ride_event("\U0001f600" * 200, trip_distance=-1)])
+def test_a_ride_from_a_file_has_a_key_that_kinesis_takes(event: dict[str, Any], tmp_path: Path) -> None:
+    """Its ride_id may be longer than a key, and a bad ride's too."""
+    (tmp_path / "ride.json").write_text(json.dumps(event))
+    (ride,) = read_json_rides(str(tmp_path / "ride.json"))
+    assert is_partition_key(ride.partition_key)

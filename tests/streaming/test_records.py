@@ -66,7 +66,7 @@ class TestDecodeEvent:
             ({}, "`Records`"),
             (None, "`Records`"),
             ([], "`Records`"),
-            ({"Records": None}, "null"),
+            ({"Records": None}, "`Records`"),
             ({"Records": [{}]}, "`kinesis`"),
             ({"Records": [{"eventID": "a:1", "kinesis": {"data": ""}}]}, "`sequenceNumber`"),
             ({"Records": [{"body": "an SQS message"}]}, "`kinesis`"),
