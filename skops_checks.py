@@ -67,6 +67,12 @@ def check_function_transformer(state: State) -> None:
     _none(state, "func", "inverse_func", "kw_args", "inv_kw_args")
 
 
+def check_stacking(state: State) -> None:
+    """Accept no other method than ``predict``: the estimator calls the one that the file names."""
+    methods = {*state.get("stack_method_", ()), state["stack_method"]}
+    _require(methods == {"predict"}, "stack_method_ names another method than predict")
+
+
 def check_column_transformer(state: State) -> None:
     """Accept no format of names: its fields could reach anything."""
     _require(type(state["verbose_feature_names_out"]) is bool, "verbose_feature_names_out must be True or False")

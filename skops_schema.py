@@ -10,6 +10,7 @@ import ast
 import functools
 import importlib
 import inspect
+import io
 import json
 import math
 import re
@@ -26,6 +27,7 @@ from skops_types import (
     INSTANCES,
     KEY_TYPES,
     LOSS_FUNCTIONS,
+    MASKED,
     OBJECT_ARRAY,
     OBJECTS,
     PARTS,
@@ -45,7 +47,7 @@ _MAX_NODES = 2**20
 _MAX_DEPTH = 60
 """Nodes inside each other. An estimator in an estimator takes four; skops needs several calls of Python for each."""
 _MAX_INTEGER = 2**128
-_ONLY_PINNED = "a model with it is only loaded if MODEL_SHA256 is set"
+_ONLY_PINNED = "if you trust the file, set MODEL_SHA256"
 _PROTOCOLS = (0, 1, 2)
 _NAMES = frozenset({"builtins.str"})
 _FITTED = re.compile(r"[A-Za-z]\w*(?<!_)_")
@@ -59,7 +61,7 @@ _HEADER = re.compile(
 
 
 class SchemaError(ValueError):
-    """A skops file holds a node that is only loaded with a digest, or cannot be read; the message is one line."""
+    """A skops file holds what is only loaded with a digest. The message is one line and ends with the setting."""
 
 
 def check_schema(file: BinaryIO) -> None:
@@ -67,27 +69,23 @@ def check_schema(file: BinaryIO) -> None:
 
     Args:
         file: the very file that skops loads afterwards. It is read from its beginning, and rewound.
+
+    Raises:
+        SchemaError: if it is not safe. A file that is no skops file raises what zipfile and json raise.
     """
-    try:
-        size = file.seek(0, 2)
-        with zipfile.ZipFile(file) as archive:
-            _check_archive(archive, size)
-            _Reader(archive).check(json.loads(archive.read("schema.json")))
-    except SchemaError:
-        raise
-    except Exception as error:  # zipfile and json raise a dozen kinds, and skops could not read the file either
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SchemaError(f"it is not a skops file that can be read: {reason}") from error
-    finally:
-        file.seek(0)
+    size = file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        _check_archive(archive, size)
+        _Reader(archive).check(json.loads(archive.read("schema.json")))
+    file.seek(0)
 
 
 def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
     entries = archive.infolist()
     if len({entry.filename for entry in entries}) < len(entries):
-        raise SchemaError("its zip file has two files of one name")
+        raise SchemaError(f"its zip file has two files of one name: {_ONLY_PINNED}")
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
-        raise SchemaError("its zip file is neither plain nor deflated")
+        raise SchemaError(f"its zip file is neither plain nor deflated: {_ONLY_PINNED}")
     # zipfile never unpacks more of an entry than the size that the entry claims.
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > max(_MAX_UNPACKED, _MAX_RATIO * size):
@@ -266,6 +264,11 @@ class _Reader:
         self._parts.append(INSTANCES if self._parts else OBJECT_ARRAY)
         return Array(np.dtype(object), shape, lambda: items)
 
+    def _masked(self, node: Mapping[str, Any]) -> None:
+        for name in ("data", "mask"):
+            self.read(node["content"][name], f".{name}")
+        self._parts = [MASKED]
+
     def _object(self, node: Mapping[str, Any]) -> Instance:
         kind, content = self._kind, node["content"]
         identity, attributes = self._identify(content), {}
@@ -321,6 +324,7 @@ _LOADERS: dict[Any, tuple[frozenset[str], Callable[..., Any]]] = {
     "TypeNode": (KEY_TYPES | SCALAR_TYPES, _Reader._type),
     "DTypeNode": (frozenset({"numpy.dtype"}), _Reader._dtype),
     "NdArrayNode": (frozenset({"numpy.ndarray"}) | SCALAR_TYPES, _Reader._array),
+    "MaskedArrayNode": (frozenset({"numpy.ma.MaskedArray"}), _Reader._masked),
     "ObjectNode": (frozenset(OBJECTS), _Reader._object),
     "TreeNode": (frozenset({TREE}), _Reader._reduced),
     "LossNode": (LOSS_FUNCTIONS, _Reader._reduced),

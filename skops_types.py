@@ -11,7 +11,7 @@ import skops_checks as checks
 from skops_checks import State
 
 TYPE, RECORDS = "a type", "an array of records"
-OBJECT_ARRAY, INSTANCES = "an array of objects", "an array of estimators"
+OBJECT_ARRAY, INSTANCES, MASKED = "an array of objects", "an array of estimators", "a masked array"
 """What a value can hold besides plain values and instances, as a refusal calls it."""
 TREE = "sklearn.tree._tree.Tree"
 RANDOM_STATE, GENERATOR = "numpy.random.mtrand.RandomState", "numpy.random._generator.Generator"
@@ -65,6 +65,7 @@ _LOSS_RULE = _rule(
     interval_y_pred=[_INTERVAL],
 )
 
+_FOLDS = "sklearn.model_selection._split.KFold"
 _DUMMY = "sklearn.dummy.DummyRegressor"
 _ENCODER = "sklearn.preprocessing._encoders.OneHotEncoder"
 _STANDARD_SCALER = "sklearn.preprocessing._data.StandardScaler"
@@ -159,6 +160,17 @@ _NESTED: dict[str, tuple[str, str, Callable[[State], None]]] = {
         checks.check_function_transformer,
     ),
     "sklearn.ensemble._voting.VotingRegressor": ("estimators estimators_ named_estimators_", "", checks.trust),
+    "sklearn.ensemble._stacking.StackingRegressor": (
+        "estimators estimators_ named_estimators_ final_estimator final_estimator_",
+        "stack_method _n_feature_outs",
+        checks.check_stacking,
+    ),
+    "sklearn.model_selection._search.GridSearchCV": (
+        "estimator best_estimator_ scorer_ _checked_cv_orig cv_results_",
+        "",
+        checks.trust,
+    ),
+    "sklearn.metrics._scorer._PassthroughScorer": ("_estimator", "", checks.trust),
     "sklearn.ensemble._bagging.BaggingRegressor": (
         "estimator estimator_ estimators_",
         "estimator_params _n_samples _max_samples _max_features _sample_weight _seeds",
@@ -171,16 +183,16 @@ _NESTED: dict[str, tuple[str, str, Callable[[State], None]]] = {
     ),
 }
 """Estimators that hold any others, with those attributes, the private ones, and the check."""
-_ESTIMATORS = frozenset({*_SPECIAL, *_NESTED})
+_ANYTHING = frozenset({*_SPECIAL, *_NESTED, _FOLDS, OBJECT_ARRAY, MASKED})
 
 OBJECTS: dict[str, Rule] = {
     **_SPECIAL,
     **{
-        name: _rule(f"{holders} {private}", check, **dict.fromkeys(holders.split(), _ESTIMATORS | {OBJECT_ARRAY}))
+        name: _rule(f"{holders} {private}", check, **dict.fromkeys(holders.split(), _ANYTHING))
         for name, (holders, private, check) in _NESTED.items()
     },
     **dict.fromkeys(_LOSSES, _LOSS_RULE),
-    **{name: _rule() for name in (*_LINKS, _INTERVAL)},
+    **{name: _rule() for name in (*_LINKS, _INTERVAL, _FOLDS)},
     _BINS: _rule(),
     _PREDICTOR: _rule(check=checks.check_predictor, nodes=[RECORDS]),
 }

@@ -22,6 +22,7 @@ from sklearn.ensemble import (
     GradientBoostingRegressor,
     HistGradientBoostingRegressor,
     RandomForestRegressor,
+    StackingRegressor,
     VotingRegressor,
 )
 from sklearn.feature_extraction import DictVectorizer
@@ -41,6 +42,7 @@ from sklearn.linear_model import (
     SGDRegressor,
     TweedieRegressor,
 )
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -59,7 +61,7 @@ from sklearn.preprocessing import (
 from sklearn.svm import LinearSVR
 from sklearn.tree import DecisionTreeRegressor, ExtraTreeRegressor
 
-from model import TRUSTED_TYPES
+from flavors import TRUSTED_TYPES
 from skops_schema import SchemaError, check_schema
 
 FEATURES = [{"PU_DO": f"{ride % 4}_{ride % 3}", "trip_distance": ride / 3} for ride in range(60)]
@@ -87,6 +89,8 @@ _SPARSE = [
     BaggingRegressor(n_estimators=3),
     BaggingRegressor(Ridge(), n_estimators=3, max_features=0.5),
     VotingRegressor([("ridge", Ridge()), ("forest", RandomForestRegressor(2))]),
+    StackingRegressor([("ridge", Ridge()), ("forest", RandomForestRegressor(2))]),
+    GridSearchCV(Ridge(), {"alpha": [1, 2]}),
     TransformedTargetRegressor(Ridge()),
     TransformedTargetRegressor(RandomForestRegressor(2), transformer=StandardScaler()),
     DummyRegressor(),
@@ -232,11 +236,12 @@ def _damage_array(content: bytes, choose: random.Random) -> bytes:
         position = choose.randrange(len(content))
         return content[:position] + bytes([choose.randrange(256)]) + content[position + 1 :]
     if kind == 1:
-        old, new = choose.choice([(b"<f8", b"<i8"), (b"<i8", b"<f8"), (b"(", b"(1"), (b"'<", b"'>"), (b"<f8", b"|O8")])
+        changes = [(b"<f8", b"<i8"), (b"<i8", b"<f8"), (b"(", b"(1"), (b"'<", b"'>"), (b"<f8", b"|O8")]
+        old, new = choose.choice(changes)
         return content.replace(old, new, 1)
     size = choose.choice([4, 8])
     position = start + choose.randrange((len(content) - start) // size) * size
-    number = choose.choice(_NUMBERS) % 2 ** (8 * size)
+    number = choose.choice(_NUMBERS) % (1 << 8 * size)
     return content[:position] + number.to_bytes(size, "little") + content[position + size :]
 
 
@@ -261,7 +266,7 @@ def main() -> None:
     models = [(name, skops.io.dumps(pipeline), features) for name, pipeline, features in fit_common()]
     outcomes = {"refused": 0, "failed": 0, "used": 0}
     for number in range(seed, seed + count):
-        choose = random.Random(number)
+        choose = random.Random(number)  # noqa: S311
         name, content, features = choose.choice(models)
         try:
             damaged = damage(content, choose)

@@ -14,8 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    ["rides", "artifacts", "pickled_code"],
-    ["settings", "flavors"],
+    ["rides", "artifacts", "pickled_code", "skops_checks"],
+    ["settings", "skops_types"],
+    ["skops_schema"],
+    ["flavors"],
     ["model", "trips"],
     ["streaming"],
     ["lambda_function"],
