@@ -16,7 +16,7 @@ from streaming.telemetry import Telemetry
 from tests.tools import PATIENCE, ROOT
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "scripts" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "scripts" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCHERS = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
 UNTESTED_COMMANDS = re.compile(r"(git|aws|sleep|ITERATOR)\b|\./scripts/(train|put-rides|read-predictions|replay)\b")
 """Commands in examples whose output depends on time or on a server. All others are run."""
