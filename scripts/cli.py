@@ -2,7 +2,8 @@
 
 import argparse
 import logging
-import signal
+import os
+import select
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError, NoRegionError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from scripts import interrupts
+from scripts.interrupts import INTERRUPTED
 from streaming.delivery import DeliveryError
 
 if TYPE_CHECKING:
@@ -26,10 +29,12 @@ INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
 """The names of the streams, unless others are given."""
 CONSOLE = Console(stderr=True)
 """For people. A command prints its results for other programs to stdout."""
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as in a shell."""
 STDOUT = "-"
 """The file name that stands for stdout in an option."""
+NO_ACCOUNT = (
+    "no AWS region or no credentials are known: for AWS set AWS_REGION and AWS_PROFILE; for a local AWS start"
+    " ./scripts/run --serve in this folder, or in another one and set AWS_ENDPOINT_URL and the rest as it prints them"
+)
 MAX_SEED = 1_000_000
 """With a larger seed, the ids of synthetic rides would be too large for readers of JSON that only have doubles."""
 
@@ -46,28 +51,62 @@ class _ConsoleHandler(logging.Handler):
 
 
 def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) -> int:
-    """Run a command and return its exit code: 1 with one line on stderr for an error, 130 after Ctrl-C.
+    """Run a command and return its exit code: 1 with one line on stderr for an error, 130 with one after Ctrl-C.
 
     ``explained`` are the command's own exceptions whose message is that line. SIGTERM and SIGHUP end a command like
-    Ctrl-C, so that it stops everything that it started.
+    Ctrl-C, so that it stops everything that it started; a second signal does not wait for that.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup starts a command with SIGHUP ignored: leave it so.
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
     logging.basicConfig(handlers=[_ConsoleHandler()])
-    errors: tuple[type[Exception], ...] = (CommandError, DeliveryError, BotoCoreError, *explained)
+    # It is None if the shell closed it, as >&- does.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
     try:
-        return main()
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        interrupts.handle_with(interrupts.raise_interrupt)
+        code, message = _run(main, (CommandError, DeliveryError, BotoCoreError, OSError, *explained))
+    except KeyboardInterrupt as interrupt:
+        # A command that knows how far it came raises this exception with a text.
+        code, message = INTERRUPTED, str(interrupt) or "interrupted"
+    finally:
+        # From here on nobody would catch the exception.
+        interrupts.handle_with(interrupts.end_at_once)
+        _give_up_stdout()
+    if message:
+        print(f"{program()}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _run(main: Callable[[], int], errors: tuple[type[Exception], ...]) -> tuple[int, str]:
+    """Return the exit code of a command, and the message of an error that ended it."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        return 1, "" if reader_has_gone() else str(error)
     except ClientError as error:
         details = error.response.get("Error", {})
-        message = f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
+        return 1, f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
+    except (NoRegionError, NoCredentialsError):
+        return 1, NO_ACCOUNT
+    except EndpointConnectionError as error:
+        is_local = "AWS_ENDPOINT_URL" in os.environ
+        return 1, f"{error}{': AWS_ENDPOINT_URL names it; is ./scripts/run --serve still up?' if is_local else ''}"
     except errors as error:
-        message = str(error)
-    print(f"{program()}: {' '.join(message.split())}", file=sys.stderr)
-    return 1
+        return 1, str(error)
+    return code, ""
+
+
+def _give_up_stdout() -> None:
+    """Make the end of Python silent if stdout cannot be written: the error was reported, or its reader has gone."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def reader_has_gone() -> bool:
+    """Return whether stdout is a pipe without a reader: ``| head`` would else wait for a write that may never come."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def program() -> str:

@@ -28,6 +28,7 @@ examples:
   PREDICTIONS_STREAM_NAME={cli.OUTPUT_STREAM} invoke --write --profile staging events/kinesis-batch.json
 """
 REJECTION_COLUMNS = ("sequence_number", "kind", "reason")
+EXPLAINED = (ModelError, NotAKinesisEventError, SettingsError)
 
 
 def main() -> int:
@@ -88,7 +89,3 @@ def show_rejections(rejections: Sequence[Mapping[str, str]]) -> None:
         table.add_row(*(Text(printable(rejection[name])) for name in REJECTION_COLUMNS))
     if rejections:
         CONSOLE.print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, explained=(ModelError, NotAKinesisEventError, SettingsError)))

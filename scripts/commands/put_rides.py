@@ -2,7 +2,6 @@
 
 import argparse
 import random
-import sys
 
 import boto3
 
@@ -21,6 +20,7 @@ examples:
   put-rides --rides 10000 --aggregate
   put-rides --data green_tripdata_2023-02.parquet
 """
+EXPLAINED = (TripRecordError,)
 
 
 def main() -> int:
@@ -54,7 +54,3 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--aggregate", action="store_true", help=aggregated)
     cli.add_profile(parser)
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, explained=(TripRecordError,)))

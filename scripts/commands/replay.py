@@ -8,7 +8,6 @@ a record that is still bad is rejected again.
 import argparse
 import os
 import re
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -134,7 +133,3 @@ def show(plan: ReplayPlan, console: Console) -> None:
     console.print(table)
     if len(groups) > SHOWN_GROUPS:
         console.print(f"... and {len(groups) - SHOWN_GROUPS:,} more", highlight=False)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

@@ -38,6 +38,7 @@ TIMEOUT_SECONDS = 10
 """The function's timeout."""
 DELAY_SECONDS = 4
 """Late responses of ``--chaos`` come after a third of the function's time, when their requests have timed out."""
+EXPLAINED = (ModelError, SettingsError, TripRecordError)
 
 
 def main() -> int:
@@ -117,7 +118,3 @@ def stay_up(mapping: EventSourceMapping) -> None:
         while True:
             status.update(f"Serving: {mapping.counters().settled:,} rides predicted or rejected so far; Ctrl-C ends it")
             time.sleep(account.REFRESH_SECONDS)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, explained=(ModelError, SettingsError, TripRecordError)))

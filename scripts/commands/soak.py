@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import random
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +22,8 @@ from rich.console import Console
 
 from model import load_model
 from scripts import cli
-from scripts.cli import CONSOLE, INTERRUPTED, SAMPLE_MODEL, STDOUT
+from scripts.cli import CONSOLE, SAMPLE_MODEL, STDOUT
+from scripts.interrupts import INTERRUPTED
 from scripts.localaws import chaos, faults, setup
 from scripts.localaws.account import STALL_SECONDS, Account, PutRide, expect_records, put_and_wait, take_account
 from scripts.localaws.mapping import EventSourceMapping
@@ -174,7 +174,3 @@ def show(account: Account, statistics: dict[str, Any], is_interrupted: bool, see
     else:
         verdict = "is exact: every ride is accounted for" if account.is_exact else "is NOT exact"
     console.print(f"The account of --seed {seed} {verdict}", highlight=False)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))
