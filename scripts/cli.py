@@ -5,7 +5,6 @@ import logging
 import os
 import select
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from scripts import interrupts
+from scripts import interrupts, serving
 from scripts.interrupts import INTERRUPTED
 from streaming.delivery import DeliveryError
 
@@ -32,9 +31,20 @@ CONSOLE = Console(stderr=True)
 STDOUT = "-"
 """The file name that stands for stdout in an option."""
 NO_ACCOUNT = (
-    "no AWS region or no credentials are known: for AWS set AWS_REGION and AWS_PROFILE; for a local AWS start"
-    " ./scripts/run --serve in this folder, or in another one and set AWS_ENDPOINT_URL and the rest as it prints them"
+    "no AWS region or no credentials are set: for AWS, set AWS_REGION and a profile; for a local AWS, start"
+    " ./scripts/run --serve, and set AWS_ENDPOINT_URL and the other variables that it prints"
 )
+NEUTRAL_VARIABLES = {
+    *("AWS_CA_BUNDLE", "AWS_CLI_AUTO_PROMPT", "AWS_DEFAULT_OUTPUT", "AWS_EC2_METADATA_DISABLED", "AWS_MAX_ATTEMPTS"),
+    *("AWS_PAGER", "AWS_RETRY_MODE", "AWS_SDK_LOAD_CONFIG", "AWS_STS_REGIONAL_ENDPOINTS"),
+}
+"""The AWS variables that do not say which account, region or endpoint is meant. Any other one might."""
+MAX_COUNT = 1_000_000
+"""The most of anything that an option counts: a million rides take half a gigabyte of memory."""
+MAX_SHARDS = 32
+"""The most shards of a local stream. With 100, moto would be busy with polls alone: it does one request at a time."""
+MAX_SECONDS = 604_800
+"""The most seconds that an option takes: a week."""
 MAX_SEED = 1_000_000
 """With a larger seed, the ids of synthetic rides would be too large for readers of JSON that only have doubles."""
 
@@ -121,17 +131,18 @@ def parser(description: str | None, epilog: str | None = None) -> argparse.Argum
 
 
 def count(text: str) -> int:
-    """Convert an option's value to an integer of 1 or more. Raises ArgumentTypeError."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
-    return int(text)
+    """Convert an option's value to an integer from 1 to ``MAX_COUNT``. Raises ArgumentTypeError."""
+    return _integer(text, 1, MAX_COUNT)
+
+
+def shards(text: str) -> int:
+    """Convert an option's value to a number of shards of a local stream. Raises ArgumentTypeError."""
+    return _integer(text, 1, MAX_SHARDS)
 
 
 def seed(text: str) -> int:
     """Convert an option's value to a seed. Raises ArgumentTypeError."""
-    if not text.isdecimal() or int(text) > MAX_SEED:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {MAX_SEED}")
-    return int(text)
+    return _integer(text, 0, MAX_SEED)
 
 
 def percent(text: str) -> float:
@@ -140,8 +151,15 @@ def percent(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Convert an option's value to a number of seconds, 0 or more. Raises ArgumentTypeError."""
-    return _number(text, threading.TIMEOUT_MAX, "a number of seconds")
+    """Convert an option's value to a number of seconds, from 0 to ``MAX_SECONDS``. Raises ArgumentTypeError."""
+    return _number(text, MAX_SECONDS, f"a number of seconds from 0 to {MAX_SECONDS:,}")
+
+
+def _integer(text: str, least: int, most: int) -> int:
+    # Python refuses to convert thousands of digits.
+    if not text.isdecimal() or len(text) > len(str(most)) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {least} to {most:,}")
+    return int(text)
 
 
 def _number(text: str, most: float, description: str) -> float:
@@ -168,6 +186,26 @@ def use_profile(profile: str | None) -> None:
     """Make all clients from now on use the profile, which takes precedence over credentials in the environment."""
     if profile:
         boto3.setup_default_session(profile_name=profile)
+
+
+def choose_account(profile: str | None) -> None:
+    """Make all clients from now on use the profile; if nothing else is set, the local AWS of ``run --serve``.
+
+    Nobody who means another AWS gets there: any AWS variable and any profile in a file goes first. A line says which.
+    """
+    use_profile(profile)
+    local = serving.find()
+    if not local or profile:
+        return
+    names = {name for name, value in os.environ.items() if name.startswith("AWS_") and value} - NEUTRAL_VARIABLES
+    settings = [f"{name} is set" for name in sorted(names)]
+    settings += [f"there is a profile {name}" for name in boto3.Session().available_profiles]
+    place = f"the local AWS of ./scripts/run --serve at {local['AWS_ENDPOINT_URL']}"
+    if not settings:
+        os.environ.update(local)
+        CONSOLE.print(f"Using {place}", highlight=False, soft_wrap=True)
+    elif not any(name.startswith("AWS_ENDPOINT_URL") for name in settings):
+        CONSOLE.print(f"Not using {place}, because {settings[0]}", highlight=False, soft_wrap=True)
 
 
 def require_stream(client: "KinesisClient", stream: str) -> None:

@@ -19,7 +19,7 @@ LAYERS = [
     ["model", "trips"],
     ["streaming"],
     ["lambda_function"],
-    ["scripts.environment", "scripts.interrupts"],
+    ["scripts.environment", "scripts.interrupts", "scripts.serving"],
     ["scripts.cli"],
     ["scripts.sources"],
     ["scripts.aws"],

@@ -27,7 +27,7 @@ def main() -> int:
     """Put the rides that the command line asks for, and return the exit code."""
     options = parse_arguments()
     seed = random.SystemRandom().randrange(cli.MAX_SEED) if options.seed is None else options.seed
-    cli.use_profile(options.profile)
+    cli.choose_account(options.profile)
     cli.require_stream(boto3.client("kinesis"), options.stream)
     source = chosen.rides_from_options(options, seed)
     records = aggregate(source.records) if options.aggregate else source.records

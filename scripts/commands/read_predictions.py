@@ -33,7 +33,7 @@ STARTS: dict[str, Start] = {"oldest": "TRIM_HORIZON", "newest": "LATEST"}
 def main() -> int:
     """Follow the stream that the command line names, and return the exit code."""
     options = parse_arguments()
-    cli.use_profile(options.profile)
+    cli.choose_account(options.profile)
     client = boto3.client("kinesis")
     cli.require_stream(client, options.stream)
     rounds = follow(client, options.stream, STARTS[options.start])

@@ -41,7 +41,7 @@ def main() -> int:
     options = parse_arguments()
     if not options.failures:
         raise CommandError("no failures location is known: name it with --failures, or set FAILURES_LOCATION")
-    cli.use_profile(options.profile)
+    cli.choose_account(options.profile)
     if not options.dry_run:
         cli.require_stream(boto3.client("kinesis"), options.stream)
     s3 = boto3.client("s3")

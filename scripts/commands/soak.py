@@ -87,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     rides = "the number of rides (default: %(default)s)"
     parser.add_argument("--rides", type=cli.count, default=200_000, metavar="N", help=rides)
     shards = "the number of shards of each stream (default: %(default)s)"
-    parser.add_argument("--shards", type=cli.count, default=4, metavar="N", help=shards)
+    parser.add_argument("--shards", type=cli.shards, default=4, metavar="N", help=shards)
     any_seed = random.SystemRandom().randrange(cli.MAX_SEED)
     seed = "decides the rides, the faults and the times between kills (default: another seed every time)"
     parser.add_argument("--seed", type=cli.seed, default=any_seed, metavar="N", help=seed)

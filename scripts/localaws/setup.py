@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -61,6 +62,8 @@ class LocalStack:
 @contextlib.contextmanager
 def start(model: ModelCopy, shards: int) -> Iterator[LocalStack]:
     """Run the local AWS for the length of the block; this process reaches no other AWS from then on."""
+    # With more than ten shards, threads need more connections at once than a client keeps open.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     with moto.serve() as endpoint:
         isolate(os.environ, endpoint)
         # The session so far may hold the credentials of the user, with which the model was read.
@@ -107,7 +110,12 @@ def isolate(environment: MutableMapping[str, str], endpoint: str) -> None:
     """Point the SDK at the endpoint alone: no variable, profile or proxy of the user can lead it anywhere else."""
     alone = environment_without_account(environment)
     environment.clear()
-    environment.update(alone, AWS_ENDPOINT_URL=endpoint, NO_PROXY=HOST, no_proxy=HOST)
+    environment.update(alone, **variables(endpoint))
+
+
+def variables(endpoint: str) -> dict[str, str]:
+    """Return the variables with which a process that has no AWS settings reaches the local AWS."""
+    return {"AWS_ENDPOINT_URL": endpoint, **moto.DUMMY_CREDENTIALS, "NO_PROXY": HOST, "no_proxy": HOST}
 
 
 def create(kinesis: "KinesisClient", s3: "S3Client", shards: int) -> None:
