@@ -31,7 +31,7 @@ CONSOLE = Console(stderr=True)
 STDOUT = "-"
 """The file name that stands for stdout in an option."""
 NO_ACCOUNT = (
-    "no AWS region or no credentials are set: for AWS, set AWS_REGION and a profile; for a local AWS, start"
+    "no AWS region or no credentials are set: for AWS, set AWS_DEFAULT_REGION and a profile; for a local AWS, start"
     " ./scripts/run --serve, and set AWS_ENDPOINT_URL and the other variables that it prints"
 )
 NEUTRAL_VARIABLES = {

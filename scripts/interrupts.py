@@ -20,19 +20,29 @@ SHOW_CURSOR = "\x1b[?25h"
 def handle_with(handler: Callable[..., NoReturn]) -> None:
     """Let the function handle all three signals.
 
-    A signal that is ignored stays ignored: nohup and a shell's ``&`` start a command like that.
+    A signal that is ignored stays ignored: nohup and a shell's ``&`` start a command like that. A signal that was
+    postponed comes now.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def postpone() -> None:
+    """Let signals wait until this process has become another program, which must call ``handle_with``.
+
+    Python handles them with a traceback while it starts, which takes some hundredths of a second.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def end_at_once(*_: object) -> NoReturn:
     """End the process, with a line on stderr. Servers and sandboxes that it has started end with their stdin."""
-    cursor = SHOW_CURSOR if os.isatty(2) else ""
+    cursor, program = SHOW_CURSOR if os.isatty(2) else "", sys.argv[0].rpartition("/")[2].removesuffix(".py")
     # print() would fail if the signal came in the middle of another print(), and OSError means that nobody can read it.
     with contextlib.suppress(OSError):
-        os.write(2, f"{cursor}{sys.argv[0]}: interrupted\n".encode())
+        os.write(2, f"{cursor}{program}: interrupted\n".encode())
     os._exit(INTERRUPTED)
 
 

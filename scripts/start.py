@@ -4,6 +4,7 @@ The commands import boto3, moto, scikit-learn or MLflow, which takes a second. A
 once: there is nothing to clean up yet.
 """
 
+import os
 import sys
 
 from scripts import interrupts
@@ -20,7 +21,11 @@ def main() -> int:
     from scripts import cli
 
     command = importlib.import_module(f"scripts.commands.{sys.argv[0].replace('-', '_')}")
-    return cli.run(command.main, getattr(command, "EXPLAINED", ()))
+    code = cli.run(command.main, getattr(command, "EXPLAINED", ()))
+    if code == interrupts.INTERRUPTED:
+        # Everything has ended by now but Python, which would take up to a second and may end by the signal instead.
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -136,6 +136,16 @@ def test_an_interrupt_that_python_would_lose_ends_the_command() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "command: interrupted\n")
 
 
+def test_a_signal_that_comes_while_python_starts_is_one_line() -> None:
+    """The launcher postpones it. Here it comes before there is the other program."""
+    code = (
+        "import os, signal, sys; from scripts import interrupts; interrupts.postpone();"
+        "os.kill(os.getpid(), signal.SIGINT); os.execv(sys.executable, ['python', '-m', 'scripts.start', 'run'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "run: interrupted\n")
+
+
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
     """Nohup and a shell's ``&`` start a command like that."""
     ignoring = f"trap '' HUP INT; exec {ROOT}/scripts/run --rides 5"
