@@ -74,7 +74,7 @@ def main() -> int:
             raise ModelError(str(error).replace(model.uri, model.location)) from error
         delivered = DeliveredRides()
         with EventSourceMapping(
-            local.kinesis, local.s3, setup.INPUT_STREAM, function, MAPPING, on_delivered=delivered.add
+            local.kinesis, local.s3, cli.INPUT_STREAM, function, MAPPING, on_delivered=delivered.add
         ) as mapping:
             rides: dict[str, PutRide] = {}
             records, began = [ExpectedRecord(record) for record in source.records], time.time()
@@ -89,7 +89,7 @@ def main() -> int:
             if not is_settled:
                 abandon()
             if options.serve:
-                shard_id = setup.find_shard(local.kinesis, setup.OUTPUT_STREAM, report.SAMPLE_KEY)
+                shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
                 with serving.announce(setup.variables(local.endpoint)):
                     print(f"\nIn another terminal:\n\n{report.aws_commands(local.endpoint, shard_id)}\n", flush=True)
                     stay_up(mapping, delivered)

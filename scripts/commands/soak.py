@@ -119,7 +119,7 @@ def soak(options: argparse.Namespace) -> tuple[Account, dict[str, Any], bool]:
             chaos.serve(local.endpoint, faults.seeded(options.seed, DELAY_SECONDS)) as faulty,
             Sandboxes(options.shards, variables | {"AWS_ENDPOINT_URL": faulty.url}, FUNCTION_SECONDS) as pool,
             EventSourceMapping(
-                local.kinesis, local.s3, setup.INPUT_STREAM, pool.invoke, MAPPING, back_off=back_off
+                local.kinesis, local.s3, cli.INPUT_STREAM, pool.invoke, MAPPING, back_off=back_off
             ) as mapping,
             pool.killing(options.kill_every, random.Random(options.seed)),
         ):

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from rides import decode_ride
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
-from scripts.cli import printable
+from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, printable
 from scripts.localaws.account import Account, PutRide
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
-from scripts.localaws.setup import FAILURES_BUCKET, INPUT_STREAM, OUTPUT_STREAM, REJECTIONS
+from scripts.localaws.setup import FAILURES_BUCKET, REJECTIONS
 
 MAX_ROWS, FIRST_ROWS = 50, 20
 """Up to the first number, all rides are shown; if there are more, only the second number of them."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import boto3
 
 from artifacts import MLMODEL, ModelError, describe, find_run, open_artifact
-from scripts import cli
+from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL
 from scripts.localaws import moto
 from scripts.localaws.moto import environment_without_account
 from scripts.localaws.server import HOST
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
-INPUT_STREAM, OUTPUT_STREAM = cli.INPUT_STREAM, cli.OUTPUT_STREAM
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
 REJECTIONS = f"s3://{FAILURES_BUCKET}/rejections"
 EXPERIMENT_ID = "1"
@@ -85,7 +84,7 @@ def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> M
     if location:
         variables.update(MODEL_LOCATION=location, MODEL_BUCKET="")
     elif not (variables["MODEL_LOCATION"].strip() or variables["MODEL_BUCKET"].strip()):
-        return copy_model(str(cli.SAMPLE_MODEL))
+        return copy_model(str(SAMPLE_MODEL))
     settings = ModelSettings.from_environment(variables)
     found = settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
     return copy_model(found, settings.run_id, settings.sha256)
