@@ -20,16 +20,16 @@ NOTE = Path(__file__).parents[1] / ".serving.json"
 def announce(variables: Mapping[str, str], path: Path = NOTE) -> Iterator[None]:
     """Leave the note for the length of the block: the variables with which a process reaches this local AWS.
 
-    If several are up, the note is of the newest. If the folder cannot be written, there is no note.
+    If several are up, the note is of the newest. If the folder takes no file or no lock, there is no note.
     """
     try:
         descriptor, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
         yield
         return
     with os.fdopen(descriptor, "w") as note:
         try:
-            fcntl.flock(note, fcntl.LOCK_EX)
             json.dump(variables, note)
             note.flush()
             # Complete and locked before anybody can read it.
@@ -54,8 +54,11 @@ def find(path: Path = NOTE) -> dict[str, str] | None:
         status = os.fstat(descriptor)
         if status.st_uid != os.getuid() or not stat.S_ISREG(status.st_mode):
             return None
-        with contextlib.suppress(BlockingIOError):
+        try:
             fcntl.flock(note, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-        found: dict[str, str] = json.load(note)
-    return found
+        except BlockingIOError:
+            found: dict[str, str] = json.load(note)
+            return found
+        except OSError:
+            return None  # some network file systems have no locks
+    return None
