@@ -8,7 +8,6 @@ import difflib
 import os
 import shutil
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Collection, Mapping
@@ -162,7 +161,3 @@ def run_sam(command: str, *arguments: str) -> None:
     done = subprocess.run(["sam", command, *arguments], cwd=ROOT, env=environment)
     if done.returncode:
         raise CommandError(f"sam {command} failed: its output is above")
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

@@ -2,7 +2,6 @@
 
 import argparse
 import random
-import sys
 
 import boto3
 
@@ -21,13 +20,14 @@ examples:
   put-rides --rides 10000 --aggregate
   put-rides --data green_tripdata_2023-02.parquet
 """
+EXPLAINED = (TripRecordError,)
 
 
 def main() -> int:
     """Put the rides that the command line asks for, and return the exit code."""
     options = parse_arguments()
     seed = random.SystemRandom().randrange(cli.MAX_SEED) if options.seed is None else options.seed
-    cli.use_profile(options.profile)
+    cli.choose_account(options.profile)
     cli.require_stream(boto3.client("kinesis"), options.stream)
     source = chosen.rides_from_options(options, seed)
     records = aggregate(source.records) if options.aggregate else source.records
@@ -54,7 +54,3 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--aggregate", action="store_true", help=aggregated)
     cli.add_profile(parser)
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, explained=(TripRecordError,)))

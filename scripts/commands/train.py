@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -95,7 +94,3 @@ def report(logged: LoggedRun, environment: Mapping[str, str]) -> list[str]:
         f"try it:          {variables}./scripts/invoke {model} events/kinesis-one.json",
         f"run it:          {variables}./scripts/run {model}",
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, EXPLAINED))
