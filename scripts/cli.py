@@ -59,7 +59,9 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
     errors: tuple[type[Exception], ...] = (CommandError, DeliveryError, BotoCoreError, *explained)
     try:
         return main()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        # A command that knows how far it came raises this exception with a text.
+        print(f"{program()}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except ClientError as error:
         details = error.response.get("Error", {})
