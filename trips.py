@@ -91,6 +91,11 @@ def training_trips(path: Path) -> Trips:
     return Trips(list(_rides(kept)), kept["minutes"].to_pylist(), len(table) - len(kept))
 
 
+def is_usual(ride: Ride, minutes: float) -> bool:
+    """Return whether a model is trained and measured on a ride that takes so long: ``training_trips`` returns it."""
+    return MIN_DURATION <= minutes <= MAX_DURATION and 0 < ride.trip_distance <= MAX_TRIP_DISTANCE
+
+
 def ride_events(path: Path) -> TripEvents:
     """Return the rides of a file as the stream takes them, without the rows that the contract refuses.
 

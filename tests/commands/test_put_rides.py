@@ -117,8 +117,10 @@ def test_a_stream_that_accepts_no_more_ends_it(
     assert len(read(kinesis, stream)) == 500
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("arguments", [("--rides", "2000"), ("--rides", "3000", "--aggregate")])
+@pytest.mark.parametrize(
+    ("number", "arguments"),
+    [(signal.SIGINT, ("--rides", "2000")), (signal.SIGTERM, ("--rides", "3000", "--aggregate"))],
+)
 def test_an_interrupted_command_says_how_many_rides_are_on_the_stream(
     kinesis: "KinesisClient", stream: str, kinesis_endpoint: str, number: signal.Signals, arguments: tuple[str, ...]
 ) -> None:
