@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    ["rides", "artifacts"],
-    ["settings"],
+    ["rides", "artifacts", "pickled_code"],
+    ["settings", "flavors"],
     ["model", "trips"],
     ["streaming"],
     ["lambda_function"],
@@ -33,7 +33,7 @@ FENCES = {
     "prefect": [],
     "moto": ["scripts.localaws.moto"],
     "pyarrow": ["trips", "scripts.models"],
-    "mlflow": ["model", "scripts.models", "scripts.benchmark"],
+    "mlflow": ["flavors", "scripts.models", "scripts.benchmark"],
     "boto3": ["artifacts", "streaming.delivery", "scripts"],
     "rich": ["scripts"],
 }

@@ -38,7 +38,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sqlalchemy.exc import SQLAlchemyError
 
-from model import SAMPLE_FEATURES, TRUSTED_TYPES, prepare_features
+from flavors import TRUSTED_TYPES
+from model import SAMPLE_FEATURES, prepare_features
 from rides import MAX_TRIP_DISTANCE, Ride
 from scripts import cli
 from scripts.sources.download import open_trips
