@@ -1,4 +1,4 @@
-"""Put rides on a stream: generated rides, JSON lines, or the rides of a TLC trip record file."""
+"""Put rides on a stream: generated rides, JSON documents, or the rides of a TLC trip record file."""
 
 import argparse
 import random
@@ -29,13 +29,18 @@ def main() -> int:
     seed = random.SystemRandom().randrange(cli.MAX_SEED) if options.seed is None else options.seed
     cli.choose_account(options.profile)
     cli.require_stream(boto3.client("kinesis"), options.stream)
-    source = chosen.rides_from_options(options, seed)
-    records = aggregate(source.records) if options.aggregate else source.records
-    stream = OutputStream.connect(options.stream)
-    with cli.progress_bar("records" if options.aggregate else "rides") as progress:
-        putting = progress.add_task("Putting", total=len(records))
-        for chunk in put(stream, records):
-            progress.advance(putting, len(chunk))
+    done = 0
+    try:
+        source = chosen.rides_from_options(options, seed)
+        records = aggregate(source.records) if options.aggregate else source.records
+        stream = OutputStream.connect(options.stream)
+        with cli.progress_bar() as progress:
+            putting = progress.add_task("Putting", total=len(source.records))
+            for accepted in put(stream, records):
+                done += sum(records[int(entry.sequence_number)].rides for entry in accepted)
+                progress.update(putting, completed=done)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted: put {done} rides on {options.stream}") from None
     line = f"put {len(source.records)} rides on {options.stream}"
     if options.data:
         line += f" ({source.left_out} rows of {options.data} left out: outside the contract)"
@@ -47,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
-    chosen.add_options(parser, json_lines=True)
+    chosen.add_options(parser, documents=True)
     seed = "generate the same rides, with the same ids, as another call with this seed (default: new ones each time)"
     parser.add_argument("--seed", type=cli.seed, metavar="N", help=seed)
     aggregated = "put aggregated records of up to 100 rides each, as the Kinesis Producer Library does"

@@ -100,7 +100,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(__doc__)
-    chosen.add_options(parser, json_lines=False)
+    chosen.add_options(parser, documents=False)
     model = (
         "folder or s3:// URI of the model, which is copied into the local AWS (default: MODEL_LOCATION or MODEL_BUCKET,"
         " else the sample model). A pickled model needs its digest in MODEL_SHA256"

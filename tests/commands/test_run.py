@@ -73,6 +73,7 @@ def test_every_ride_is_shown_with_its_prediction() -> None:
     numbers = summary(done)
     rides = rows_of_rides(done.stdout)
     assert len(rides) == 12
+    assert "true" not in done.stdout
     assert rides[1][0] == "ride-4-2"
     assert all(float(minutes) > 0 for *_, minutes in rides)
     assert [numbers[name] for name in ("put", "predicted", "rejected", "redelivered")] == ["12", "12", "0", "0"]
@@ -95,11 +96,25 @@ def test_bad_rides_are_accounted_for(tmp_path: Path) -> None:
 
 
 def test_trip_records_are_predicted(tmp_path: Path) -> None:
-    """Rows that the contract refuses are counted."""
-    write(tmp_path / "green_tripdata_2023-02.parquet", [trip(), trip(trip_distance=101), trip(trip_distance=0)])
+    """Rows that the contract refuses are counted. True durations stand beside the predictions, with their errors."""
+    trips = [trip(15), trip(trip_distance=101), trip(10, trip_distance=0), trip(dropoff=None), trip(1439)]
+    write(tmp_path / "green_tripdata_2023-02.parquet", trips)
     done = finish("run", "--data", "green_tripdata_2023-02.parquet", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [row[0] for row in rows_of_rides(done.stdout)] == ["2023/02_0", "2023/02_2"]
+    numbers = summary(done)
+    rows = rows_of_rides(done.stdout)
+    assert [(row[0], *row[5:]) for row in rows] == [
+        ("2023/02_0", "15.00"),
+        ("2023/02_2", "10.00"),
+        ("2023/02_3",),
+        ("2023/02_4", "1439.00"),
+    ]
+    misses = [float(row[4]) - float(row[5]) for row in rows if len(row) > 5]
+    assert numbers["true duration known"] == "3"
+    assert float(numbers["RMSE"].removesuffix(" min")) == pytest.approx((sum(m * m for m in misses) / 3) ** 0.5, 0.01)
+    assert float(numbers["MAE"].removesuffix(" min")) == pytest.approx(sum(map(abs, misses)) / 3, 0.01)
+    # The meter that was left on, and the ride of no miles, are not among those that a model is trained on.
+    assert numbers["rides of 1 to 60 minutes, above 0 miles"] == "1"
+    assert float(numbers["RMSE of these"].removesuffix(" min")) == pytest.approx(abs(misses[0]), abs=0.01)
     assert "1 rows of green_tripdata_2023-02.parquet were left out" in done.stdout
 
 
