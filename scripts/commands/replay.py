@@ -8,7 +8,6 @@ a record that is still bad is rejected again.
 import argparse
 import os
 import re
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,7 @@ def main() -> int:
     options = parse_arguments()
     if not options.failures:
         raise CommandError("no failures location is known: name it with --failures, or set FAILURES_LOCATION")
-    cli.use_profile(options.profile)
+    cli.choose_account(options.profile)
     if not options.dry_run:
         cli.require_stream(cli.kinesis_client(options.stream), options.stream)
     s3 = boto3.client("s3")
@@ -146,7 +145,3 @@ def show(plan: ReplayPlan, console: Console) -> None:
     console.print(table)
     if len(groups) > SHOWN_GROUPS:
         console.print(f"... and {len(groups) - SHOWN_GROUPS:,} more", highlight=False)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

@@ -6,7 +6,6 @@ Readers of the output stream cannot tell it from other rides but by its ride_id,
 import argparse
 import contextlib
 import json
-import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -136,7 +135,3 @@ def check(prediction: Prediction, consumer: Consumer) -> None:
         found = getattr(prediction, what)
         if expected not in (None, found):
             raise CommandError(f"the prediction is of the {what} {printable(found)}, not {expected}")
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))
