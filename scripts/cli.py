@@ -15,8 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+import clients
+from arns import parse_stream, stream_parameter
 from scripts import interrupts, serving
 from scripts.interrupts import INTERRUPTED
+from settings import SettingsError
 from streaming.delivery import DeliveryError
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
 """The names of the streams, unless others are given."""
 CONSOLE = Console(stderr=True)
 """For people. A command prints its results for other programs to stdout."""
+SERVICES = ("kinesis", "s3", "cloudformation")
+"""The services that the commands use."""
 STDOUT = "-"
 """The file name that stands for stdout in an option."""
 NO_ACCOUNT = (
@@ -57,7 +62,9 @@ class _ConsoleHandler(logging.Handler):
     """Prints log lines above a progress bar, each on one line even if the terminal is narrow."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        # Escaped, because a message may have an object's key or a producer's data in it.
+        lines = map(printable, f"{record.levelname.lower()}: {self.format(record)}".splitlines())
+        CONSOLE.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) -> int:
@@ -66,12 +73,13 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
     ``explained`` are the command's own exceptions whose message is that line. SIGTERM and SIGHUP end a command like
     Ctrl-C, so that it stops everything that it started; a second signal does not wait for that.
     """
-    logging.basicConfig(handlers=[_ConsoleHandler()])
+    logging.basicConfig(handlers=[_ConsoleHandler()], format="%(message)s")
+    own = (CommandError, DeliveryError, SettingsError, clients.SDKSettingsError)
     # It is None if the shell closed it, as >&- does.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
     try:
         interrupts.handle_with(interrupts.raise_interrupt)
-        code, message = _run(main, (CommandError, DeliveryError, BotoCoreError, OSError, *explained))
+        code, message = _run(main, (*own, OSError, *explained))
     except KeyboardInterrupt as interrupt:
         # A command that knows how far it came raises this exception with a text.
         code, message = INTERRUPTED, str(interrupt) or "interrupted"
@@ -80,7 +88,7 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
         interrupts.handle_with(interrupts.end_at_once)
         _give_up_stdout()
     if message:
-        print(f"{program()}: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{program()}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
@@ -101,6 +109,12 @@ def _run(main: Callable[[], int], errors: tuple[type[Exception], ...]) -> tuple[
         return 1, f"{error}{': AWS_ENDPOINT_URL names it; is ./scripts/run --serve still up?' if is_local else ''}"
     except errors as error:
         return 1, str(error)
+    except (BotoCoreError, ValueError) as error:
+        # The SDK's clients raise both for settings that they cannot use.
+        wrong = clients.wrong_setting(*SERVICES)
+        if wrong is None and not isinstance(error, BotoCoreError):
+            raise
+        return 1, wrong or str(error)
     return code, ""
 
 
@@ -172,6 +186,14 @@ def _number(text: str, most: float, description: str) -> float:
     return number
 
 
+def stream(text: str) -> str:
+    """Convert an option's value to a stream's name or ARN. Raises ArgumentTypeError."""
+    found = parse_stream(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither the name nor the ARN of a stream")
+    return found.arn or found.name
+
+
 def add_profile(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--profile``, whose value ``use_profile`` takes."""
     parser.add_argument(
@@ -185,6 +207,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 def use_profile(profile: str | None) -> None:
     """Make all clients from now on use the profile, which takes precedence over credentials in the environment."""
     if profile:
+        os.environ["AWS_PROFILE"] = profile  # for errors, which name it
         boto3.setup_default_session(profile_name=profile)
 
 
@@ -208,10 +231,16 @@ def choose_account(profile: str | None) -> None:
         CONSOLE.print(f"Not using {place}, because {settings[0]}", highlight=False, soft_wrap=True)
 
 
+def kinesis_client(stream: str) -> "KinesisClient":
+    """Return a client for a stream: in its region if it is an ARN, else in the SDK's."""
+    found = parse_stream(stream)
+    return boto3.client("kinesis", region_name=found.region if found else None)
+
+
 def require_stream(client: "KinesisClient", stream: str) -> None:
     """Raise CommandError if there is no such stream; the message names the region and the endpoint."""
     try:
-        client.list_shards(StreamName=stream, MaxResults=1)
+        client.list_shards(**stream_parameter(stream), MaxResults=1)
     except client.exceptions.ResourceNotFoundException as error:
         place = f"{client.meta.region_name} at {client.meta.endpoint_url}"
         raise CommandError(

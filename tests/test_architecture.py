@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
+    ["arns"],
+    ["clients"],
     ["rides", "artifacts", "pickled_code", "skops_checks"],
     ["settings", "skops_types"],
     ["skops_schema"],
@@ -38,7 +40,7 @@ FENCES = {
     "moto": ["scripts.localaws.moto"],
     "pyarrow": ["trips", "scripts.models"],
     "mlflow": ["flavors", "scripts.models", "scripts.benchmark"],
-    "boto3": ["artifacts", "streaming.delivery", "scripts"],
+    "boto3": ["clients", "scripts"],
     "rich": ["scripts"],
 }
 """Packages that only these modules or packages may import."""

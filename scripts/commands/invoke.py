@@ -17,7 +17,8 @@ from scripts import cli
 from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
 from settings import SettingsError
 from streaming.delivery import Deadline
-from streaming.records import NotAKinesisEventError, decode_event
+from streaming.envelope import NotAKinesisEventError
+from streaming.records import decode_event
 
 EPILOG = f"""\
 The function is configured by its own environment variables (RUN_ID, MODEL_NAME, PREDICTIONS_STREAM_NAME, ...). Its

@@ -3,8 +3,6 @@
 import argparse
 import random
 
-import boto3
-
 from scripts import cli
 from scripts.aws.putting import put
 from scripts.sources import chosen
@@ -28,7 +26,7 @@ def main() -> int:
     options = parse_arguments()
     seed = random.SystemRandom().randrange(cli.MAX_SEED) if options.seed is None else options.seed
     cli.choose_account(options.profile)
-    cli.require_stream(boto3.client("kinesis"), options.stream)
+    cli.require_stream(cli.kinesis_client(options.stream), options.stream)
     done = 0
     try:
         source = chosen.rides_from_options(options, seed)
@@ -51,7 +49,13 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(__doc__, EXAMPLES)
-    parser.add_argument("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
+    parser.add_argument(
+        "--stream",
+        type=cli.stream,
+        default=cli.INPUT_STREAM,
+        metavar="NAME",
+        help="its name or ARN (default: %(default)s)",
+    )
     chosen.add_options(parser, documents=True)
     seed = "generate the same rides, with the same ids, as another call with this seed (default: new ones each time)"
     parser.add_argument("--seed", type=cli.seed, metavar="N", help=seed)

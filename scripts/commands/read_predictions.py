@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import boto3
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -34,7 +33,7 @@ def main() -> int:
     """Follow the stream that the command line names, and return the exit code."""
     options = parse_arguments()
     cli.choose_account(options.profile)
-    client = boto3.client("kinesis")
+    client = cli.kinesis_client(options.stream)
     cli.require_stream(client, options.stream)
     rounds = follow(client, options.stream, STARTS[options.start])
     shown, seen = 0, set[str]()
@@ -65,7 +64,13 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--stream", default=cli.OUTPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
+    add(
+        "--stream",
+        type=cli.stream,
+        default=cli.OUTPUT_STREAM,
+        metavar="NAME",
+        help="its name or ARN (default: %(default)s)",
+    )
     start = "begin at the oldest record that the stream holds, or after the newest (default: %(default)s)"
     add("--from", dest="start", choices=STARTS, default="oldest", help=start)
     add("--json", action="store_true", help="print the data of each record on a line of its own instead of a table")

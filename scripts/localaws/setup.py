@@ -16,7 +16,7 @@ from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL
 from scripts.localaws import moto
 from scripts.localaws.moto import environment_without_account
 from scripts.localaws.server import HOST
-from settings import ModelSettings
+from settings import ModelSettings, StreamSettings
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -127,7 +127,10 @@ def create(kinesis: "KinesisClient", s3: "S3Client", shards: int) -> None:
 
 
 def configure_function(environment: MutableMapping[str, str], model: ModelCopy) -> None:
-    """Set the function's variables for the local AWS and an uploaded model; of the user's, only LOG_LEVEL stays."""
+    """Set the function's variables for the local AWS and an uploaded model; of the user's, only LOG_LEVEL stays.
+
+    Raises SettingsError if that is not a level.
+    """
     for name in FUNCTION_VARIABLES:
         environment.pop(name, None)
     environment.update(
@@ -141,6 +144,7 @@ def configure_function(environment: MutableMapping[str, str], model: ModelCopy) 
     environment["LOG_LEVEL"] = environment.get("LOG_LEVEL") or "WARNING"
     # Metrics would be printed for every batch, and nothing here collects them.
     environment["POWERTOOLS_METRICS_DISABLED"] = "true"
+    StreamSettings.from_environment(environment)  # a wrong LOG_LEVEL would end each sandbox, one after the other
 
 
 def find_shard(kinesis: "KinesisClient", stream: str, partition_key: str) -> str:

@@ -109,7 +109,10 @@ def test_write_shows_rides_that_the_model_cannot_predict_too(
         (["none.json"], "invoke: none.json cannot be read: No such file or directory"),
         (["broken.json"], "invoke: broken.json is not JSON: Expecting value: line 1 column 7 (char 6)"),
         (["--write", ONE], "invoke: PREDICTIONS_STREAM_NAME is not set (only a dry run, TEST_RUN=True, does without)"),
-        (["--profile", "nobody", ONE], "invoke: The config profile (nobody) could not be found"),
+        (
+            ["--profile", "nobody", ONE],
+            "invoke: the SDK cannot use AWS_PROFILE: The config profile (nobody) could not be found",
+        ),
         (
             ["--model", "none", ONE],
             "invoke: there is no folder none: set MODEL_LOCATION to the one that holds the MLmodel file",
