@@ -6,6 +6,7 @@ Importing mlflow takes longer than the rest of a cold start, and it trusts the t
 import atexit
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import pickle
@@ -14,11 +15,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 from artifacts import Artifact, FolderArtifact, ModelError, in_one_line
 
 TRUSTED_TYPES = [
+    "numpy.dtype",
+    "sklearn._loss.loss.HalfTweedieLoss",
+    "sklearn._loss.loss.HalfTweedieLossIdentity",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.metrics._scorer._PassthroughScorer",
     "sklearn.model_selection._split.KFold",
@@ -27,9 +31,9 @@ TRUSTED_TYPES = [
 ]
 """The types that a skops file without a pinned digest may hold besides those that skops trusts.
 
-They are the trees of scikit-learn's ensembles, the dictionary in which a VotingRegressor names its members, and what a
-GridSearchCV keeps of its search. Loading a tree runs no code, but skops warns that forged node indices can crash
-``predict``: pin the digest against it.
+They are the trees of scikit-learn's ensembles, the losses of a TweedieRegressor, the type of an imputer's array, the
+dictionary in which a VotingRegressor names its members, and what a GridSearchCV keeps of its search. ``skops_schema``
+looks at what they hold: skops vouches for types alone, and warns that forged node indices can crash ``predict``.
 """
 
 DEFAULT_FORMAT = "pickle"
@@ -79,12 +83,11 @@ def _load_sklearn(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | 
         artifact = _verified_copy(artifact, "which brings code of its own", sha256)
         _add_to_path(artifact, str(code))
     try:
+        # These very bytes are loaded: the file could change after it was checked.
+        content = artifact.read(name)
         if serialization == "skops" and sha256 is None:
-            with artifact.open(name) as file:
-                pipeline = _load_unpinned_skops(file)
+            pipeline = _load_unpinned_skops(what, content)
         else:
-            # These very bytes are loaded: the file could change after its digest was verified.
-            content = artifact.read(name)
             if not code:
                 _check_digest(what, f"a {serialization}", _digest(content), sha256)
             pipeline = _load_pinned_skops(content) if serialization == "skops" else _unpickle(what, content, flavors)
@@ -101,15 +104,18 @@ def _unpickle(what: str, content: bytes, flavors: Mapping[str, Any]) -> Pipeline
     return pickle.loads(content)  # noqa: S301
 
 
-def _load_unpinned_skops(file: BinaryIO) -> Pipeline:
+def _load_unpinned_skops(what: str, content: bytes) -> Pipeline:
     # Imported here because it takes as long as loading a small pickle, which does not need it.
     import skops.io
-    from skops.io.exceptions import UntrustedTypesFoundException
 
+    from skops_schema import SchemaError, check_schema
+
+    file = io.BytesIO(content)
     try:
-        return skops.io.load(file, trusted=TRUSTED_TYPES)
-    except UntrustedTypesFoundException as error:
-        raise TypeError(f"{error} If you do trust them, set MODEL_SHA256 to the file's SHA-256 digest.") from error
+        check_schema(file)
+    except SchemaError as error:
+        raise ModelError(f"{what} cannot be loaded: {error}={_digest(content)}") from error
+    return skops.io.load(file, trusted=TRUSTED_TYPES)
 
 
 def _load_pinned_skops(content: bytes) -> Pipeline:

@@ -2,9 +2,6 @@
 
 import argparse
 import random
-import sys
-
-import boto3
 
 from scripts import cli
 from scripts.aws.putting import put
@@ -21,14 +18,15 @@ examples:
   put-rides --rides 10000 --aggregate
   put-rides --data green_tripdata_2023-02.parquet
 """
+EXPLAINED = (TripRecordError,)
 
 
 def main() -> int:
     """Put the rides that the command line asks for, and return the exit code."""
     options = parse_arguments()
     seed = random.SystemRandom().randrange(cli.MAX_SEED) if options.seed is None else options.seed
-    cli.use_profile(options.profile)
-    cli.require_stream(boto3.client("kinesis"), options.stream)
+    cli.choose_account(options.profile)
+    cli.require_stream(cli.kinesis_client(options.stream), options.stream)
     done = 0
     try:
         source = chosen.rides_from_options(options, seed)
@@ -51,7 +49,13 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(__doc__, EXAMPLES)
-    parser.add_argument("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
+    parser.add_argument(
+        "--stream",
+        type=cli.stream,
+        default=cli.INPUT_STREAM,
+        metavar="NAME",
+        help="its name or ARN (default: %(default)s)",
+    )
     chosen.add_options(parser, documents=True)
     seed = "generate the same rides, with the same ids, as another call with this seed (default: new ones each time)"
     parser.add_argument("--seed", type=cli.seed, metavar="N", help=seed)
@@ -59,7 +63,3 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--aggregate", action="store_true", help=aggregated)
     cli.add_profile(parser)
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, explained=(TripRecordError,)))

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -98,7 +97,3 @@ def report(logged: LoggedRun, environment: Mapping[str, str]) -> list[str]:
         f"run it:          {variables}./scripts/run {model}",
         f"serve it:        ./scripts/environment training -- {SERVE} -m {shlex.quote(location)}",
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, EXPLAINED))

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from rides import RideEvent, decode_ride
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
-from scripts.cli import printable
+from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, printable
 from scripts.localaws.account import Account, PutRide
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
-from scripts.localaws.setup import FAILURES_BUCKET, INPUT_STREAM, OUTPUT_STREAM, REJECTIONS
+from scripts.localaws.setup import FAILURES_BUCKET, REJECTIONS
 from trips import MAX_DURATION, MIN_DURATION, is_usual
 
 MAX_ROWS, FIRST_ROWS = 50, 20
@@ -33,8 +33,8 @@ SAMPLE_KEY = "256"
 _console = Console()
 
 
-def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float) -> None:
-    """Print the account of rides that were put, by event id; the run took ``seconds``."""
+def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float, *, stays: bool) -> None:
+    """Print the account of rides that were put, by event id; the run took ``seconds``, and its local AWS may stay."""
     predicted = [event_id for event_id in rides if event_id in account.predicted]
     shown = predicted if len(predicted) <= MAX_ROWS else predicted[:FIRST_ROWS]
     if shown:
@@ -43,16 +43,19 @@ def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, secon
         _console.print(f"... and {len(predicted) - len(shown):,} more\n", highlight=False)
     if account.rejected:
         _console.print(_rejections_table(account))
-        _print_line(f"They are kept in {REJECTIONS}/\n")
+        _print_line(f"They {_stored(f'{REJECTIONS}/', stays)}\n")
     _console.print(_summary_table(account, rides, redelivered, seconds))
     if account.given_up:
-        _print_line(
-            f"Rides given up are kept in s3://{FAILURES_BUCKET}/{ON_FAILURE_PREFIX}: the function failed on them"
-        )
+        place = f"s3://{FAILURES_BUCKET}/{ON_FAILURE_PREFIX}"
+        _print_line(f"The function failed on the rides that were given up; they {_stored(place, stays)}")
     if account.missing:
         keys = ", ".join(printable(rides[event_id].record.partition_key) for event_id in account.missing[:MAX_MISSING])
         more = len(account.missing) - MAX_MISSING
         _print_line(f"Missing: {keys}{f' and {more:,} more' if more > 0 else ''}")
+
+
+def _stored(place: str, stays: bool) -> str:
+    return f"are kept in {place}" if stays else f"were stored in {place}, which ends with this run: --serve keeps it up"
 
 
 def latency(account: Account, rides: Mapping[str, PutRide], percent: int) -> float | None:
@@ -151,23 +154,23 @@ def show_faults(faults: Mapping[str, int]) -> None:
 
 
 def aws_commands(endpoint: str, shard_id: str) -> str:
-    """Return lines for another shell that put the ride of events/ride.json and read its prediction from a shard."""
-    # Version 2 of the AWS command line prefers AWS_REGION, and pipes what it prints into a pager unless told not to.
+    """Return lines for another shell that put the ride of events/ride.json and read its prediction, in two ways.
+
+    They can be pasted as a whole, because each of them ends. The AWS CLI comes last, because it may not be installed.
+    """
+    # Version 2 of the AWS CLI prefers AWS_REGION, and pipes what it prints into a pager unless told not to.
     variables = {"AWS_ENDPOINT_URL": endpoint, **DUMMY_CREDENTIALS, "AWS_REGION": REGION, "AWS_PAGER": ""}
     iterator = f"--stream-name {OUTPUT_STREAM} --shard-id {shard_id} --shard-iterator-type LATEST"
     lines = (
         f"cd {shlex.quote(str(Path(__file__).resolve().parents[2]))}",
-        *(f"export {name}={value}" for name, value in variables.items()),
-        "",
+        f"export {' '.join(f'{name}={value}' for name, value in variables.items())}",
+        "./scripts/put-rides --json events/ride.json",
+        "./scripts/read-predictions --json --distinct --idle 2",
         f"ITERATOR=$(aws kinesis get-shard-iterator {iterator} --query ShardIterator --output text)",
         f"aws kinesis put-record --stream-name {INPUT_STREAM} --partition-key {SAMPLE_KEY} --data fileb://events/ride.json",
-        "sleep 1",
+        "sleep 2",
         """aws kinesis get-records --shard-iterator "$ITERATOR" --query 'Records[].[Data]' --output text |"""
         """ while read -r data; do echo "$data" | base64 --decode; echo; done""",
-        "",
-        "./scripts/put-rides --rides 100 --bad 5",
-        "./scripts/read-predictions",
-        f"./scripts/replay --failures {REJECTIONS} --dry-run",
     )
     return "\n".join(lines)
 

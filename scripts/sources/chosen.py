@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from rides import MAX_ID_LENGTH, InvalidRideError, decode_ride
+from rides import InvalidRideError, decode_ride
 from scripts.cli import CommandError, count, percent
 from scripts.sources.bad import with_bad_rides
 from scripts.sources.documents import STDIN, read_documents, shown
@@ -15,6 +15,7 @@ from scripts.sources.download import open_trips
 from scripts.sources.records import RideRecord, encode_ride
 from scripts.sources.synthetic import generate_rides
 from streaming.delivery import MAX_ENTRY_BYTES
+from streaming.envelope import is_partition_key, partition_key
 from trips import ride_events
 
 DEFAULT_RIDES = 25
@@ -97,9 +98,9 @@ def read_json_rides(name: str, *, raw: bool = False) -> list[RideRecord]:
 def _record(data: bytes) -> RideRecord:
     with contextlib.suppress(InvalidRideError):
         event = decode_ride(data)
-        return RideRecord(str(event.ride_id), data, event)
+        return RideRecord(partition_key(event.ride_id), data, event)
     with contextlib.suppress(ValueError, RecursionError):
         key = str(msgspec.json.decode(data, type=_Identified).ride_id)
-        if 0 < len(key) <= MAX_ID_LENGTH:
+        if is_partition_key(key):
             return RideRecord(key, data)
     return RideRecord(hashlib.sha256(data).hexdigest(), data)

@@ -8,6 +8,7 @@ from aws_kinesis_agg.aggregator import AggRecord, RecordAggregator
 
 from rides import RideEvent
 from streaming.delivery import MAX_ENTRY_BYTES
+from streaming.envelope import partition_key
 
 MAX_PACKED = 100
 """Rides in one aggregated record."""
@@ -31,7 +32,7 @@ class RideRecord:
 
 def encode_ride(event: RideEvent, minutes: float | None = None) -> RideRecord:
     """Return the record of a ride, which took ``minutes`` if that is known."""
-    return RideRecord(str(event.ride_id), msgspec.json.encode(event), event, minutes)
+    return RideRecord(partition_key(event.ride_id), msgspec.json.encode(event), event, minutes)
 
 
 def aggregate(records: Sequence[RideRecord], most: int = MAX_PACKED) -> list[RideRecord]:

@@ -154,7 +154,10 @@ def test_a_stream_that_is_not_there_is_one_line(kinesis_endpoint: str, tool: str
     [
         (("--json", "none.json"), "put-rides: none.json cannot be read: No such file or directory"),
         (("--data", "none.parquet"), "put-rides: none.parquet: there is no such file"),
-        (("--profile", "nobody"), "put-rides: The config profile (nobody) could not be found"),
+        (
+            ("--profile", "nobody"),
+            "put-rides: the SDK cannot use AWS_PROFILE: The config profile (nobody) could not be found",
+        ),
     ],
 )
 def test_an_error_is_one_line(stream: str, arguments: tuple[str, ...], message: str) -> None:
@@ -172,6 +175,29 @@ def test_a_profile_chooses_the_region(stream: str, tmp_path: Path, monkeypatch: 
     done = finish("put-rides", "--stream", stream, "--rides", "2", "--profile", "there", AWS_CONFIG_FILE=str(config))
     assert done.returncode == 0
     assert len(read(client, stream)) == 2
+
+
+def test_an_arn_names_a_stream_of_any_region(stream: str) -> None:
+    """The commands put to it and read from it, though another region is set."""
+    client = boto3.client("kinesis", region_name="eu-west-1")
+    client.create_stream(StreamName=stream, ShardCount=1)
+    arn = client.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]["StreamARN"]
+    done = finish("put-rides", "--stream", f"{arn}/consumer/fast-lane:1712261124", "--rides", "2")
+    assert done.stdout.startswith(f"put 2 rides on {arn} ")
+    assert len(read(client, stream)) == 2
+    done = finish("read-predictions", "--stream", arn, "--idle", "0")
+    assert done.stderr.count("is no prediction") == 2
+
+
+@pytest.mark.parametrize(
+    ("tool", "option"),
+    [("put-rides", "--stream"), ("read-predictions", "--stream"), ("replay", "--stream"), ("replay", "--from")],
+)
+def test_a_text_that_is_no_streams_name_is_refused(tool: str, option: str) -> None:
+    """AWS is not asked for anything."""
+    done = finish(tool, option, '"ride_events"')
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"argument {option}: '\"ride_events\"' is neither the name nor the ARN of a stream\n")
 
 
 @pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run", "soak", "train"])

@@ -236,7 +236,7 @@ def test_the_model_can_predict_nothing(flow: Flow, monkeypatch: pytest.MonkeyPat
 
     from artifacts import ModelError
 
-    monkeypatch.setattr(flavors, "_load_unpinned_skops", lambda file: Ridge())
+    monkeypatch.setattr(flavors, "_load_unpinned_skops", lambda what, content: Ridge())
     with pytest.raises(ModelError, match="cannot predict a ride.*NotFittedError"):
         flow.function()
 
