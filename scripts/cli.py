@@ -74,12 +74,12 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
     Ctrl-C, so that it stops everything that it started; a second signal does not wait for that.
     """
     logging.basicConfig(handlers=[_ConsoleHandler()], format="%(message)s")
+    own = (CommandError, DeliveryError, SettingsError, clients.SDKSettingsError)
     # It is None if the shell closed it, as >&- does.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
-    own = (CommandError, DeliveryError, SettingsError, clients.SDKSettingsError)
     try:
         interrupts.handle_with(interrupts.raise_interrupt)
-        code, message = _run(main, (*own, BotoCoreError, OSError, *explained))
+        code, message = _run(main, (*own, OSError, *explained))
     except KeyboardInterrupt as interrupt:
         # A command that knows how far it came raises this exception with a text.
         code, message = INTERRUPTED, str(interrupt) or "interrupted"
@@ -108,12 +108,13 @@ def _run(main: Callable[[], int], errors: tuple[type[Exception], ...]) -> tuple[
         is_local = "AWS_ENDPOINT_URL" in os.environ
         return 1, f"{error}{': AWS_ENDPOINT_URL names it; is ./scripts/run --serve still up?' if is_local else ''}"
     except errors as error:
-        return 1, (clients.wrong_setting(*SERVICES) if isinstance(error, BotoCoreError) else None) or str(error)
-    except ValueError:
-        # The SDK's clients raise it for settings that they cannot use.
-        if wrong := clients.wrong_setting(*SERVICES):
-            return 1, wrong
-        raise
+        return 1, str(error)
+    except (BotoCoreError, ValueError) as error:
+        # The SDK's clients raise both for settings that they cannot use.
+        wrong = clients.wrong_setting(*SERVICES)
+        if wrong is None and not isinstance(error, BotoCoreError):
+            raise
+        return 1, wrong or str(error)
     return code, ""
 
 
@@ -210,12 +211,6 @@ def use_profile(profile: str | None) -> None:
         boto3.setup_default_session(profile_name=profile)
 
 
-def kinesis_client(stream: str) -> "KinesisClient":
-    """Return a client for a stream: in its region if it is an ARN, else in the SDK's."""
-    found = parse_stream(stream)
-    return boto3.client("kinesis", region_name=found.region if found else None)
-
-
 def choose_account(profile: str | None) -> None:
     """Make all clients from now on use the profile; if nothing else is set, the local AWS of ``run --serve``.
 
@@ -234,6 +229,12 @@ def choose_account(profile: str | None) -> None:
         CONSOLE.print(f"Using {place}", highlight=False, soft_wrap=True)
     elif not any(name.startswith("AWS_ENDPOINT_URL") for name in settings):
         CONSOLE.print(f"Not using {place}, because {settings[0]}", highlight=False, soft_wrap=True)
+
+
+def kinesis_client(stream: str) -> "KinesisClient":
+    """Return a client for a stream: in its region if it is an ARN, else in the SDK's."""
+    found = parse_stream(stream)
+    return boto3.client("kinesis", region_name=found.region if found else None)
 
 
 def require_stream(client: "KinesisClient", stream: str) -> None:

@@ -49,8 +49,13 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(__doc__, EXAMPLES)
-    stream = "the stream's name or ARN (default: %(default)s)"
-    parser.add_argument("--stream", type=cli.stream, default=cli.INPUT_STREAM, metavar="NAME", help=stream)
+    parser.add_argument(
+        "--stream",
+        type=cli.stream,
+        default=cli.INPUT_STREAM,
+        metavar="NAME",
+        help="its name or ARN (default: %(default)s)",
+    )
     chosen.add_options(parser, documents=True)
     seed = "generate the same rides, with the same ids, as another call with this seed (default: new ones each time)"
     parser.add_argument("--seed", type=cli.seed, metavar="N", help=seed)
