@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
+import clients
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -98,7 +100,7 @@ class S3Artifact(Artifact):
         self._client = client or _s3()
 
     def _open(self, name: str, at_most: int) -> BinaryIO:
-        # Imported here, like boto3: a model in a folder, as in an image that holds its model, needs neither.
+        # Imported here: a model in a folder, as in an image that holds its model, needs no SDK.
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -220,10 +222,7 @@ def _no_such_file(location: str, name: str) -> NoSuchFileError:
 
 
 def _s3() -> "S3Client":
-    import boto3
-    from botocore.exceptions import BotoCoreError
-
     try:
-        return boto3.client("s3")
-    except (BotoCoreError, ValueError) as error:
-        raise ModelError(f"the SDK's own settings give no client for S3: {error}") from error
+        return clients.s3()
+    except clients.SDKSettingsError as error:
+        raise ModelError(str(error)) from error

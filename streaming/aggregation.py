@@ -9,12 +9,10 @@ import sys
 from typing import Any, NamedTuple
 
 from rides import InvalidRideError
+from streaming.envelope import is_partition_key
 
 MAGIC = b"\xf3\x89\x9a\xc2"
 DIGEST_BYTES = 16
-
-MAX_KEY_LENGTH = 256
-"""Characters of a partition key (API reference, PutRecords)."""
 
 MAX_PACKED = 65_536
 """No event has room for more rides: it has 6 MB of base64, and the smallest ride takes 72 bytes."""
@@ -54,9 +52,9 @@ def packed_records(data: bytes) -> list[PackedRecord]:
     if len(packed) > MAX_PACKED:
         reason = f"the aggregated record holds {len(packed)} records, more than there can be rides"
         raise InvalidRideError("aggregate", reason)
-    longest = max(map(len, keys))
-    if longest > MAX_KEY_LENGTH:
+    if not all(map(is_partition_key, keys)):
         # Thousands of records may share one key, and each of their rejections would repeat it.
+        longest = max(map(len, keys))
         raise InvalidRideError("aggregate", f"the aggregated record has a partition key of {longest} characters")
     return packed
 

@@ -9,29 +9,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from rides import MAX_ID_LENGTH, InvalidRideError, RejectionKind, RideEvent, decode_ride
+from arns import stream_name
+from rides import InvalidRideError, RejectionKind, RideEvent, decode_ride
 from streaming.aggregation import is_aggregated, packed_records
+from streaming.envelope import kinesis_records, text_of
+from streaming.wrappings import explain
 
 MAX_REASON_LENGTH = 1000
 """Characters: the message of a model's exception can be of any length."""
-
-
-class KinesisData(Struct, frozen=True, rename="camel", gc=False):
-    """The ``kinesis`` part of a record in a Lambda event."""
-
-    sequence_number: str
-    data: str
-    partition_key: str | None = None
-    arrival: float | None = msgspec.field(name="approximateArrivalTimestamp", default=None)
-    """Seconds since the epoch."""
-
-
-class KinesisRecord(Struct, frozen=True, gc=False):
-    """A record as the event source mapping hands it to the function."""
-
-    kinesis: KinesisData
-    event_id: str = msgspec.field(name="eventID")
-    stream_arn: str = msgspec.field(name="eventSourceARN", default="")
 
 
 class UserRecord(Struct, frozen=True, gc=False):
@@ -93,11 +78,7 @@ class RejectionLine(Struct, frozen=True, kw_only=True):
     partition_key: str | None = None
     arrival: float | None = None
     data: str
-    """Base64 of what the producer put; unchanged if the record's data was not base64."""
-
-
-class NotAKinesisEventError(ValueError):
-    """The function was called with something other than a Kinesis event."""
+    """Base64 of what the producer put; as Lambda handed it over if that was not base64."""
 
 
 def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rejection]]:
@@ -106,15 +87,19 @@ def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rej
     An aggregated record gives a ride or a rejection for each packed record, or one rejection if it cannot be unpacked.
 
     Raises:
-        NotAKinesisEventError: if a field of every Kinesis event is missing or of another type; the message names it.
+        NotAKinesisEventError: as in ``kinesis_records``.
     """
     received: list[ReceivedRide] = []
     rejections: list[Rejection] = []
-    for record in _kinesis_records(event):
+    for record in kinesis_records(event):
         put, event_id, arn = record.kinesis, record.event_id, record.stream_arn
         user_record = UserRecord(put.sequence_number, event_id, put.partition_key, put.arrival, arn, put.data)
         try:
             data = binascii.a2b_base64(put.data, strict_mode=True)
+        except TypeError:
+            user_record = msgspec.structs.replace(user_record, data=text_of(put.data))
+            rejections.append(Rejection(user_record, "base64", "the data is missing, or not text"))
+            continue
         except ValueError as error:
             rejections.append(Rejection(user_record, "base64", f"the data is not base64: {error}"))
             continue
@@ -124,16 +109,8 @@ def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rej
             else:
                 received.append(ReceivedRide(user_record, decode_ride(data)))
         except InvalidRideError as error:
-            rejections.append(Rejection(user_record, error.kind, error.reason))
+            rejections.append(Rejection(user_record, error.kind, explain(data) or error.reason))
     return received, rejections
-
-
-def _kinesis_records(event: Mapping[str, Any]) -> list[KinesisRecord]:
-    try:
-        return msgspec.convert(event["Records"], list[KinesisRecord])
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
-        what = "it has no `Records`" if isinstance(error, KeyError | TypeError) else f"in its `Records`: {error}"
-        raise NotAKinesisEventError(f"not a Kinesis event: {what}") from error
 
 
 def _decode_packed(record: UserRecord, data: bytes, received: list[ReceivedRide], rejections: list[Rejection]) -> None:
@@ -144,18 +121,7 @@ def _decode_packed(record: UserRecord, data: bytes, received: list[ReceivedRide]
         try:
             received.append(ReceivedRide(user_record, decode_ride(packed.data)))
         except InvalidRideError as error:
-            rejections.append(Rejection(user_record, error.kind, error.reason))
-
-
-def partition_key(ride_id: int | str) -> str:
-    """Return the partition key of a ride's output record: its id, or the first part of an id that is too long.
-
-    Kinesis seems to count UTF-16 code units, of which emoji and other rare characters have two.
-    """
-    key = str(ride_id)
-    if len(key) <= MAX_ID_LENGTH // 2 or key.isascii():
-        return key
-    return key.encode("utf-16-le")[: 2 * MAX_ID_LENGTH].decode("utf-16-le", errors="ignore")
+            rejections.append(Rejection(user_record, error.kind, explain(packed.data) or error.reason))
 
 
 def rejections_object(rejections: Sequence[Rejection]) -> tuple[str, bytes]:
@@ -166,7 +132,7 @@ def rejections_object(rejections: Sequence[Rejection]) -> tuple[str, bytes]:
     """
     ordered = sorted(rejections, key=lambda rejection: int(rejection.record.sequence_number))
     first, last = ordered[0].record, ordered[-1].record
-    stream = first.stream_arn.rpartition("/")[2] or "stream"
+    stream = stream_name(first.stream_arn)
     shard = first.event_id.partition(":")[0]
     event_ids = "\n".join(rejection.record.event_id for rejection in ordered)
     digest = hashlib.sha256(_encodable(event_ids).encode()).hexdigest()[:12]

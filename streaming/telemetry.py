@@ -4,6 +4,7 @@ Neither ever holds a ride. Ids, zones and partition keys appear only in log line
 """
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,8 @@ class Telemetry:
         """Log as ``service``, which is also the one dimension of the metrics. No namespace means no metrics."""
         self.logger = Logger(service=service, level=level)
         self._metrics = Metrics(namespace=namespace, service=service) if namespace else None
+        # Powertools keeps all metrics in one place, which the threads of the local mapping would share.
+        self._emitting = threading.Lock()
         self._model_load_seconds: float | None = None
 
     @contextlib.contextmanager
@@ -91,7 +94,10 @@ class Telemetry:
 
     @contextlib.contextmanager
     def invocation(self, context: Any) -> Iterator[Tally]:
-        """Give the tally of an invocation, and report it when the block ends, also if it raises."""
+        """Give the tally of an invocation, and report it when the block ends, also if it raises.
+
+        An error of the report itself is dropped: it must not turn a delivered batch into one that Lambda redelivers.
+        """
         tally = Tally(request_id=getattr(context, "aws_request_id", None))
         # The traceback is left out, because Lambda itself logs it.
         log, message = self.logger.error, "the invocation failed: Lambda delivers the whole batch again"
@@ -106,25 +112,28 @@ class Telemetry:
             raise
         finally:
             kinds = Counter(rejection.kind for rejection in tally.rejections)
-            log(
-                message,
-                function_request_id=tally.request_id,
-                shard=tally.shard,
-                records=tally.records,
-                rides=tally.rides,
-                predictions=tally.predictions,
-                rejections=dict(kinds),
-                put_again=tally.put_again,
-                undelivered=tally.undelivered,
-                errors=dict(tally.errors),
-            )
-            for rejection in tally.rejections:
-                self.logger.debug("rejected", event_id=rejection.record.event_id, reason=rejection.reason)
+            with contextlib.suppress(Exception):
+                log(
+                    message,
+                    function_request_id=tally.request_id,
+                    shard=tally.shard,
+                    records=tally.records,
+                    rides=tally.rides,
+                    predictions=tally.predictions,
+                    rejections=dict(kinds),
+                    put_again=tally.put_again,
+                    undelivered=tally.undelivered,
+                    errors=dict(tally.errors),
+                )
+                for rejection in tally.rejections:
+                    self.logger.debug("rejected", event_id=rejection.record.event_id, reason=rejection.reason)
             if self._metrics:
-                self._emit(self._metrics, tally, kinds)
+                with contextlib.suppress(Exception), self._emitting:
+                    self._emit(self._metrics, tally, kinds)
 
     def _emit(self, metrics: Metrics, tally: Tally, kinds: Counter[RejectionKind]) -> None:
         """Write the metrics. Their names are the same for every batch, except for the kinds of rejections."""
+        metrics.clear_metrics()  # an earlier report may have failed on its way
         values: dict[str, float] = {
             "Records": tally.records,
             "Rides": tally.rides,
@@ -136,7 +145,8 @@ class Telemetry:
             "PredictTime": tally.predict_seconds * 1000,
         }
         if tally.oldest_arrival is not None:
-            values["OldestRecordAge"] = (time.time() - tally.oldest_arrival) * 1000
+            # Kinesis' clock may be ahead of this one.
+            values["OldestRecordAge"] = max(0.0, time.time() - tally.oldest_arrival) * 1000
         if self._model_load_seconds is not None:
             values |= {"ModelLoadTime": self._model_load_seconds * 1000, "ColdStart": 1}
             self._model_load_seconds = None
