@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MLMODEL = "MLmodel"
 """The file that makes a folder an MLflow model."""
 MAX_MLMODEL_BYTES, MAX_MLMODEL_DEPTH = 256 * 1024, 32
-"""The limits of an MLmodel file, which may be another run's. MLflow writes a few kilobytes."""
+"""The limits of an MLmodel file, because others may have written it. MLflow writes a few kilobytes."""
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml, which is ten times as fast, if PyYAML was built with it."""

@@ -1,6 +1,6 @@
-"""The flavors of an MLflow model: scikit-learn's, read without mlflow, and all others, through ``mlflow.pyfunc``.
+"""The flavors of an MLflow model: sklearn is read without mlflow, and all other flavors with ``mlflow.pyfunc``.
 
-Importing mlflow takes longer than the rest of a cold start, and it trusts the types that the artifact itself names.
+Importing mlflow takes longer than the rest of a cold start, and mlflow trusts the types that the artifact itself names.
 """
 
 import atexit
@@ -32,8 +32,9 @@ TRUSTED_TYPES = [
 """The types that a skops file without a pinned digest may hold besides those that skops trusts.
 
 They are the trees of scikit-learn's ensembles, the losses of a TweedieRegressor, the type of an imputer's array, the
-dictionary in which a VotingRegressor names its members, and what a GridSearchCV keeps of its search. ``skops_schema``
-looks at what they hold: skops vouches for types alone, and warns that forged node indices can crash ``predict``.
+dictionary in which a VotingRegressor names its members, and the folds and the scorer that a GridSearchCV keeps.
+``skops_schema`` checks the values in them: skops checks types alone, and warns that forged node indices can crash
+``predict``.
 """
 
 DEFAULT_FORMAT = "pickle"
@@ -100,7 +101,7 @@ def _load_sklearn(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | 
 
 def _unpickle(what: str, content: bytes, flavors: Mapping[str, Any]) -> Pipeline:
     _check_python(what, content, flavors)
-    # It reads what cloudpickle wrote too. Nothing is unpickled unless it has the pinned digest.
+    # The files of cloudpickle are pickles too. Nothing is unpickled unless it has the pinned digest.
     return pickle.loads(content)  # noqa: S301
 
 
@@ -149,8 +150,9 @@ def _load_pyfunc(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | N
 def _input_forms(pipeline: Pipeline, signature_columns: Sequence[str], location: str) -> Iterator[Call]:
     """Yield the pipeline's ``predict`` for dictionaries, and for a DataFrame if it may have been fitted on one.
 
-    scikit-learn keeps the names of a DataFrame's columns in ``feature_names_in_``. A first step that does not keep them
-    leaves the signature, which names columns even for some pipelines that take dictionaries: those are tried first.
+    scikit-learn keeps the names of a DataFrame's columns in ``feature_names_in_``. If the first step does not keep
+    them, only the signature has them. It names columns for some pipelines that take dictionaries too, so dictionaries
+    are tried first.
     """
     fitted_columns = getattr(pipeline, "feature_names_in_", None)
     if fitted_columns is None:
@@ -179,7 +181,7 @@ def _frame_call(pipeline: Pipeline, columns: Sequence[str], location: str) -> Ca
 
 
 def _signature_columns(description: Mapping[str, Any]) -> list[str]:
-    """Return the names of the columns in the model's signature; none if it has no signature or names no columns."""
+    """Return the names of the columns in the model's signature. The list is empty if there are no names."""
     try:
         return [str(column["name"]) for column in json.loads(description["signature"]["inputs"])]
     except (KeyError, TypeError, ValueError):
@@ -264,7 +266,7 @@ def _check_sklearn(artifact: Artifact, made_with: object) -> None:
 
 
 def _on_one_core(pipeline: Pipeline, what: str) -> Pipeline:
-    """Set every ``n_jobs`` to 1: on a function's one core, a thread pool costs more than it brings."""
+    """Set every ``n_jobs`` to 1: on a function's one core, a thread pool costs more time than it saves."""
     if not hasattr(pipeline, "predict"):
         raise ModelError(f"{what} holds a {type(pipeline).__name__}, which cannot predict")
     for estimator in _estimators(pipeline):
@@ -274,7 +276,7 @@ def _on_one_core(pipeline: Pipeline, what: str) -> Pipeline:
 
 
 def _estimators(value: Any) -> Iterator[Any]:
-    """Yield a fitted estimator and every one inside it, such as steps, fitted clones and members of an ensemble."""
+    """Yield a fitted estimator and all estimators in it, such as steps, fitted clones and members of an ensemble."""
     if hasattr(value, "get_params") and not isinstance(value, type):
         yield value
         value = vars(value)

@@ -197,7 +197,7 @@ FORGED: dict[str, tuple[str, Edit, str]] = {
     "a category": (HISTOGRAM, change_array(PREDICTOR_NODES, set_field("is_categorical", 1)), "categorical"),
     "trees across": (HISTOGRAM, put("n_trees_per_iteration_", 10**9), "many outputs"),
     "a state that skips the checks": (HISTOGRAM, rename("n_iter_no_change", "_in_fit"), "_in_fit"),
-    "a generator of another kind": (HISTOGRAM, in_dict("bit_generator", "bit_generator", "seed"), "no PCG64"),
+    "a generator of another kind": (HISTOGRAM, in_dict("bit_generator", "bit_generator", "seed"), "not a PCG64"),
     "a huge pool": (HISTOGRAM, in_dict("seed_seq", "pool_size", 2**40), "unusual"),
     "columns to write to": (BOOSTED, put("n_trees_per_iteration_", 2), "several trees"),
     "no first answer": (BOOSTED, put("init_", None), "init_"),
