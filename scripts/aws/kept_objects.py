@@ -38,7 +38,7 @@ LASTING_CODES = {
     *("AccountProblem", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket", "RequestTimeTooSkewed"),
     *("SignatureDoesNotMatch", "TokenRefreshRequired"),
 }
-"""S3's error codes that every other object would get too (API reference, error responses)."""
+"""S3's error codes that requests for all other objects would get too (API reference, error responses)."""
 DISCARDED = "discarded"
 """The kind of a record that the mapping discarded; its reason is the mapping's condition."""
 
@@ -52,7 +52,7 @@ class ChangedError(Exception):
 
 
 class UnreadableError(Exception):
-    """S3 does not hand an object out or take it, or nobody can read it; the message says what is wrong."""
+    """S3 refuses to return or to move an object, or its content cannot be read; the message says what is wrong."""
 
 
 @dataclass(frozen=True)

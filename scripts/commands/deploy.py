@@ -38,7 +38,7 @@ PREVIOUS = "PreviousModelPath"
 INSTALL_SAM = (
     "python3 -m venv .sam && .sam/bin/pip install -r .github/requirements.txt && export PATH=$PWD/.sam/bin:$PATH"
 )
-"""An environment of its own, because the SAM CLI pins other versions than Pipfile.lock. The file has hashes."""
+"""An environment of its own, because the SAM CLI pins other versions than Pipfile.lock. pip checks the hashes."""
 
 
 class _CloudFormationLoader(yaml.SafeLoader):

@@ -114,7 +114,7 @@ def test_the_image_is_built_for_the_stack_as_it_will_be(programs: StandIns, stag
 def test_the_previous_version_keeps_its_models_folder(
     programs: StandIns, staging: None, tmp_path: Path, template: bool
 ) -> None:
-    """It loads its model until the canary is over. A new stack has no previous version."""
+    """The previous version loads its model until the canary is over. A new stack has no previous version."""
     (tmp_path / "packaged.yaml").write_text(PACKAGED.replace("RunId:", "ModelPath:"))
     options = ["--template", str(tmp_path / "packaged.yaml")] if template else []
     for stage in ("staging", "production"):
