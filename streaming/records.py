@@ -3,7 +3,8 @@
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,24 @@ from streaming.aggregation import is_aggregated, packed_records
 
 MAX_REASON_LENGTH = 1000
 """Characters: the message of a model's exception can be of any length."""
+
+MAX_USER_RECORDS = 4_000
+"""User records of a part, unless the event has more Kinesis records. Each takes about a kilobyte until it is put."""
+
+MAX_OBJECT_BYTES = 2_097_152
+"""An object takes no more lines when it has so many bytes."""
+
+MAX_PLAIN_BYTES = 262_144
+"""An object is compressed from here on. A rejection with more data has an object of its own, which is not compressed:
+base64 hardly shrinks, and both forms at once would take memory."""
+
+ROOM_BYTES = 8_192
+"""The size of a rejection's line without its data, usually."""
+
+GZIP, COMPRESSION_LEVEL = 16 + zlib.MAX_WBITS, 1
+"""zlib's number for the gzip format. Lines are so much alike that a higher level takes longer and gains little."""
+
+_encoder = msgspec.json.Encoder()
 
 
 class KinesisData(Struct, frozen=True, rename="camel", gc=False):
@@ -100,32 +119,51 @@ class NotAKinesisEventError(ValueError):
     """The function was called with something other than a Kinesis event."""
 
 
+class DecodedPart(Struct, frozen=True):
+    """The rides and the rejections of a part of an event, each in input order."""
+
+    received: list[ReceivedRide]
+    rejections: list[Rejection]
+    rest: Sequence[str]
+    """The sequence numbers of the Kinesis records that have user records in no part so far."""
+
+
 def decode_event(event: Mapping[str, Any]) -> tuple[list[ReceivedRide], list[Rejection]]:
-    """Return the rides of a Kinesis event and the rejections of everything else, each in input order.
+    """Return the rides and the rejections of a whole event, as ``decode_parts`` yields them."""
+    received: list[ReceivedRide] = []
+    rejections: list[Rejection] = []
+    for part in decode_parts(event):
+        received += part.received
+        rejections += part.rejections
+    return received, rejections
+
+
+def decode_parts(event: Mapping[str, Any], is_over: Callable[[], bool] = lambda: False) -> Iterator[DecodedPart]:
+    """Yield the rides of a Kinesis event and the rejections of everything else, in parts of bounded size.
 
     An aggregated record gives a ride or a rejection for each packed record, or one rejection if it cannot be unpacked.
+    Only such records make an event larger than a part. The lists of a part are emptied when the next one is asked for,
+    so that parts do not add up in memory. Once ``is_over`` returns True, the rest is left undecoded.
 
     Raises:
         NotAKinesisEventError: if a field of every Kinesis event is missing or of another type; the message names it.
     """
+    records = _kinesis_records(event)
+    numbers = [record.kinesis.sequence_number for record in records]
+    most = max(MAX_USER_RECORDS, len(records))
     received: list[ReceivedRide] = []
     rejections: list[Rejection] = []
-    for record in _kinesis_records(event):
-        put, event_id, arn = record.kinesis, record.event_id, record.stream_arn
-        user_record = UserRecord(put.sequence_number, event_id, put.partition_key, put.arrival, arn, put.data)
-        try:
-            data = binascii.a2b_base64(put.data, strict_mode=True)
-        except ValueError as error:
-            rejections.append(Rejection(user_record, "base64", f"the data is not base64: {error}"))
-            continue
-        try:
-            if is_aggregated(data):
-                _decode_packed(user_record, data, received, rejections)
-            else:
-                received.append(ReceivedRide(user_record, decode_ride(data)))
-        except InvalidRideError as error:
-            rejections.append(Rejection(user_record, error.kind, error.reason))
-    return received, rejections
+    for place, record in enumerate(records):
+        if is_over():
+            yield DecodedPart(received, rejections, numbers[place:])
+            return
+        for user_record, data in _decode_record(record, received, rejections):
+            if len(received) + len(rejections) >= most:
+                yield DecodedPart(received, rejections, numbers[place:])
+                received.clear()
+                rejections.clear()
+            _decode_user_record(user_record, data, received, rejections)
+    yield DecodedPart(received, rejections, [])
 
 
 def _kinesis_records(event: Mapping[str, Any]) -> list[KinesisRecord]:
@@ -136,15 +174,41 @@ def _kinesis_records(event: Mapping[str, Any]) -> list[KinesisRecord]:
         raise NotAKinesisEventError(f"not a Kinesis event: {what}") from error
 
 
-def _decode_packed(record: UserRecord, data: bytes, received: list[ReceivedRide], rejections: list[Rejection]) -> None:
-    """Add the rides and the rejections of an aggregated record's user records."""
-    for index, packed in enumerate(packed_records(data)):
-        event_id, key = f"{record.event_id}:{index}", packed.partition_key
-        user_record = msgspec.structs.replace(record, event_id=event_id, partition_key=key, data=packed.data)
-        try:
-            received.append(ReceivedRide(user_record, decode_ride(packed.data)))
-        except InvalidRideError as error:
-            rejections.append(Rejection(user_record, error.kind, error.reason))
+def _decode_record(
+    record: KinesisRecord, received: list[ReceivedRide], rejections: list[Rejection]
+) -> Iterable[tuple[UserRecord, bytes]]:
+    """Add the ride or the rejection of a Kinesis record; return the user records of an aggregated one, with data."""
+    put, event_id, arn = record.kinesis, record.event_id, record.stream_arn
+    user_record = UserRecord(put.sequence_number, event_id, put.partition_key, put.arrival, arn, put.data)
+    try:
+        data = binascii.a2b_base64(put.data, strict_mode=True)
+    except ValueError as error:
+        rejections.append(Rejection(user_record, "base64", f"the data is not base64: {error}"))
+        return ()
+    if not is_aggregated(data):
+        _decode_user_record(user_record, data, received, rejections)
+        return ()
+    try:
+        return _packed_user_records(user_record, packed_records(data))
+    except InvalidRideError as error:
+        rejections.append(Rejection(user_record, error.kind, error.reason))
+        return ()
+
+
+def _decode_user_record(
+    record: UserRecord, data: bytes, received: list[ReceivedRide], rejections: list[Rejection]
+) -> None:
+    """Add the ride or the rejection of a user record."""
+    try:
+        received.append(ReceivedRide(record, decode_ride(data)))
+    except InvalidRideError as error:
+        rejections.append(Rejection(record, error.kind, error.reason))
+
+
+def _packed_user_records(record: UserRecord, packed: Iterable[tuple[str, bytes]]) -> Iterator[tuple[UserRecord, bytes]]:
+    for index, (key, data) in enumerate(packed):
+        event_id = f"{record.event_id}:{index}"
+        yield msgspec.structs.replace(record, event_id=event_id, partition_key=key, data=data), data
 
 
 def partition_key(ride_id: int | str) -> str:
@@ -158,22 +222,62 @@ def partition_key(ride_id: int | str) -> str:
     return key.encode("utf-16-le")[: 2 * MAX_ID_LENGTH].decode("utf-16-le", errors="ignore")
 
 
-def rejections_object(rejections: Sequence[Rejection]) -> tuple[str, bytes]:
-    """Return the S3 key and body for the rejections of one invocation: JSON lines, lowest sequence number first.
+class RejectionsObject(Struct, frozen=True):
+    """An S3 object of rejections: JSON lines, compressed if they are many."""
 
-    The same rejections give the same key. It depends on all event_ids: a redelivery may reject other records, such as
-    those of the batch's first half alone, and neither object may overwrite the other, whichever is written last.
+    key: str
+    body: bytes | bytearray
+    rejections: Sequence[Rejection]
+
+
+def rejections_objects(rejections: Iterable[Rejection]) -> Iterator[RejectionsObject]:
+    """Yield the S3 objects for rejections, lowest sequence number first, each when it is asked for."""
+    part: list[Rejection] = []
+    lines = bytearray()
+    for rejection in sorted(rejections, key=lambda rejection: int(rejection.record.sequence_number)):
+        if len(rejection.record.data) > MAX_PLAIN_BYTES:
+            yield _single_object(rejection)
+            continue
+        part.append(rejection)
+        _encoder.encode_into(rejection.line, lines, -1)
+        lines += b"\n"
+        if len(lines) >= MAX_OBJECT_BYTES:
+            yield _shared_object(part, lines)
+            part, lines = [], bytearray()
+    if part:
+        yield _shared_object(part, lines)
+
+
+def _single_object(rejection: Rejection) -> RejectionsObject:
+    line = rejection.line
+    # Room for the whole line, because msgspec would reserve half as much again when it extends a buffer.
+    body = bytearray(len(line.data) + ROOM_BYTES)
+    _encoder.encode_into(line, body, 0)
+    body += b"\n"
+    return RejectionsObject(_object_key([rejection]), body, [rejection])
+
+
+def _shared_object(rejections: Sequence[Rejection], lines: bytearray) -> RejectionsObject:
+    key = _object_key(rejections)
+    if len(lines) <= MAX_PLAIN_BYTES:
+        return RejectionsObject(key, lines, rejections)
+    return RejectionsObject(f"{key}.gz", zlib.compress(lines, COMPRESSION_LEVEL, GZIP), rejections)
+
+
+def _object_key(rejections: Sequence[Rejection]) -> str:
+    """Return the key of the object for rejections that are in order. The same rejections give the same key.
+
+    It depends on all event_ids: a redelivery may reject other records, such as those of the batch's first half alone,
+    and neither object may overwrite the other, whichever is written last.
     """
-    ordered = sorted(rejections, key=lambda rejection: int(rejection.record.sequence_number))
-    first, last = ordered[0].record, ordered[-1].record
+    first, last = rejections[0].record, rejections[-1].record
     stream = first.stream_arn.rpartition("/")[2] or "stream"
     shard = first.event_id.partition(":")[0]
-    event_ids = "\n".join(rejection.record.event_id for rejection in ordered)
+    event_ids = "\n".join(rejection.record.event_id for rejection in rejections)
     digest = hashlib.sha256(_encodable(event_ids).encode()).hexdigest()[:12]
-    key = f"{stream}/{shard}/{first.sequence_number}-{last.sequence_number}-{digest}.jsonl"
-    return key, msgspec.json.Encoder().encode_lines([rejection.line for rejection in ordered])
+    return f"{stream}/{shard}/{first.sequence_number}-{last.sequence_number}-{digest}.jsonl"
 
 
 def _encodable(text: str) -> str:
     """Return the text with lone surrogates replaced: JSON can bring them in, and UTF-8 cannot encode them."""
-    return text.encode(errors="replace").decode()
+    return text if text.isascii() else text.encode(errors="replace").decode()
