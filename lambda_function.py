@@ -24,7 +24,8 @@ from model import NotTriedError, load_from_settings
 from rides import Prediction, encode_prediction
 from settings import StreamSettings
 from streaming.delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
-from streaming.records import DecodedPart, ReceivedRide, Rejection, decode_parts, partition_key
+from streaming.envelope import partition_key
+from streaming.records import DecodedPart, ReceivedRide, Rejection, decode_parts
 from streaming.telemetry import Tally, Telemetry
 
 SETTINGS = StreamSettings.from_environment(os.environ)

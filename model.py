@@ -1,37 +1,17 @@
-"""The model: loading one safely, the features of a ride, and predicting a batch of rides.
+"""The model: loading one, the features of a ride, and predicting a batch of rides."""
 
-This module reads MLflow's format without mlflow. Importing mlflow takes longer than the rest of a cold start, and it
-trusts the types that the artifact itself names.
-"""
-
-import atexit
-import hashlib
-import importlib.metadata
-import io
 import math
-import os
-import pickle
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from artifacts import MLMODEL, Artifact, ModelError, describe, find_run, open_artifact
+from artifacts import MLMODEL, ModelError, describe, find_run, in_one_line, open_artifact
+from flavors import load_calls
 
 if TYPE_CHECKING:
     from rides import Ride
     from settings import ModelSettings
-
-TRUSTED_TYPES = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree"]
-"""The types that a skops file may hold besides those that skops trusts: the trees of scikit-learn's ensembles.
-
-Loading a tree runs no code, but skops warns that forged node indices can crash ``predict``: pin the digest against it.
-"""
-
-Pipeline = Any  # a fitted scikit-learn estimator: anything with ``predict``
 
 
 class PredictionError(Exception):
@@ -96,7 +76,12 @@ class Model:
 
 
 def _as_values(answer: Any, rides: int) -> list[float]:
-    values: list[float] = np.asarray(answer, dtype=float).ravel().tolist()  # some models return a column
+    array = np.asarray(answer)
+    if array.dtype.kind not in "biufO":
+        raise TypeError(f"it gave values of the type {array.dtype}, which are not real numbers")
+    if np.ma.isMaskedArray(answer):
+        array = np.ma.filled(answer.astype(float), math.nan)  # numpy would take the number behind the mask
+    values: list[float] = array.astype(float).ravel().tolist()  # some models return a column
     if len(values) != rides:
         raise ValueError(f"it gave {len(values)} predictions for {rides} rides")
     return values
@@ -114,8 +99,9 @@ def load_model(location: str, *, sha256: str | None = None, version: str | None 
     Args:
         location: the folder or ``s3://`` URI that holds the ``MLmodel`` file.
         sha256: the hex digest that the model must have: of the serialized file for the sklearn flavor, of the whole
-            folder for others (``find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it there). It is
-            verified if it is given, and required for a model that can run code when it is loaded.
+            folder for other flavors and for a model with code of its own (there, ``find . -type f | LC_ALL=C sort |
+            xargs sha256sum | sha256sum`` prints it). It is verified if it is given, and required for a model that can
+            run code when it is loaded.
         version: the version to tag predictions with; by default the run id that the artifact names.
 
     Raises:
@@ -123,142 +109,24 @@ def load_model(location: str, *, sha256: str | None = None, version: str | None 
     """
     artifact = open_artifact(location)
     description = describe(artifact)
-    flavors = description.get("flavors")
-    if not isinstance(flavors, dict):
-        raise ModelError(f"{location}: its MLmodel names no flavors")
-    if isinstance(flavors.get("sklearn"), dict):
-        call = _load_sklearn(artifact, flavors["sklearn"], sha256).predict
-    elif "python_function" in flavors:
-        call = _load_pyfunc(artifact, ", ".join(flavors), sha256)
-    else:
-        raise ModelError(f"{location}: its MLmodel names no flavor that can be loaded, only {list(flavors)}")
-    _check_predicts(call, location)
+    call = _choose_call(load_calls(artifact, description, sha256), location)
     version = version or description.get("run_id") or description.get("model_uuid")
     if not version:
         raise ModelError(f"{artifact.location}/{MLMODEL} names no run: set RUN_ID to tag predictions with")
     return Model(call, str(version))
 
 
-def _check_predicts(call: Callable[[list[Features]], Any], location: str) -> None:
-    """Refuse a model that predicts nothing. It would turn every ride of the stream into a rejection."""
-    try:
-        _as_values(call([SAMPLE_FEATURES]), 1)
-    except Exception as error:
-        reason = _in_one_line(error)
-        raise ModelError(f"{location} cannot predict a ride with the features {SAMPLE_FEATURES}: {reason}") from error
+def _choose_call(calls: Iterable[Callable[[list[Features]], Any]], location: str) -> Callable[[list[Features]], Any]:
+    """Return the first way to call the model that predicts a sample ride.
 
-
-def _load_sklearn(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None) -> Pipeline:
-    _check_version(artifact, str(flavor.get("sklearn_version")))
-    name, serialization = str(flavor.get("pickled_model")), str(flavor.get("serialization_format"))
-    what = f"{artifact.location}/{name}"
-    if serialization not in _DESERIALIZERS:
-        raise ModelError(f"{artifact.location}: the serialization format {serialization} is not known here")
-    with artifact.open(name) as file:
-        serialized = file
-        if serialization != "skops" or sha256 is not None:
-            # These very bytes are loaded: the file could change after its digest was verified.
-            content = file.read()
-            _check_digest(what, f"a {serialization}", _digest(content), sha256)
-            serialized = io.BytesIO(content)
+    A model that predicts nothing is refused, because it would turn every ride of the stream into a rejection.
+    """
+    reasons = []
+    for call in calls:
         try:
-            pipeline = _DESERIALIZERS[serialization](serialized)
+            _as_values(call([SAMPLE_FEATURES.copy()]), 1)
         except Exception as error:
-            raise ModelError(f"{what} cannot be loaded: {_in_one_line(error)}") from error
-    return _on_one_core(pipeline)
-
-
-def _load_skops(serialized: BinaryIO) -> Pipeline:
-    # Imported here because it takes as long as loading a small pickle, which does not need it.
-    import skops.io
-    from skops.io.exceptions import UntrustedTypesFoundException
-
-    try:
-        return skops.io.load(serialized, trusted=TRUSTED_TYPES)
-    except UntrustedTypesFoundException as error:
-        raise TypeError(f"{error} If you do trust them, add them to TRUSTED_TYPES in model.py.") from error
-
-
-_DESERIALIZERS: dict[str, Callable[[BinaryIO], Pipeline]] = {
-    "skops": _load_skops,
-    # pickle reads what cloudpickle wrote. Neither is called unless the file has the pinned digest.
-    "cloudpickle": pickle.load,
-    "pickle": pickle.load,
-}
-
-
-def _load_pyfunc(artifact: Artifact, flavors: str, sha256: str | None) -> Callable[[list[Features]], Any]:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    try:
-        import mlflow.pyfunc
-        import pandas as pd
-    except ImportError as error:
-        raise ModelError(
-            f"{artifact.location} is of the flavor {flavors}, which needs mlflow ({error}):"
-            ' build the image with --build-arg CATEGORIES="packages training", or log it with mlflow.sklearn'
-        ) from error
-    files = {name: artifact.read(name) for name in artifact.names()}
-    lines = "".join(f"{_digest(content)}  ./{name}\n" for name, content in files.items())
-    _check_digest(artifact.location, f"of the flavor {flavors}", _digest(lines.encode()), sha256)
-    # MLflow loads a copy of the verified files. It lasts as long as the process, because some flavors keep reading it.
-    folder = tempfile.mkdtemp(prefix="model-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, content in files.items():
-        path = Path(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    try:
-        pyfunc = mlflow.pyfunc.load_model(folder)
-    except Exception as error:
-        raise ModelError(f"{artifact.location} cannot be loaded: {_in_one_line(error)}") from error
-    return lambda features: pyfunc.predict(pd.DataFrame(features))
-
-
-def _check_digest(what: str, form: str, digest: str, sha256: str | None) -> None:
-    """Refuse a model if no digest is pinned for it, or if its digest is not the pinned one."""
-    if sha256 is None:
-        raise ModelError(
-            f"{what}, {form}, can run any code when it is loaded: if you trust it, set MODEL_SHA256={digest}"
-        )
-    if sha256.lower() != digest:
-        raise ModelError(f"{what} is not what MODEL_SHA256 names: its digest is {digest}, not {sha256}")
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _check_version(artifact: Artifact, trained_with: str) -> None:
-    """Refuse a model of another scikit-learn: the inner state of a pipeline changes from one minor to the next."""
-    installed = importlib.metadata.version("scikit-learn")
-    if trained_with.split(".")[:2] != installed.split(".")[:2]:
-        raise ModelError(
-            f"{artifact.location} was made with scikit-learn {trained_with} and here is {installed}:"
-            " train it again, or install that version"
-        )
-
-
-def _on_one_core(pipeline: Pipeline) -> Pipeline:
-    """Set every ``n_jobs`` to 1: on a function's one core, a thread pool costs more than it brings."""
-    if not hasattr(pipeline, "predict"):
-        raise ModelError(f"the artifact holds a {type(pipeline).__name__}, which cannot predict")
-    for estimator in _estimators(pipeline):
-        if hasattr(estimator, "n_jobs"):
-            estimator.n_jobs = 1
-    return pipeline
-
-
-def _estimators(value: Any) -> Iterator[Any]:
-    """Yield a fitted estimator and every one inside it, such as steps, fitted clones and members of an ensemble."""
-    if hasattr(value, "get_params") and not isinstance(value, type):
-        yield value
-        value = vars(value)
-    if isinstance(value, Mapping):
-        value = value.values()
-    if isinstance(value, list | tuple | ValuesView):
-        for part in value:
-            yield from _estimators(part)
+            reasons.append(in_one_line(error))
+        else:
+            return call
+    raise ModelError(f"{location} cannot predict a ride with the features {SAMPLE_FEATURES}: {'; '.join(reasons)}")

@@ -4,9 +4,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from arns import parse_stream
 from rides import RIDE_ID
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LAMBDA_LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL"}
+"""The names that Lambda itself gives two of these levels."""
 FIELD = rf"(?!{RIDE_ID}\Z)[A-Za-z_][A-Za-z0-9_]{{0,127}}"  # not RIDE_ID: it stands in the same JSON object
 S3_URI = "s3://[^/]+(/.*)?"
 
@@ -56,7 +59,7 @@ class StreamSettings:
 
     model: ModelSettings
     predictions_stream: str
-    """The output stream's name; may be empty in a dry run."""
+    """The output stream's name or ARN; may be empty in a dry run."""
     failures_location: str | None
     """``s3://bucket/prefix`` for rejections. If None, rejected records are reported as failures, and the event source
     mapping retries or discards them."""
@@ -71,17 +74,21 @@ class StreamSettings:
         variables = {name: value.strip() for name, value in environment.items()}
         dry_run = _flag(variables, "TEST_RUN")
         uncounted = dry_run or _flag(variables, "POWERTOOLS_METRICS_DISABLED")
-        stream = variables.get("PREDICTIONS_STREAM_NAME", "")
-        if not stream and not dry_run:
+        name = variables.get("PREDICTIONS_STREAM_NAME", "")
+        if not name and not dry_run:
             raise SettingsError("PREDICTIONS_STREAM_NAME is not set (only a dry run, TEST_RUN=True, does without)")
+        stream = parse_stream(name)
+        if name and not stream:
+            raise SettingsError(f"PREDICTIONS_STREAM_NAME is the name or the ARN of a Kinesis stream, not {name!r}")
         failures = _match(variables, "FAILURES_LOCATION", S3_URI, "an s3://bucket/prefix URI")
-        log_level = _match(variables, "LOG_LEVEL", f"(?i:{'|'.join(LOG_LEVELS)})", f"one of {', '.join(LOG_LEVELS)}")
+        levels = f"(?i:{'|'.join([*LOG_LEVELS, *LAMBDA_LEVELS])})"
+        level = _match(variables, "LOG_LEVEL", levels, f"one of {', '.join(LOG_LEVELS)}").upper()
         return cls(
             model=ModelSettings.from_environment(variables),
-            predictions_stream=stream,
+            predictions_stream=(stream.arn or stream.name) if stream else "",
             failures_location=failures.rstrip("/") or None,
             dry_run=dry_run,
-            log_level=log_level.upper() or "INFO",
+            log_level=LAMBDA_LEVELS.get(level, level) or "INFO",
             metrics_namespace=None if uncounted else variables.get("POWERTOOLS_METRICS_NAMESPACE") or "RidePredictions",
         )
 
@@ -94,9 +101,10 @@ def _check_model_place(variables: Mapping[str, str]) -> None:
         hint = "name the model's folder or s3:// URI, or MODEL_BUCKET and RUN_ID"
         raise SettingsError(f"MODEL_LOCATION is not set: {hint}")
     if location and "://" in location and not re.fullmatch(S3_URI, location):
-        raise SettingsError(f"MODEL_LOCATION is a folder or an s3://bucket/prefix URI, not {location}")
+        shown = location.partition("?")[0]  # a presigned URL has its signature behind the question mark
+        raise SettingsError(f"MODEL_LOCATION is a folder or an s3://bucket/prefix URI, not {shown!r}")
     if bucket and ("/" in bucket or ":" in bucket):
-        raise SettingsError(f"MODEL_BUCKET is a bucket's bare name, not {bucket}: give a URI as MODEL_LOCATION instead")
+        raise SettingsError(f"MODEL_BUCKET is a bucket's name, not {bucket!r}: give a URI as MODEL_LOCATION instead")
     if bucket and not variables.get("RUN_ID"):
         raise SettingsError("RUN_ID is not set: MODEL_BUCKET needs the id of the MLflow run that logged the model")
 
@@ -109,5 +117,5 @@ def _match(variables: Mapping[str, str], name: str, pattern: str, meaning: str) 
     """Return the variable's value; empty if it is not set. Raises SettingsError if the pattern does not match."""
     value = variables.get(name, "")
     if value and not re.fullmatch(pattern, value):
-        raise SettingsError(f"{name} is {meaning}, not {value}")
+        raise SettingsError(f"{name} is {meaning}, not {value!r}")
     return value

@@ -2,11 +2,16 @@
 
 Files of green and of yellow taxis are read; only the names of their time columns differ. Distances are in miles, and
 times are New York's, without a time zone.
+
+A file that other tools have written since may have other types: text, categories, floating point for integers. Each
+cell is read if it has a value of ours. If it has none, because it is missing, NaN or absurd, it counts as missing.
 """
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,7 @@ from rides import MAX_TRIP_DISTANCE, Ride, RideEvent
 MIN_DURATION, MAX_DURATION = 1, 60
 """Minutes, both included. A shorter ride was cancelled; a longer one is a meter left on, or a taxi hired for a day."""
 
-RIDE = {"PULocationID": pa.int64(), "DOLocationID": pa.int64(), "trip_distance": pa.float64()}
+RIDE = ("PULocationID", "DOLocationID", "trip_distance")
 TIMES = {
     "pickup": ("lpep_pickup_datetime", "tpep_pickup_datetime"),
     "dropoff": ("lpep_dropoff_datetime", "tpep_dropoff_datetime"),
@@ -28,10 +33,26 @@ TIMES = {
 
 MONTH_IN_NAME = re.compile(r"(?<!\d)(\d{4})-(0[1-9]|1[0-2])(?!\d)")
 MICROSECONDS_A_MINUTE = 60_000_000
+MAX_ZONE = 2**31
+"""Above all zones, of which TLC has 265. A negative zone is a missing one that the writer converted to an integer."""
+FIRST_TIME, END_OF_TIME = datetime(1970, 1, 1), datetime(2100, 1, 1)
+"""The first time that is read, and the first that is not. Clocks that were never set say 2001 or 2008 and are read;
+1677, 1900, 2262 and 9999 are what programs write for a missing time."""
+
+
+IS_TEXT = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary),
+)
+"""Tests of a column's type. Old writers do not mark text as such, so that it is read as bytes."""
 
 
 class TripRecordError(Exception):
     """A file cannot be read as TLC trip records; the message is one line and names the file."""
+
+
+class _ColumnError(Exception):
+    """A column has a type that no trip record has."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,16 @@ class Trips:
 
     rides: list[Ride]
     durations: list[float]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class TripEvents:
+    """Rides as the stream takes them, the minutes that each took, and the number of rows that were left out."""
+
+    events: list[RideEvent]
+    minutes: list[float | None]
+    """A ride's true duration. It is None if the file does not have it, or has an end that is not after the begin."""
     left_out: int
 
 
@@ -52,17 +83,21 @@ def training_trips(path: Path) -> Trips:
     Raises:
         TripRecordError: if the file cannot be read, or lacks a column.
     """
-    table = _read(path, ["pickup", "dropoff"])
-    microseconds = pc.cast(pc.subtract(table["dropoff"], table["pickup"]), pa.int64())
-    table = table.append_column("minutes", pc.divide(pc.cast(microseconds, pa.float64()), MICROSECONDS_A_MINUTE))
-    minutes, miles = pc.field("minutes"), pc.field("trip_distance")
-    usual = (minutes >= MIN_DURATION) & (minutes <= MAX_DURATION) & (miles > 0) & (miles <= MAX_TRIP_DISTANCE)
-    kept = table.filter(_has_zones() & usual)
+    with _explained(path):
+        table = _read(path, ["pickup", "dropoff"])
+        minutes, miles = pc.field("minutes"), pc.field("trip_distance")
+        usual = (minutes >= MIN_DURATION) & (minutes <= MAX_DURATION) & (miles > 0) & (miles <= MAX_TRIP_DISTANCE)
+        kept = table.filter(_has_zones() & usual)
     return Trips(list(_rides(kept)), kept["minutes"].to_pylist(), len(table) - len(kept))
 
 
-def ride_events(path: Path) -> tuple[list[RideEvent], int]:
-    """Return the rides of a file as the stream takes them, and the number of rows that the contract refuses.
+def is_usual(ride: Ride, minutes: float) -> bool:
+    """Return whether a model is trained and measured on a ride that takes so long: ``training_trips`` returns it."""
+    return MIN_DURATION <= minutes <= MAX_DURATION and 0 < ride.trip_distance <= MAX_TRIP_DISTANCE
+
+
+def ride_events(path: Path) -> TripEvents:
+    """Return the rides of a file as the stream takes them, without the rows that the contract refuses.
 
     A ``ride_id`` is "<year>/<month>_<row>", such as "2023/02_17" for the row at index 17. Year and month come from the
     file's name, or else from the pickup; the row counts the whole file, so an id is unique in it and always the same.
@@ -71,15 +106,18 @@ def ride_events(path: Path) -> tuple[list[RideEvent], int]:
         TripRecordError: if the file cannot be read, or lacks a column.
     """
     month = MONTH_IN_NAME.search(path.name)
-    table = _read(path, [] if month else ["pickup"])
-    table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
-    miles = pc.field("trip_distance")
-    accepted = _has_zones() & (miles >= 0) & (miles <= MAX_TRIP_DISTANCE)
-    kept = table.filter(accepted if month else accepted & pc.field("pickup").is_valid())
-    months = [f"{month[1]}/{month[2]}"] * len(kept) if month else [f"{t:%Y/%m}" for t in kept["pickup"].to_pylist()]
+    with _explained(path):
+        table = _read(path, [] if month else ["pickup"])
+        table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
+        miles = pc.field("trip_distance")
+        accepted = _has_zones() & (miles >= 0) & (miles <= MAX_TRIP_DISTANCE)
+        kept = table.filter(accepted if month else accepted & pc.field("pickup").is_valid())
+        own_months = [] if month else pc.strftime(kept["pickup"], format="%Y/%m").to_pylist()
+    months = [f"{month[1]}/{month[2]}"] * len(kept) if month else own_months
     ids = (f"{month}_{row}" for month, row in zip(months, kept["row"].to_pylist(), strict=True))
     events = [RideEvent(ride, ride_id) for ride, ride_id in zip(_rides(kept), ids, strict=True)]
-    return events, len(table) - len(kept)
+    minutes = [value if value and value > 0 else None for value in kept["minutes"].to_pylist()]
+    return TripEvents(events, minutes, len(table) - len(kept))
 
 
 def _has_zones() -> Any:
@@ -90,21 +128,105 @@ def _rides(table: Any) -> Iterator[Ride]:
     return map(Ride, *(table[column].to_pylist() for column in RIDE))
 
 
-def _read(path: Path, times: list[str]) -> Any:
-    """Return the ride's columns and the named time columns as a table, under our names and with our types."""
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in the block into a TripRecordError that names the file."""
     try:
-        file = pq.ParquetFile(path)
-        present = file.schema_arrow.names
-        columns = {name: [one for one in TIMES.get(name, (name,)) if one in present] for name in [*RIDE, *times]}
-        missing = [" or ".join(TIMES.get(name, (name,))) for name, found in columns.items() if not found]
-        if missing:
-            raise TripRecordError(f"{path}: no column {', '.join(missing)}; is it of green or yellow taxis?")
-        chosen = [found[0] for found in columns.values()]
-        table = file.read(columns=chosen).select(chosen).rename_columns(list(columns))
-        # The files of two months differ: zones are 32-bit integers in one, and floating point if a zone is missing.
-        return table.cast(pa.schema({**RIDE, **dict.fromkeys(times, pa.timestamp("us"))}))
+        yield
     except FileNotFoundError:
         raise TripRecordError(f"{path}: there is no such file") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, _ColumnError) as error:
         reason = " ".join(str(error).split())
         raise TripRecordError(f"{path}: cannot be read as parquet trip records: {reason}") from error
+
+
+def _read(path: Path, required_times: list[str]) -> Any:
+    """Return the ride's columns, "pickup" and "minutes" as a table; a cell that has no value of ours is null.
+
+    The table has all rows of the file, in order. A time column that is not required may be missing, or of any type: its
+    cells are null then.
+    """
+    file = pq.ParquetFile(path)
+    present = file.schema_arrow.names
+    columns = {name: [one for one in TIMES.get(name, (name,)) if one in present] for name in (*RIDE, *TIMES)}
+    needed = [*RIDE, *required_times]
+    missing = [" or ".join(TIMES.get(name, (name,))) for name in needed if not columns[name]]
+    if missing:
+        raise TripRecordError(f"{path}: no column {', '.join(missing)}; is it of green or yellow taxis?")
+    chosen = {name: found[0] for name, found in columns.items() if found}
+    twice = [column for column in chosen.values() if present.count(column) > 1]
+    if twice:
+        raise TripRecordError(f"{path}: has more than one column {', '.join(twice)}")
+    table = file.read(columns=list(chosen.values()))
+    cells = {name: _numbers(column, table[column]) for name, column in chosen.items() if name in RIDE}
+    for name in TIMES:
+        cells[name] = pa.nulls(len(table), pa.timestamp("us"))
+        with contextlib.nullcontext() if name in required_times else contextlib.suppress(_ColumnError):
+            if name in chosen:
+                cells[name] = _times(chosen[name], table[chosen[name]])
+    began, ended = (cells[name].cast(pa.int64()) for name in TIMES)
+    return pa.table(
+        {
+            "PULocationID": _zones(cells["PULocationID"]),
+            "DOLocationID": _zones(cells["DOLocationID"]),
+            "trip_distance": cells["trip_distance"],
+            "pickup": cells["pickup"],
+            "minutes": pc.divide(pc.cast(pc.subtract(ended, began), pa.float64()), MICROSECONDS_A_MINUTE),
+        }
+    )
+
+
+def _zones(numbers: Any) -> Any:
+    """Return the whole numbers of a column from 0 to ``MAX_ZONE``, and null for other cells."""
+    within = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, MAX_ZONE))
+    whole = pc.equal(pc.floor(numbers), numbers)
+    return pc.if_else(pc.and_(within, whole), numbers, pa.scalar(None, pa.float64())).cast(pa.int64())
+
+
+def _numbers(name: str, column: Any) -> Any:
+    """Return the column as floating point, which all zones and distances fit into."""
+    column = _without_text(name, column, float)
+    is_number = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+    if not any(is_it(column.type) for is_it in is_number):
+        raise _ColumnError(f"the column {name} holds {column.type} and not numbers")
+    return column.cast(pa.float64(), safe=False)
+
+
+def _times(name: str, column: Any) -> Any:
+    """Return the column as microseconds, in its own time zone if it has one; a time that nobody can mean is null."""
+    column = _without_text(name, column, _naive_time)
+    zone = getattr(column.type, "tz", None)
+    if pa.types.is_null(column.type):
+        return column.cast(pa.timestamp("us"))
+    if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
+        raise _ColumnError(f"the column {name} holds {column.type} and not times")
+    # Compared before the conversion, which would overflow.
+    first, end = (pa.scalar(time, pa.timestamp("us")).cast(column.type) for time in (FIRST_TIME, END_OF_TIME))
+    within = pc.and_(pc.greater_equal(column, first), pc.less(column, end))
+    return pc.if_else(within, column, pa.scalar(None, column.type)).cast(pa.timestamp("us", zone), safe=False)
+
+
+def _without_text(name: str, column: Any, parse: Callable[[str], Any]) -> Any:
+    """Return a column of text as one of what ``parse`` makes of it, with null for text that it cannot parse."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not any(is_text(column.type) for is_text in IS_TEXT):
+        return column
+    # As bytes, because the text of a broken file need not be UTF-8.
+    texts = column.cast(pa.large_binary()).to_pylist()
+    values = [None if text is None else _parse_or_none(text, parse) for text in texts]
+    if texts and values.count(None) == len(values) > texts.count(None):
+        example = next(text for text in texts if text is not None).decode(errors="replace")
+        raise _ColumnError(f"the column {name} holds text that cannot be read, such as {example[:40]!r}")
+    return pa.chunked_array([pa.array(values)])
+
+
+def _parse_or_none(text: bytes, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(text.decode().strip())
+    except ValueError:
+        return None
+
+
+def _naive_time(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=None)

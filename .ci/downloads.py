@@ -1,17 +1,20 @@
 """Downloads that only tests and the stand-in need: wheels for Lambda's Python, and AWS's emulator of Lambda."""
 
 import platform
+import re
 import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.environment import ROOT
 from scripts.image.wheels import run_pip
 
-VERSION = "1.170.0"
-WHEEL = f"aws-sam-cli=={VERSION} --hash=sha256:24ebaf5ecba38dc1758089968cb89ab61e124b84e92a344fc7a2771a47f4d0bf"
-"""The SAM CLI's wheel contains AWS's builds of the emulator."""
+LOCKED = (ROOT / ".github" / "requirements.txt").read_text().replace("\\\n", "")
+WHEEL = re.findall("^aws-sam-cli==.*", LOCKED, re.MULTILINE)[0]
+"""The SAM CLI as it is locked, with its hash: its wheel contains AWS's builds of the emulator."""
+VERSION = re.split("[= ]+", WHEEL)[1]
 
 BUILDS = {"x86_64": "aws-lambda-rie-x86_64", "aarch64": "aws-lambda-rie-arm64"}
 """The builds' file names by architecture; all of them are for Linux."""

@@ -2,19 +2,24 @@
 
 import argparse
 import logging
-import signal
+import os
+import select
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, NoCredentialsError, NoRegionError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+import clients
+from arns import parse_stream, stream_parameter
+from scripts import interrupts, serving
+from scripts.interrupts import INTERRUPTED
+from settings import SettingsError
 from streaming.delivery import DeliveryError
 
 if TYPE_CHECKING:
@@ -26,10 +31,25 @@ INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
 """The names of the streams, unless others are given."""
 CONSOLE = Console(stderr=True)
 """For people. A command prints its results for other programs to stdout."""
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as in a shell."""
+SERVICES = ("kinesis", "s3", "cloudformation")
+"""The services that the commands use."""
 STDOUT = "-"
 """The file name that stands for stdout in an option."""
+NO_ACCOUNT = (
+    "no AWS region or no credentials are set: for AWS, set AWS_DEFAULT_REGION and a profile; for a local AWS, start"
+    " ./scripts/run --serve, and set AWS_ENDPOINT_URL and the other variables that it prints"
+)
+NEUTRAL_VARIABLES = {
+    *("AWS_CA_BUNDLE", "AWS_CLI_AUTO_PROMPT", "AWS_DEFAULT_OUTPUT", "AWS_EC2_METADATA_DISABLED", "AWS_MAX_ATTEMPTS"),
+    *("AWS_PAGER", "AWS_RETRY_MODE", "AWS_SDK_LOAD_CONFIG", "AWS_STS_REGIONAL_ENDPOINTS"),
+}
+"""The AWS variables that do not say which account, region or endpoint is meant. Any other one might."""
+MAX_COUNT = 1_000_000
+"""The most of anything that an option counts: a million rides take half a gigabyte of memory."""
+MAX_SHARDS = 32
+"""The most shards of a local stream. With 100, moto would be busy with polls alone: it does one request at a time."""
+MAX_SECONDS = 604_800
+"""The most seconds that an option takes: a week."""
 MAX_SEED = 1_000_000
 """With a larger seed, the ids of synthetic rides would be too large for readers of JSON that only have doubles."""
 
@@ -42,32 +62,75 @@ class _ConsoleHandler(logging.Handler):
     """Prints log lines above a progress bar, each on one line even if the terminal is narrow."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        # Escaped, because a message may have an object's key or a producer's data in it.
+        lines = map(printable, f"{record.levelname.lower()}: {self.format(record)}".splitlines())
+        CONSOLE.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) -> int:
-    """Run a command and return its exit code: 1 with one line on stderr for an error, 130 after Ctrl-C.
+    """Run a command and return its exit code: 1 with one line on stderr for an error, 130 with one after Ctrl-C.
 
     ``explained`` are the command's own exceptions whose message is that line. SIGTERM and SIGHUP end a command like
-    Ctrl-C, so that it stops everything that it started.
+    Ctrl-C, so that it stops everything that it started; a second signal does not wait for that.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # nohup starts a command with SIGHUP ignored: leave it so.
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
-    logging.basicConfig(handlers=[_ConsoleHandler()])
-    errors: tuple[type[Exception], ...] = (CommandError, DeliveryError, BotoCoreError, *explained)
+    logging.basicConfig(handlers=[_ConsoleHandler()], format="%(message)s")
+    own = (CommandError, DeliveryError, SettingsError, clients.SDKSettingsError)
+    # It is None if the shell closed it, as >&- does.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
     try:
-        return main()
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        interrupts.handle_with(interrupts.raise_interrupt)
+        code, message = _run(main, (*own, OSError, *explained))
+    except KeyboardInterrupt as interrupt:
+        # A command that knows how far it came raises this exception with a text.
+        code, message = INTERRUPTED, str(interrupt) or "interrupted"
+    finally:
+        # From here on nobody would catch the exception.
+        interrupts.handle_with(interrupts.end_at_once)
+        _give_up_stdout()
+    if message:
+        print(f"{program()}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return code
+
+
+def _run(main: Callable[[], int], errors: tuple[type[Exception], ...]) -> tuple[int, str]:
+    """Return the exit code of a command, and the message of an error that ended it."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        return 1, "" if reader_has_gone() else str(error)
     except ClientError as error:
         details = error.response.get("Error", {})
-        message = f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
+        return 1, f"{error.operation_name}: {details.get('Code')}: {details.get('Message')}"
+    except (NoRegionError, NoCredentialsError):
+        return 1, NO_ACCOUNT
+    except EndpointConnectionError as error:
+        is_local = "AWS_ENDPOINT_URL" in os.environ
+        return 1, f"{error}{': AWS_ENDPOINT_URL names it; is ./scripts/run --serve still up?' if is_local else ''}"
     except errors as error:
-        message = str(error)
-    print(f"{program()}: {' '.join(message.split())}", file=sys.stderr)
-    return 1
+        return 1, str(error)
+    except (BotoCoreError, ValueError) as error:
+        # The SDK's clients raise both for settings that they cannot use.
+        wrong = clients.wrong_setting(*SERVICES)
+        if wrong is None and not isinstance(error, BotoCoreError):
+            raise
+        return 1, wrong or str(error)
+    return code, ""
+
+
+def _give_up_stdout() -> None:
+    """Make the end of Python silent if stdout cannot be written: the error was reported, or its reader has gone."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def reader_has_gone() -> bool:
+    """Return whether stdout is a pipe without a reader: ``| head`` would else wait for a write that may never come."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def program() -> str:
@@ -82,17 +145,18 @@ def parser(description: str | None, epilog: str | None = None) -> argparse.Argum
 
 
 def count(text: str) -> int:
-    """Convert an option's value to an integer of 1 or more. Raises ArgumentTypeError."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
-    return int(text)
+    """Convert an option's value to an integer from 1 to ``MAX_COUNT``. Raises ArgumentTypeError."""
+    return _integer(text, 1, MAX_COUNT)
+
+
+def shards(text: str) -> int:
+    """Convert an option's value to a number of shards of a local stream. Raises ArgumentTypeError."""
+    return _integer(text, 1, MAX_SHARDS)
 
 
 def seed(text: str) -> int:
     """Convert an option's value to a seed. Raises ArgumentTypeError."""
-    if not text.isdecimal() or int(text) > MAX_SEED:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {MAX_SEED}")
-    return int(text)
+    return _integer(text, 0, MAX_SEED)
 
 
 def percent(text: str) -> float:
@@ -101,8 +165,15 @@ def percent(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Convert an option's value to a number of seconds, 0 or more. Raises ArgumentTypeError."""
-    return _number(text, threading.TIMEOUT_MAX, "a number of seconds")
+    """Convert an option's value to a number of seconds, from 0 to ``MAX_SECONDS``. Raises ArgumentTypeError."""
+    return _number(text, MAX_SECONDS, f"a number of seconds from 0 to {MAX_SECONDS:,}")
+
+
+def _integer(text: str, least: int, most: int) -> int:
+    # Python refuses to convert thousands of digits.
+    if not text.isdecimal() or len(text) > len(str(most)) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {least} to {most:,}")
+    return int(text)
 
 
 def _number(text: str, most: float, description: str) -> float:
@@ -113,6 +184,14 @@ def _number(text: str, most: float, description: str) -> float:
     if not 0 <= number <= most:  # NaN is refused too
         raise argparse.ArgumentTypeError(f"{text} is not {description}")
     return number
+
+
+def stream(text: str) -> str:
+    """Convert an option's value to a stream's name or ARN. Raises ArgumentTypeError."""
+    found = parse_stream(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither the name nor the ARN of a stream")
+    return found.arn or found.name
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
@@ -128,13 +207,40 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 def use_profile(profile: str | None) -> None:
     """Make all clients from now on use the profile, which takes precedence over credentials in the environment."""
     if profile:
+        os.environ["AWS_PROFILE"] = profile  # for errors, which name it
         boto3.setup_default_session(profile_name=profile)
+
+
+def choose_account(profile: str | None) -> None:
+    """Make all clients from now on use the profile; if nothing else is set, the local AWS of ``run --serve``.
+
+    Nobody who means another AWS gets there: any AWS variable and any profile in a file goes first. A line says which.
+    """
+    use_profile(profile)
+    local = serving.find()
+    if not local or profile:
+        return
+    names = {name for name, value in os.environ.items() if name.startswith("AWS_") and value} - NEUTRAL_VARIABLES
+    settings = [f"{name} is set" for name in sorted(names)]
+    settings += [f"there is a profile {name}" for name in boto3.Session().available_profiles]
+    place = f"the local AWS of ./scripts/run --serve at {local['AWS_ENDPOINT_URL']}"
+    if not settings:
+        os.environ.update(local)
+        CONSOLE.print(f"Using {place}", highlight=False, soft_wrap=True)
+    elif not any(name.startswith("AWS_ENDPOINT_URL") for name in settings):
+        CONSOLE.print(f"Not using {place}, because {settings[0]}", highlight=False, soft_wrap=True)
+
+
+def kinesis_client(stream: str) -> "KinesisClient":
+    """Return a client for a stream: in its region if it is an ARN, else in the SDK's."""
+    found = parse_stream(stream)
+    return boto3.client("kinesis", region_name=found.region if found else None)
 
 
 def require_stream(client: "KinesisClient", stream: str) -> None:
     """Raise CommandError if there is no such stream; the message names the region and the endpoint."""
     try:
-        client.list_shards(StreamName=stream, MaxResults=1)
+        client.list_shards(**stream_parameter(stream), MaxResults=1)
     except client.exceptions.ResourceNotFoundException as error:
         place = f"{client.meta.region_name} at {client.meta.endpoint_url}"
         raise CommandError(

@@ -10,12 +10,10 @@ from array import array
 from collections.abc import Iterator
 
 from rides import InvalidRideError
+from streaming.envelope import is_partition_key
 
 MAGIC = b"\xf3\x89\x9a\xc2"
 DIGEST_BYTES = 16
-
-MAX_KEY_LENGTH = 256
-"""Characters of a partition key (API reference, PutRecords)."""
 
 MIN_PART_BYTES, SPARE_PARTS = 16, 100
 """An aggregated record may have a packed record or a key for each 16 bytes, and 100 more. A packed ride takes 80 bytes,
@@ -66,10 +64,11 @@ def packed_records(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_keys(keys: list[str], repeated: int, size: int) -> None:
-    """Refuse keys that are too long, alone or repeated for each record: ``repeated`` is the length of all these."""
-    longest = max(map(len, keys))
-    if longest > MAX_KEY_LENGTH:
-        raise InvalidRideError("aggregate", f"the aggregated record has a partition key of {longest} characters")
+    """Refuse keys that no stream takes, and keys that are too long if each record repeats its key."""
+    for key in keys:
+        if not is_partition_key(key):
+            reason = f"the aggregated record has a partition key of {len(key)} characters, which no stream accepts"
+            raise InvalidRideError("aggregate", reason)
     if repeated > MAX_KEY_SHARE * size:
         reason = f"the aggregated record of {size} bytes holds records with {repeated} characters of partition keys"
         raise InvalidRideError("aggregate", f"{reason}, too many for rides")

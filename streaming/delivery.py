@@ -11,12 +11,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import boto3
 from botocore import exceptions as sdk
 from botocore.config import Config
 from msgspec import Struct
 
-from settings import SettingsError
+import clients
+from arns import stream_parameter
 from streaming.connections import UsedConnection, make_closable
 from streaming.records import Rejection, rejections_objects
 from streaming.wire import speed_up_put_records
@@ -175,17 +175,15 @@ class OutputStream:
     """The stream that predictions are put on."""
 
     def __init__(self, client: "KinesisClient", name: str) -> None:
-        """Take a client that does not retry on its own, as ``connect`` makes it."""
+        """Take a client that does not retry on its own, as ``connect`` makes it, and the stream's name or ARN."""
         self._client = client
         self._name = name
+        self._parameter = stream_parameter(name)
 
     @classmethod
     def connect(cls, name: str) -> "OutputStream":
-        """Return the stream in the SDK's account and region. Raises SettingsError if no region is set."""
-        try:
-            return cls(speed_up_put_records(make_closable(boto3.client("kinesis", config=SDK_CONFIG))), name)
-        except sdk.NoRegionError as error:
-            raise SettingsError("AWS_DEFAULT_REGION is not set: name the region of the output stream") from error
+        """Return the stream with a name, in the SDK's account and region, or with an ARN. Raises SDKSettingsError."""
+        return cls(speed_up_put_records(make_closable(clients.kinesis(name, SDK_CONFIG))), name)
 
     def put(self, entries: Sequence[Entry], deadline: Deadline) -> Delivery:
         """Put the entries and return which of them Kinesis has not accepted.
@@ -228,7 +226,7 @@ class OutputStream:
     def _put_once(self, entries: list[Entry], deadline: Deadline) -> Sequence[str | None]:
         """Return the name of each entry's error, or None if Kinesis accepted it."""
         records: Any = [{"Data": entry.data, "PartitionKey": entry.partition_key} for entry in entries]
-        put_records = functools.partial(self._client.put_records, StreamName=self._name, Records=records)
+        put_records = functools.partial(self._client.put_records, **self._parameter, Records=records)
         try:
             response: Any = with_timeout(put_records, deadline)
             return [_error_code(result) for _, result in zip(entries, response["Records"], strict=True)]
@@ -255,7 +253,7 @@ class FailuresBucket:
     @functools.cached_property
     def _client(self) -> "S3Client":
         """The client, which is created with the first rejection because it takes six megabytes."""
-        return make_closable(boto3.client("s3", config=S3_CONFIG))
+        return make_closable(clients.s3(S3_CONFIG))
 
     def keep(self, rejections: Iterable[Rejection], deadline: Deadline) -> tuple[list[Rejection], str | None]:
         """Write the objects of the rejections; return the rejections that S3 does not hold and the error's name."""

@@ -10,8 +10,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from rides import MAX_ID_LENGTH, InvalidRideError, RejectionKind, RideEvent, decode_ride
+from arns import stream_name
+from rides import InvalidRideError, RejectionKind, RideEvent, decode_ride
 from streaming.aggregation import is_aggregated, packed_records
+from streaming.envelope import KinesisRecord, kinesis_records, text_of
+from streaming.wrappings import explain
 
 MAX_REASON_LENGTH = 1000
 """Characters: the message of a model's exception can be of any length."""
@@ -33,24 +36,6 @@ GZIP, COMPRESSION_LEVEL = 16 + zlib.MAX_WBITS, 1
 """zlib's number for the gzip format. Lines are so much alike that a higher level takes longer and gains little."""
 
 _encoder = msgspec.json.Encoder()
-
-
-class KinesisData(Struct, frozen=True, rename="camel", gc=False):
-    """The ``kinesis`` part of a record in a Lambda event."""
-
-    sequence_number: str
-    data: str
-    partition_key: str | None = None
-    arrival: float | None = msgspec.field(name="approximateArrivalTimestamp", default=None)
-    """Seconds since the epoch."""
-
-
-class KinesisRecord(Struct, frozen=True, gc=False):
-    """A record as the event source mapping hands it to the function."""
-
-    kinesis: KinesisData
-    event_id: str = msgspec.field(name="eventID")
-    stream_arn: str = msgspec.field(name="eventSourceARN", default="")
 
 
 class UserRecord(Struct, frozen=True, gc=False):
@@ -112,11 +97,7 @@ class RejectionLine(Struct, frozen=True, kw_only=True):
     partition_key: str | None = None
     arrival: float | None = None
     data: str
-    """Base64 of what the producer put; unchanged if the record's data was not base64."""
-
-
-class NotAKinesisEventError(ValueError):
-    """The function was called with something other than a Kinesis event."""
+    """Base64 of what the producer put; as Lambda handed it over if that was not base64."""
 
 
 class DecodedPart(Struct, frozen=True):
@@ -146,9 +127,9 @@ def decode_parts(event: Mapping[str, Any], is_over: Callable[[], bool] = lambda:
     so that parts do not add up in memory. Once ``is_over`` returns True, the rest is left undecoded.
 
     Raises:
-        NotAKinesisEventError: if a field of every Kinesis event is missing or of another type; the message names it.
+        NotAKinesisEventError: as in ``kinesis_records``.
     """
-    records = _kinesis_records(event)
+    records = kinesis_records(event)
     numbers = [record.kinesis.sequence_number for record in records]
     most = max(MAX_USER_RECORDS, len(records))
     received: list[ReceivedRide] = []
@@ -166,14 +147,6 @@ def decode_parts(event: Mapping[str, Any], is_over: Callable[[], bool] = lambda:
     yield DecodedPart(received, rejections, [])
 
 
-def _kinesis_records(event: Mapping[str, Any]) -> list[KinesisRecord]:
-    try:
-        return msgspec.convert(event["Records"], list[KinesisRecord])
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
-        what = "it has no `Records`" if isinstance(error, KeyError | TypeError) else f"in its `Records`: {error}"
-        raise NotAKinesisEventError(f"not a Kinesis event: {what}") from error
-
-
 def _decode_record(
     record: KinesisRecord, received: list[ReceivedRide], rejections: list[Rejection]
 ) -> Iterable[tuple[UserRecord, bytes]]:
@@ -182,6 +155,10 @@ def _decode_record(
     user_record = UserRecord(put.sequence_number, event_id, put.partition_key, put.arrival, arn, put.data)
     try:
         data = binascii.a2b_base64(put.data, strict_mode=True)
+    except TypeError:
+        user_record = msgspec.structs.replace(user_record, data=text_of(put.data))
+        rejections.append(Rejection(user_record, "base64", "the data is missing, or not text"))
+        return ()
     except ValueError as error:
         rejections.append(Rejection(user_record, "base64", f"the data is not base64: {error}"))
         return ()
@@ -202,24 +179,13 @@ def _decode_user_record(
     try:
         received.append(ReceivedRide(record, decode_ride(data)))
     except InvalidRideError as error:
-        rejections.append(Rejection(record, error.kind, error.reason))
+        rejections.append(Rejection(record, error.kind, explain(data) or error.reason))
 
 
 def _packed_user_records(record: UserRecord, packed: Iterable[tuple[str, bytes]]) -> Iterator[tuple[UserRecord, bytes]]:
     for index, (key, data) in enumerate(packed):
         event_id = f"{record.event_id}:{index}"
         yield msgspec.structs.replace(record, event_id=event_id, partition_key=key, data=data), data
-
-
-def partition_key(ride_id: int | str) -> str:
-    """Return the partition key of a ride's output record: its id, or the first part of an id that is too long.
-
-    Kinesis seems to count UTF-16 code units, of which emoji and other rare characters have two.
-    """
-    key = str(ride_id)
-    if len(key) <= MAX_ID_LENGTH // 2 or key.isascii():
-        return key
-    return key.encode("utf-16-le")[: 2 * MAX_ID_LENGTH].decode("utf-16-le", errors="ignore")
 
 
 class RejectionsObject(Struct, frozen=True):
@@ -271,7 +237,7 @@ def _object_key(rejections: Sequence[Rejection]) -> str:
     and neither object may overwrite the other, whichever is written last.
     """
     first, last = rejections[0].record, rejections[-1].record
-    stream = first.stream_arn.rpartition("/")[2] or "stream"
+    stream = stream_name(first.stream_arn)
     shard = first.event_id.partition(":")[0]
     event_ids = "\n".join(rejection.record.event_id for rejection in rejections)
     digest = hashlib.sha256(_encodable(event_ids).encode()).hexdigest()[:12]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from rides import RejectionKind
 from streaming.delivery import Delivery, DeliveryError
@@ -72,8 +72,9 @@ class Tally:
     def stored(self, rejections: Sequence[Rejection], not_stored: Sequence[Rejection], error: str | None) -> None:
         """Count the rejections, and the error for those that S3 does not hold."""
         self.rejections.update(rejection.kind for rejection in rejections)
-        for rejection in rejections:
-            self.debug("rejected", event_id=rejection.record.event_id, reason=rejection.reason)
+        with contextlib.suppress(Exception):  # as in ``Telemetry.invocation``
+            for rejection in rejections:
+                self.debug("rejected", event_id=rejection.record.event_id, reason=rejection.reason)
         if error and not_stored:
             self.errors[error] += len(not_stored)
 
@@ -84,7 +85,7 @@ class Telemetry:
     def __init__(self, service: str, *, level: str, namespace: str | None) -> None:
         """Log as ``service``, which is also the one dimension of the metrics. No namespace means no metrics."""
         self.logger = Logger(service=service, level=level)
-        self._metrics = Metrics(namespace=namespace, service=service) if namespace else None
+        self._service, self._namespace = service, namespace
         self._model_load_seconds: float | None = None
 
     @contextlib.contextmanager
@@ -96,7 +97,10 @@ class Telemetry:
 
     @contextlib.contextmanager
     def invocation(self, context: Any) -> Iterator[Tally]:
-        """Give the tally of an invocation, and report it when the block ends, also if it raises."""
+        """Give the tally of an invocation, and report it when the block ends, also if it raises.
+
+        An error of the report itself is dropped: it must not turn a delivered batch into one that Lambda redelivers.
+        """
         tally = Tally(request_id=getattr(context, "aws_request_id", None), debug=self.logger.debug)
         # The traceback is left out, because Lambda itself logs it.
         log, message = self.logger.error, "the invocation failed: Lambda delivers the whole batch again"
@@ -110,23 +114,28 @@ class Telemetry:
             tally.errors[error.code if isinstance(error, DeliveryError) else type(error).__name__] += 1
             raise
         finally:
-            log(
-                message,
-                function_request_id=tally.request_id,
-                shard=tally.shard,
-                records=tally.records,
-                rides=tally.rides,
-                predictions=tally.predictions,
-                rejections=dict(tally.rejections),
-                put_again=tally.put_again,
-                undelivered=tally.undelivered,
-                errors=dict(tally.errors),
-            )
-            if self._metrics:
-                self._emit(self._metrics, tally)
+            with contextlib.suppress(Exception):
+                log(
+                    message,
+                    function_request_id=tally.request_id,
+                    shard=tally.shard,
+                    records=tally.records,
+                    rides=tally.rides,
+                    predictions=tally.predictions,
+                    rejections=dict(tally.rejections),
+                    put_again=tally.put_again,
+                    undelivered=tally.undelivered,
+                    errors=dict(tally.errors),
+                )
+            with contextlib.suppress(Exception):
+                self._emit(tally)
 
-    def _emit(self, metrics: Metrics, tally: Tally) -> None:
+    def _emit(self, tally: Tally) -> None:
         """Write the metrics. Their names are the same for every batch, except for the kinds of rejections."""
+        if not self._namespace:
+            return
+        # Powertools' other class keeps the metrics of all its instances in one place, which threads would share.
+        metrics = EphemeralMetrics(namespace=self._namespace, service=self._service)
         values: dict[str, float] = {
             "Records": tally.records,
             "Rides": tally.rides,
@@ -138,7 +147,8 @@ class Telemetry:
             "PredictTime": tally.predict_seconds * 1000,
         }
         if tally.oldest_arrival is not None:
-            values["OldestRecordAge"] = (time.time() - tally.oldest_arrival) * 1000
+            # Kinesis' clock may be ahead of this one.
+            values["OldestRecordAge"] = max(0.0, time.time() - tally.oldest_arrival) * 1000
         if self._model_load_seconds is not None:
             values |= {"ModelLoadTime": self._model_load_seconds * 1000, "ColdStart": 1}
             self._model_load_seconds = None

@@ -31,7 +31,16 @@ SAMPLE_MODEL = str(Path(__file__).parents[1] / "scripts" / "sample_model" / "mod
 SERVERS = {"endpoint", "kinesis_endpoint", "kinesis_local"}
 """Fixtures that start a server in a process of its own."""
 SLOW_MODULES = {
-    *("test_bench", "test_environment", "test_invoke", "test_put_rides", "test_run", "test_smoke", "test_soak"),
+    *(
+        "test_bench",
+        "test_environment",
+        "test_invoke",
+        "test_put_rides",
+        "test_run",
+        "test_smoke",
+        "test_soak",
+        "test_interrupts",
+    ),
     *("test_deploy", "test_emulator", "test_image_files", "test_sandbox"),
 }
 """Modules whose tests start processes."""

@@ -1,8 +1,8 @@
 """The failures bucket: what the function rejected, and what the event source mapping discarded.
 
 An object of rejections has a line of JSON for each: see ``streaming.records.RejectionLine``. It is compressed if its
-name ends with ``.gz``. An object of discarded
-records is a batch, one JSON object that has the whole event in its ``payload``.
+name ends with ``.gz``. An object of discarded records is a batch, one JSON object that has the whole event in its
+``payload``.
 """
 
 import base64
@@ -16,13 +16,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 from msgspec import Raw, Struct
 
+from arns import stream_name
 from scripts.sources.records import RideRecord
-from streaming.aggregation import MAX_KEY_LENGTH
 from streaming.delivery import MAX_ENTRY_BYTES
-from streaming.records import GZIP, MAX_OBJECT_BYTES, KinesisRecord, RejectionLine
+from streaming.envelope import NotAKinesisEventError, arrival_seconds, is_partition_key, kinesis_records, text_of
+from streaming.records import GZIP, MAX_OBJECT_BYTES, RejectionLine
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,6 +40,11 @@ CHANGED_CODES = {"ConditionalRequestConflict", "NoSuchKey", "PreconditionFailed"
 """S3's error codes if an object is not, or no longer, the one that a condition names (conditional requests)."""
 ARCHIVED_CODE = "InvalidObjectState"
 """S3's error code for an object that a lifecycle rule has moved to Glacier (API reference, GetObject)."""
+LASTING_CODES = {
+    *("AccountProblem", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket", "RequestTimeTooSkewed"),
+    *("SignatureDoesNotMatch", "TokenRefreshRequired"),
+}
+"""S3's error codes that every other object would get too (API reference, error responses)."""
 DISCARDED = "discarded"
 """The kind of a record that the mapping discarded; its reason is the mapping's condition."""
 
@@ -52,7 +58,7 @@ class ChangedError(Exception):
 
 
 class UnreadableError(Exception):
-    """An object is not what the function or a mapping writes; the message says what is wrong."""
+    """S3 does not hand an object out or take it, or nobody can read it; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,14 @@ class _RequestContext(Struct, frozen=True):
     condition: str
 
 
+class _BatchInfo(Struct, frozen=True):
+    stream_arn: str = msgspec.field(name="streamArn", default="")
+
+
 class _Failure(Struct, frozen=True):
     payload: str
     request_context: _RequestContext = msgspec.field(name="requestContext")
+    batch: _BatchInfo = msgspec.field(name="KinesisBatchInfo", default=_BatchInfo())
 
 
 class _Event(Struct, frozen=True):
@@ -119,7 +130,11 @@ class KeptObjects:
     def read(self, key: str) -> KeptObject:
         """Return an object. Raises ChangedError if it does not exist any more, and UnreadableError."""
         response = self._unless_changed(key, self._client.get_object)
-        body, etag, written = response["Body"].read(), response["ETag"], response["LastModified"]
+        etag, written = response["ETag"], response["LastModified"]
+        try:
+            body = response["Body"].read()
+        except (HTTPClientError, IncompleteReadError) as error:
+            raise UnreadableError(str(error)) from error
         if key.removeprefix(REPLAYED).startswith(ON_FAILURE_PREFIX):
             return KeptObject(key, etag, *decode_discarded(body, written))
         if key.endswith(COMPRESSED):
@@ -180,7 +195,11 @@ class KeptObjects:
                 raise ChangedError("it was changed or removed meanwhile") from error
             if code == ARCHIVED_CODE:
                 raise UnreadableError("it is archived: restore it first") from error
-            raise
+            if code in LASTING_CODES:
+                raise
+            raise UnreadableError(f"S3 says {code}: {error.response['Error'].get('Message')}") from error
+        except HTTPClientError as error:
+            raise UnreadableError(str(error)) from error
 
 
 def decode_rejections(body: bytes, stream: str, written: datetime) -> list[KeptRecord]:
@@ -200,10 +219,13 @@ def decode_discarded(body: bytes, written: datetime) -> tuple[list[KeptRecord], 
     event = _decode(failure.payload.encode(), _Event, "its payload")
     records = []
     for number, source in enumerate(map(bytes, event.records), 1):
-        found = _decode(source, KinesisRecord, f"record {number} of its payload")
-        stream, condition = found.stream_arn.rpartition("/")[2], failure.request_context.condition
-        arrival = _time(found.kinesis.arrival, written)
-        original = _original(found.kinesis.data, found.kinesis.partition_key)
+        try:
+            (found,) = kinesis_records({"Records": [msgspec.json.decode(source)]})
+        except NotAKinesisEventError as error:
+            raise UnreadableError(f"record {number} of its payload is not what it should be: {error}") from error
+        stream, condition = stream_name(found.stream_arn or failure.batch.stream_arn), failure.request_context.condition
+        arrival, data = _time(found.kinesis.arrival, written), found.kinesis.data
+        original = _original(data if isinstance(data, str) else text_of(data), found.kinesis.partition_key)
         records.append(KeptRecord(DISCARDED, condition, stream, arrival, *original, source))
     return records, _decode(body, dict[str, Raw], "it")
 
@@ -246,8 +268,8 @@ def _original(data: str, partition_key: str | None) -> tuple[RideRecord | None, 
         return None, "the data is not base64"
     # A record has no key if the stream distributes records by itself. The digest keeps equal records on one shard.
     key = partition_key or hashlib.sha256(decoded).hexdigest()
-    if len(key) > MAX_KEY_LENGTH:
-        return None, f"the partition key has more than {MAX_KEY_LENGTH} characters"
+    if not is_partition_key(key):
+        return None, f"Kinesis refuses its partition key of {len(key)} characters"
     if len(decoded) + len(key.encode()) > MAX_ENTRY_BYTES:
         return None, "data and partition key are more than 1 MiB"
     return RideRecord(key, decoded), ""
@@ -260,8 +282,6 @@ def _decode(data: bytes, form: type[_T], subject: str) -> _T:
         raise UnreadableError(f"{subject} is not what it should be: {error}") from error
 
 
-def _time(seconds: float | None, default: datetime) -> datetime:
-    try:
-        return default if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, ValueError, OSError):
-        return default
+def _time(arrival: float | None, default: datetime) -> datetime:
+    seconds = arrival_seconds(arrival)
+    return default if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -9,13 +9,16 @@ from datetime import datetime
 from typing import TypeAlias
 
 from scripts import cli
-from scripts.aws.kept_objects import ChangedError, KeptObjects, KeptRecord, UnreadableError
+from scripts.aws.kept_objects import ChangedError, KeptObject, KeptObjects, KeptRecord, UnreadableError
 from scripts.aws.putting import put
-from scripts.cli import CommandError, printable
+from scripts.cli import CommandError
 from streaming.delivery import DeliveryError, OutputStream
 
-CANNOT_BE_READ, CANNOT_BE_PUT = "cannot be read", "cannot be put"
-"""In place of a kind: the group of what cannot be replayed."""
+LEFT = CANNOT_BE_READ, CANNOT_BE_PUT, CANNOT_BE_MOVED = "cannot be read", "cannot be put", "cannot be moved"
+"""In place of a kind: the groups of what cannot be replayed."""
+
+REFUSED_CODES = {"InvalidArgumentException", "SerializationException", "ValidationException"}
+"""Kinesis' error codes for a request that has a record which it refuses (API reference, PutRecords, common errors)."""
 
 GroupName: TypeAlias = tuple[str, str, str]
 """Stream, kind and reason."""
@@ -82,11 +85,16 @@ class ReplayPlan:
         self.puttable += puttable
         self.complete &= puttable == len(selected)
 
-    def add_unreadable(self, uri: str, error: UnreadableError) -> None:
-        """Add an object that cannot be read, which may have records that would be selected, and log a warning."""
-        _log.warning("%s stays as it is: %s", uri, printable(str(error)))
-        self.groups["", CANNOT_BE_READ, str(error)].add_object([])
+    def leave(self, uri: str, error: Exception, kind: str = CANNOT_BE_READ) -> None:
+        """Add an object that stays, which may have records that would be selected, and log a warning."""
+        _log.warning("%s stays as it is: %s", uri, error)
+        self.groups["", kind, str(error)].add_object([])
         self.complete = False
+
+    @property
+    def left(self) -> int:
+        """The number of objects that stay because of what cannot be replayed; an object counts once for each reason."""
+        return sum(group.objects for (_, kind, _), group in self.groups.items() if kind in LEFT)
 
 
 def group_name(record: KeptRecord) -> GroupName:
@@ -107,7 +115,7 @@ def plan_replay(objects: KeptObjects, condition: ReplayFilter) -> ReplayPlan:
             except ChangedError:
                 continue  # somebody else has moved it
             except UnreadableError as error:
-                plan.add_unreadable(objects.uri(key), error)
+                plan.leave(objects.uri(key), error)
                 continue
             plan.add(key, selected)
             progress.advance(reading, len(selected))
@@ -120,8 +128,9 @@ def replay(objects: KeptObjects, stream: OutputStream, plan: ReplayPlan) -> int:
     """Put the records of a plan on the stream, object by object, move them, and return how many were put.
 
     Objects that were written after the plan was made are left alone: otherwise records that are rejected again would
-    make a replay endless. Raises CommandError if Kinesis accepts no more records: the objects before are moved, and
-    the current one stays as it is.
+    make a replay endless. An object of which Kinesis refuses a record, or which S3 does not hand out or move, is left
+    too, and the plan is then not complete. Raises CommandError if Kinesis accepts no more records: the objects before
+    are moved, and the current one stays as it is.
     """
     done = 0
     with cli.progress_bar("records") as progress:
@@ -133,8 +142,11 @@ def replay(objects: KeptObjects, stream: OutputStream, plan: ReplayPlan) -> int:
                 for chunk in put(stream, [record.original for record in puttable if record.original]):
                     progress.advance(putting, len(chunk))
                 done += len(puttable)
-                objects.move(kept, puttable)
+                _move(objects, kept, puttable, plan)
             except (CommandError, DeliveryError) as error:
+                if isinstance(error, DeliveryError) and error.code in REFUSED_CODES:
+                    plan.leave(objects.uri(key), error, CANNOT_BE_PUT)
+                    continue
                 raise CommandError(
                     f"{objects.uri(key)}: {error}; the {done} of the objects before it are put and moved: run it again"
                     " for the rest"
@@ -142,5 +154,14 @@ def replay(objects: KeptObjects, stream: OutputStream, plan: ReplayPlan) -> int:
             except ChangedError as error:
                 _log.warning("%s stays as it is: %s", objects.uri(key), error)
             except UnreadableError as error:
-                plan.add_unreadable(objects.uri(key), error)
+                plan.leave(objects.uri(key), error)
     return done
+
+
+def _move(objects: KeptObjects, kept: KeptObject, records: Sequence[KeptRecord], plan: ReplayPlan) -> None:
+    """Move records that were put. If that fails, the next replay puts them again."""
+    try:
+        objects.move(kept, records)
+    except UnreadableError as error:
+        put = UnreadableError(f"its records are put, but not moved, so the next replay puts them again: {error}")
+        plan.leave(objects.uri(kept.key), put, CANNOT_BE_MOVED)

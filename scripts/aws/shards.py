@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from botocore.exceptions import ClientError
 
+from arns import stream_parameter
+
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_kinesis.type_defs import RecordTypeDef
@@ -17,7 +19,7 @@ Start: TypeAlias = Literal["TRIM_HORIZON", "LATEST"]
 
 def shard_ids(client: "KinesisClient", stream: str) -> list[str]:
     """Return the ids of all the stream's shards, closed shards included, in order."""
-    pages = client.get_paginator("list_shards").paginate(StreamName=stream)
+    pages = client.get_paginator("list_shards").paginate(**stream_parameter(stream))
     return sorted(shard["ShardId"] for page in pages for shard in page["Shards"])
 
 
@@ -28,7 +30,8 @@ class ShardReader:
         """Begin at the shard's oldest record, or after its newest."""
         self.shard_id = shard_id
         self._client = client
-        self._stream = stream
+        self._stream = stream_parameter(stream)
+        self._arn = {name: value for name, value in self._stream.items() if name == "StreamARN"}
         # If the first iterator expires, a new LATEST iterator would skip the records that came in between.
         now: dict[str, Any] = {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": datetime.now(UTC)}
         self._place = now if start == "LATEST" else {"ShardIteratorType": start}
@@ -47,7 +50,7 @@ class ShardReader:
         if self._iterator is None:
             return []
         try:
-            response = self._client.get_records(ShardIterator=self._iterator)
+            response = self._client.get_records(ShardIterator=self._iterator, **self._arn)
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "ExpiredIteratorException":
@@ -63,7 +66,7 @@ class ShardReader:
         return records
 
     def _iterator_at(self, place: dict[str, Any]) -> str:
-        return self._client.get_shard_iterator(StreamName=self._stream, ShardId=self.shard_id, **place)["ShardIterator"]
+        return self._client.get_shard_iterator(**self._stream, ShardId=self.shard_id, **place)["ShardIterator"]
 
 
 def follow(

@@ -8,7 +8,6 @@ import functools
 import json
 import socketserver
 import sys
-import threading
 from collections.abc import Iterator
 
 from scripts.localaws import server
@@ -79,8 +78,8 @@ def _http(status: str, document: object) -> bytes:
 
 
 if __name__ == "__main__":
+    server.end_with_parent()
     with socketserver.ThreadingTCPServer((HOST, 0), Connection) as listening:
         listening.daemon_threads = True
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        print(listening.server_address[1], flush=True)
-        sys.stdin.read()
+        server.announce(listening.server_address[1])
+        listening.serve_forever()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from scripts.benchmark.consumers import COMMON, CONSUMERS
 from scripts.benchmark.inputs import CLOUDPICKLE, SERIALIZATIONS, SKOPS, LoggedModel, Plan
-from scripts.cli import CONSOLE, CommandError
+from scripts.cli import CONSOLE, OUTPUT_STREAM, CommandError
 from scripts.environment import ROOT, PipError, pip, requirements
 from scripts.localaws import setup
 
@@ -117,7 +117,7 @@ def make_variables(endpoint: str, model: LoggedModel, serialization: str) -> dic
     for name in (*setup.FUNCTION_VARIABLES, *TELEMETRY_VARIABLES):
         variables.pop(name, None)
     variables.update(
-        PREDICTIONS_STREAM_NAME=setup.OUTPUT_STREAM,
+        PREDICTIONS_STREAM_NAME=OUTPUT_STREAM,
         FAILURES_LOCATION=setup.REJECTIONS,
         MODEL_LOCATION=str(model.folders[serialization]),
         RUN_ID=model.run_id,

@@ -19,7 +19,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -46,6 +45,7 @@ examples:
 VERSIONS = ("scikit-learn", "numpy", "mlflow", "boto3", "skops", "msgspec")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables that limit the threads of scikit-learn and numpy. All consumers run with the user's own values."""
+EXPLAINED = (TripRecordError,)
 
 
 def main() -> int:
@@ -141,7 +141,3 @@ def machine() -> dict[str, object]:
         **{package: importlib.metadata.version(package) for package in VERSIONS},
         **{name: os.environ.get(name, "not set") for name in THREADS},
     }
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, explained=(OSError, TripRecordError)))

@@ -8,7 +8,6 @@ import difflib
 import os
 import shutil
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Collection, Mapping
@@ -34,6 +33,12 @@ TEMPLATE = ROOT / "template.yaml"
 STAGES = ROOT / "samconfig.toml"
 RELEASE = "Release"
 """The parameter that is different in each deployment, so this command sets it."""
+PREVIOUS = "PreviousModelPath"
+"""The parameter that lets the previous version load its model during a canary, so this command sets it too."""
+INSTALL_SAM = (
+    "python3 -m venv .sam && .sam/bin/pip install -r .github/requirements.txt && export PATH=$PWD/.sam/bin:$PATH"
+)
+"""An environment of its own, because the SAM CLI pins other versions than Pipfile.lock. The file has hashes."""
 
 
 class _CloudFormationLoader(yaml.SafeLoader):
@@ -47,16 +52,18 @@ def main() -> int:
     """Deploy a stage with the command line's parameters; return the exit code."""
     options = parse_arguments()
     cli.use_profile(options.profile)
-    given = {**dict(options.parameters), RELEASE: str(int(time.time()))}
     # Without its name, the SAM CLI would look for the file beside the template.
     stage = ["--config-file", str(STAGES), "--config-env", options.stage]
     stage += ["--profile", options.profile] if options.profile else []
     require_tools(docker=not options.template)
+    stack = find_stack(stages()[options.stage])
+    current = stack.parameters if stack else {}
+    own = {RELEASE: str(int(time.time())), PREVIOUS: current.get("ModelPath", "")}
+    given = {**dict(options.parameters), **own}
     if options.template:
         image = ["--template-file", str(options.template), "--image-repository", image_repository(options.template)]
     else:
-        stack = find_stack(stages()[options.stage])
-        run_sam("build", *stage, *overrides({**(stack.parameters if stack else {}), **given}))
+        run_sam("build", *stage, *overrides({**current, **given}))
         image = ["--resolve-image-repos"]
     settings = ["--capabilities", "CAPABILITY_IAM", "--resolve-s3", "--no-confirm-changeset"]
     run_sam("deploy", *stage, *settings, "--no-fail-on-empty-changeset", *image, *overrides(given))
@@ -100,8 +107,8 @@ def existing_file(text: str) -> Path:
 
 def explain_refusal(name: str, known: Collection[str]) -> str | None:
     """Return why a parameter is refused, or None. The SAM CLI would silently ignore an unknown name."""
-    if name == RELEASE:
-        return f"{RELEASE} is set by deploy itself"
+    if name in (RELEASE, PREVIOUS):
+        return f"{name} is set by deploy itself"
     if name in known:
         return None
     by_lower_case = {one.lower(): one for one in known}
@@ -136,7 +143,7 @@ def require_tools(*, docker: bool) -> None:
     """Raise CommandError if there is no SAM CLI, or no Docker daemon that answers when one is needed."""
     if not shutil.which("sam"):
         other = "deploy without it as in docs/deploy-with-the-aws-cli.md"
-        raise CommandError(f"the SAM CLI is not installed: pipx install aws-sam-cli, or {other}")
+        raise CommandError(f"the SAM CLI is not installed: in the project's folder, run '{INSTALL_SAM}', or {other}")
     if docker and not Engine(["docker"]).can("version"):
         raise CommandError('no Docker daemon answers, which builds the image: start it until "docker version" succeeds')
 
@@ -154,7 +161,3 @@ def run_sam(command: str, *arguments: str) -> None:
     done = subprocess.run(["sam", command, *arguments], cwd=ROOT, env=environment)
     if done.returncode:
         raise CommandError(f"sam {command} failed: its output is above")
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

@@ -16,7 +16,9 @@ from artifacts import ModelError
 from scripts import cli
 from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
 from settings import SettingsError
-from streaming.records import NotAKinesisEventError, decode_event
+from streaming.delivery import Deadline
+from streaming.envelope import NotAKinesisEventError
+from streaming.records import decode_event
 
 EPILOG = f"""\
 The function is configured by its own environment variables (RUN_ID, MODEL_NAME, PREDICTIONS_STREAM_NAME, ...). Its
@@ -28,6 +30,7 @@ examples:
   PREDICTIONS_STREAM_NAME={cli.OUTPUT_STREAM} invoke --write --profile staging events/kinesis-batch.json
 """
 REJECTION_COLUMNS = ("sequence_number", "kind", "reason")
+EXPLAINED = (ModelError, NotAKinesisEventError, SettingsError)
 
 
 def main() -> int:
@@ -41,9 +44,14 @@ def main() -> int:
         import lambda_function
 
         response = lambda_function.lambda_handler(event, None)
-    # With --write the response has no rejections. Decoding shows most of them, and the log line counts them all.
-    undecodable = [rejection.summary for rejection in decode_event(event)[1]] if options.write else []
-    show_rejections(response.get("rejections", undecodable))
+        if options.write:
+            # The response has no rejections then: find them again, which writes nothing.
+            received, undecodable = decode_event(event)
+            unpredictable = lambda_function.predict(received, Deadline.of(None))[1]
+            rejections = [rejection.summary for rejection in undecodable + unpredictable]
+        else:
+            rejections = response["rejections"]
+    show_rejections(rejections)
     print(json.dumps(response, indent=2, ensure_ascii=False))
     return 0
 
@@ -88,7 +96,3 @@ def show_rejections(rejections: Sequence[Mapping[str, str]]) -> None:
         table.add_row(*(Text(printable(rejection[name])) for name in REJECTION_COLUMNS))
     if rejections:
         CONSOLE.print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, explained=(ModelError, NotAKinesisEventError, SettingsError)))

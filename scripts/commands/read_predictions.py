@@ -2,14 +2,11 @@
 
 import argparse
 import itertools
-import os
-import select
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import boto3
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -35,8 +32,8 @@ STARTS: dict[str, Start] = {"oldest": "TRIM_HORIZON", "newest": "LATEST"}
 def main() -> int:
     """Follow the stream that the command line names, and return the exit code."""
     options = parse_arguments()
-    cli.use_profile(options.profile)
-    client = boto3.client("kinesis")
+    cli.choose_account(options.profile)
+    client = cli.kinesis_client(options.stream)
     cli.require_stream(client, options.stream)
     rounds = follow(client, options.stream, STARTS[options.start])
     shown, seen = 0, set[str]()
@@ -57,11 +54,8 @@ def main() -> int:
             sys.stdout.flush()
             if shown == options.limit:
                 break
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         pass
-    except BrokenPipeError:
-        # The reader of our output is gone. Without this, Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     CONSOLE.print(f"{shown} predictions", highlight=False)
     return 0
 
@@ -70,7 +64,13 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--stream", default=cli.OUTPUT_STREAM, metavar="NAME", help="the stream (default: %(default)s)")
+    add(
+        "--stream",
+        type=cli.stream,
+        default=cli.OUTPUT_STREAM,
+        metavar="NAME",
+        help="its name or ARN (default: %(default)s)",
+    )
     start = "begin at the oldest record that the stream holds, or after the newest (default: %(default)s)"
     add("--from", dest="start", choices=STARTS, default="oldest", help=start)
     add("--json", action="store_true", help="print the data of each record on a line of its own instead of a table")
@@ -96,7 +96,7 @@ def wait_for_records(
             last = time.monotonic()
         elif idle is not None and time.monotonic() - last >= idle:
             return
-        elif reader_has_gone():
+        elif cli.reader_has_gone():
             raise BrokenPipeError
 
 
@@ -129,14 +129,3 @@ def format_table(predictions: Sequence[ReadPrediction], *, with_header: bool) ->
     with console.capture() as capture:
         console.print(table)
     return capture.get()
-
-
-def reader_has_gone() -> bool:
-    """Return whether stdout is a pipe without a reader: ``| head`` would else wait for a write that may never come."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

@@ -8,7 +8,6 @@ a record that is still bad is rejected again.
 import argparse
 import os
 import re
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from arns import stream_name
 from scripts import cli
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX, KeptObjects
 from scripts.aws.replaying import ReplayFilter, ReplayPlan, plan_replay, replay
@@ -42,21 +42,25 @@ def main() -> int:
     options = parse_arguments()
     if not options.failures:
         raise CommandError("no failures location is known: name it with --failures, or set FAILURES_LOCATION")
-    cli.use_profile(options.profile)
+    cli.choose_account(options.profile)
     if not options.dry_run:
-        cli.require_stream(boto3.client("kinesis"), options.stream)
+        cli.require_stream(cli.kinesis_client(options.stream), options.stream)
     s3 = boto3.client("s3")
     require_bucket(s3, options.failures)
     objects = KeptObjects(s3, options.failures)
     plan = plan_replay(objects, ReplayFilter(tuple(options.reason), options.since, options.source))
     if not plan.groups:
-        print("nothing is kept that is chosen")
+        conditions = " that the options select" if plan.filter != ReplayFilter() else ""
+        print(f"nothing to replay: {options.failures} keeps no record{conditions}")
         return 0
     show(plan, Console())
     if options.dry_run:
         return 0
     print(f"put {replay(objects, OutputStream.connect(options.stream), plan)} records on {options.stream}")
-    return 0 if plan.complete else 1
+    if plan.complete:
+        return 0
+    print(f"left in {options.failures}: {plan.left} objects with what is not put or not moved (see the warnings)")
+    return 1
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -69,8 +73,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     variable = os.environ.get("FAILURES_LOCATION") or None
     add("--failures", type=location, default=variable, metavar="URI", help=failures)
-    add("--stream", default=cli.INPUT_STREAM, metavar="NAME", help="put them on this stream (default: %(default)s)")
-    add("--from", dest="source", metavar="NAME", help="only records that came from this stream (default: from any)")
+    stream = "the name or ARN of the stream to put them on (default: %(default)s)"
+    add("--stream", type=cli.stream, default=cli.INPUT_STREAM, metavar="NAME", help=stream)
+    source = "only records that came from the stream with this name or ARN (default: from any)"
+    add("--from", dest="source", type=stream_of_records, metavar="NAME", help=source)
     reasons = (
         "only records of this kind (json, ride, prediction, ..., or discarded), or with this text in their reason, in"
         " any case; give the option again to add others"
@@ -91,6 +97,11 @@ def location(text: str) -> str:
     if not re.fullmatch(S3_URI, text):
         raise argparse.ArgumentTypeError(f"{text} is not an s3://bucket/prefix URI")
     return text
+
+
+def stream_of_records(text: str) -> str:
+    """Convert an option's value, a name or an ARN, to a stream's name. Raises ArgumentTypeError."""
+    return stream_name(cli.stream(text))
 
 
 def reason(text: str) -> str:
@@ -134,7 +145,3 @@ def show(plan: ReplayPlan, console: Console) -> None:
     console.print(table)
     if len(groups) > SHOWN_GROUPS:
         console.print(f"... and {len(groups) - SHOWN_GROUPS:,} more", highlight=False)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

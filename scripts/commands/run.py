@@ -8,22 +8,24 @@ import argparse
 import contextlib
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from rich.file_proxy import FileProxy
 
 from artifacts import ModelError
-from scripts import cli
+from scripts import cli, serving
 from scripts.cli import CONSOLE
-from scripts.localaws import account, chaos, faults, report, setup
+from scripts.localaws import account, chaos, faults, report, rules, setup
 from scripts.localaws.account import ExpectedRecord, PutRide
 from scripts.localaws.mapping import EventSourceMapping
-from scripts.localaws.rules import MappingSettings
+from scripts.localaws.rules import EventRecord, MappingSettings
 from scripts.localaws.sandbox import LambdaContext
 from scripts.sources import chosen
 from settings import SettingsError
+from streaming.records import decode_event
 from trips import TripRecordError
 
 MAPPING = MappingSettings(
@@ -38,6 +40,22 @@ TIMEOUT_SECONDS = 10
 """The function's timeout."""
 DELAY_SECONDS = 4
 """Late responses of ``--chaos`` come after a third of the function's time, when their requests have timed out."""
+EXPLAINED = (ModelError, SettingsError, TripRecordError)
+
+
+class DeliveredRides:
+    """Counts the rides that were predicted or rejected. An aggregated record has many of them."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self, records: Sequence[EventRecord]) -> None:
+        """Count the rides in records that the function is done with, from any thread."""
+        received, rejections = decode_event(rules.event_of(records))
+        with self._lock:
+            self.count += len(received) + len(rejections)
 
 
 def main() -> int:
@@ -54,13 +72,16 @@ def main() -> int:
             function = load_function(faulty.url if options.chaos else local.endpoint)
         except ModelError as error:
             raise ModelError(str(error).replace(model.uri, model.location)) from error
-        with EventSourceMapping(local.kinesis, local.s3, setup.INPUT_STREAM, function, MAPPING) as mapping:
+        delivered = DeliveredRides()
+        with EventSourceMapping(
+            local.kinesis, local.s3, cli.INPUT_STREAM, function, MAPPING, on_delivered=delivered.add
+        ) as mapping:
             rides: dict[str, PutRide] = {}
             records, began = [ExpectedRecord(record) for record in source.records], time.time()
             is_settled = account.put_and_wait(local.kinesis, records, mapping, rides)
             seconds = time.time() - began
             found = account.take_account(rides, local.kinesis, local.s3)
-            report.show(found, rides, mapping.counters().redelivered, seconds)
+            report.show(found, rides, mapping.counters().redelivered, seconds, stays=options.serve)
             if options.chaos:
                 report.show_faults(faulty.faults)
             if source.left_out:
@@ -68,23 +89,25 @@ def main() -> int:
             if not is_settled:
                 abandon()
             if options.serve:
-                shard_id = setup.find_shard(local.kinesis, setup.OUTPUT_STREAM, report.SAMPLE_KEY)
-                print(f"\nIn another terminal:\n\n{report.aws_commands(local.endpoint, shard_id)}\n", flush=True)
-                stay_up(mapping)
+                shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
+                with serving.announce(setup.variables(local.endpoint)):
+                    print(f"\nIn another terminal:\n\n{report.aws_commands(local.endpoint, shard_id)}\n", flush=True)
+                    stay_up(mapping, delivered)
+                CONSOLE.print(f"Served {delivered.count:,} rides", highlight=False)
     return 0 if found.is_exact else 1
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = cli.parser(__doc__)
-    chosen.add_options(parser, json_lines=False)
+    chosen.add_options(parser, documents=False)
     model = (
         "folder or s3:// URI of the model, which is copied into the local AWS (default: MODEL_LOCATION or MODEL_BUCKET,"
         " else the sample model). A pickled model needs its digest in MODEL_SHA256"
     )
     parser.add_argument("--model", metavar="LOCATION", help=model)
     shards = "the number of shards of each stream, which are read concurrently (default: %(default)s)"
-    parser.add_argument("--shards", type=cli.count, default=1, metavar="N", help=shards)
+    parser.add_argument("--shards", type=cli.shards, default=1, metavar="N", help=shards)
     seed = "decides which rides are generated and which are bad (default: %(default)s)"
     parser.add_argument("--seed", type=cli.seed, default=0, metavar="N", help=seed)
     ways = "throttled entries, throttled and failed requests, lost connections, late responses, failed S3 puts"
@@ -111,13 +134,10 @@ def abandon() -> NoReturn:
     os._exit(1)
 
 
-def stay_up(mapping: EventSourceMapping) -> None:
+def stay_up(mapping: EventSourceMapping, delivered: DeliveredRides) -> None:
     """Let the consumer work until Ctrl-C, SIGTERM or SIGHUP; raise an exception that ended a polling thread."""
     with contextlib.suppress(KeyboardInterrupt), CONSOLE.status("") as status:
         while True:
-            status.update(f"Serving: {mapping.counters().settled:,} rides predicted or rejected so far; Ctrl-C ends it")
+            mapping.counters()
+            status.update(f"Serving: {delivered.count:,} rides predicted or rejected so far; Ctrl-C ends it")
             time.sleep(account.REFRESH_SECONDS)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, explained=(ModelError, SettingsError, TripRecordError)))

@@ -6,14 +6,12 @@ Readers of the output stream cannot tell it from other rides but by its ride_id,
 import argparse
 import contextlib
 import json
-import sys
 import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import boto3
-
+from arns import stream_parameter
 from rides import Prediction
 from scripts import cli
 from scripts.aws.predictions import NotAPredictionError, read_prediction
@@ -50,7 +48,7 @@ def main() -> int:
     options = parse_arguments()
     cli.use_profile(options.profile)
     consumer = find_consumer(options)
-    client = boto3.client("kinesis")
+    client = cli.kinesis_client(consumer.input)
     try:
         with CONSOLE.status(f"Waiting for a prediction on {consumer.output}"):
             prediction, seconds = predict(client, consumer, options.timeout)
@@ -68,8 +66,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     text = "the CloudFormation stack, instead of all other options but --timeout and --profile"
     parser.add_argument("--stack", type=name, metavar="NAME", help=text)
-    parser.add_argument("--input", type=name, metavar="STREAM", help=f"default: {INPUT_STREAM}")
-    parser.add_argument("--output", type=name, metavar="STREAM", help=f"default: {OUTPUT_STREAM}")
+    parser.add_argument("--input", type=cli.stream, metavar="STREAM", help=f"name or ARN; default: {INPUT_STREAM}")
+    parser.add_argument("--output", type=cli.stream, metavar="STREAM", help=f"name or ARN; default: {OUTPUT_STREAM}")
     parser.add_argument("--model", type=name, metavar="NAME", help="the expected name of the model")
     parser.add_argument("--version", type=name, metavar="ID", help="the expected version of the model")
     text = "how long to wait, including a new mapping's start and a cold start (default: %(default)s)"
@@ -115,7 +113,7 @@ def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tupl
     ride_id = f"smoke-test-{uuid.uuid4()}"
     began = time.monotonic()
     data = json.dumps({"ride": RIDE, "ride_id": ride_id}).encode()
-    put = client.put_record(StreamName=consumer.input, PartitionKey=ride_id, Data=data)
+    put = client.put_record(**stream_parameter(consumer.input), PartitionKey=ride_id, Data=data)
     event_id = f"{put['ShardId']}:{put['SequenceNumber']}"
     for found in rounds:
         for _, record in found:
@@ -137,7 +135,3 @@ def check(prediction: Prediction, consumer: Consumer) -> None:
         found = getattr(prediction, what)
         if expected not in (None, found):
             raise CommandError(f"the prediction is of the {what} {printable(found)}, not {expected}")
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

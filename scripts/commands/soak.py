@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import random
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +22,8 @@ from rich.console import Console
 
 from model import load_model
 from scripts import cli
-from scripts.cli import CONSOLE, INTERRUPTED, SAMPLE_MODEL, STDOUT
+from scripts.cli import CONSOLE, SAMPLE_MODEL, STDOUT
+from scripts.interrupts import INTERRUPTED
 from scripts.localaws import chaos, faults, setup
 from scripts.localaws.account import STALL_SECONDS, Account, PutRide, expect_records, put_and_wait, take_account
 from scripts.localaws.mapping import EventSourceMapping
@@ -87,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     rides = "the number of rides (default: %(default)s)"
     parser.add_argument("--rides", type=cli.count, default=200_000, metavar="N", help=rides)
     shards = "the number of shards of each stream (default: %(default)s)"
-    parser.add_argument("--shards", type=cli.count, default=4, metavar="N", help=shards)
+    parser.add_argument("--shards", type=cli.shards, default=4, metavar="N", help=shards)
     any_seed = random.SystemRandom().randrange(cli.MAX_SEED)
     seed = "decides the rides, the faults and the times between kills (default: another seed every time)"
     parser.add_argument("--seed", type=cli.seed, default=any_seed, metavar="N", help=seed)
@@ -119,7 +119,7 @@ def soak(options: argparse.Namespace) -> tuple[Account, dict[str, Any], bool]:
             chaos.serve(local.endpoint, faults.seeded(options.seed, DELAY_SECONDS)) as faulty,
             Sandboxes(options.shards, variables | {"AWS_ENDPOINT_URL": faulty.url}, FUNCTION_SECONDS) as pool,
             EventSourceMapping(
-                local.kinesis, local.s3, setup.INPUT_STREAM, pool.invoke, MAPPING, back_off=back_off
+                local.kinesis, local.s3, cli.INPUT_STREAM, pool.invoke, MAPPING, back_off=back_off
             ) as mapping,
             pool.killing(options.kill_every, random.Random(options.seed)),
         ):
@@ -174,7 +174,3 @@ def show(account: Account, statistics: dict[str, Any], is_interrupted: bool, see
     else:
         verdict = "is exact: every ride is accounted for" if account.is_exact else "is NOT exact"
     console.print(f"The account of --seed {seed} {verdict}", highlight=False)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import os
 import re
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -152,7 +151,3 @@ def show(how: str, outcomes: Sequence[Outcome], measured: Mapping[str, str]) -> 
     console = Console()
     console.print(Text(f"Built and run with {how}."), soft_wrap=True)
     console.print(scenarios, table)
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, explained=(OSError,)))

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,8 +22,10 @@ MLflow's own variables say where the model is logged:
 
 examples:
   train green_tripdata_2023-01.parquet --validate green_tripdata_2023-02.parquet
-  train green_tripdata_2023-01.parquet --model ridge --min-pair-count 8
+  train green_tripdata_2023-01.parquet --min-pair-count 8
 """
+SERVE = "mlflow models serve --env-manager local"
+"""MLflow's own server, in this environment and not in one that it makes for the model."""
 EXPLAINED = (training.TrainingError, TripRecordError, *training.MLFLOW_ERRORS)
 
 
@@ -54,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("file", metavar="FILE", help="trip records of green or yellow taxis: a parquet file, or its http(s) URL")
     add("--validate", metavar="FILE", help="measure the model on this file or URL (default: a fifth of FILE's rides)")
-    add("--model", choices=training.MODELS, default="linear", help="the regressor (default: %(default)s)")
+    add("--model", choices=training.MODELS, default=training.DEFAULT_MODEL, help="the regressor (default: %(default)s)")
     pairs = (
         "learn only pairs of zones that N rides or more have, and predict rides of other pairs from their distance"
         " alone: this makes the model smaller and a little worse (default: %(default)s, all pairs)"
@@ -94,8 +95,5 @@ def report(logged: LoggedRun, environment: Mapping[str, str]) -> list[str]:
         *lines,
         f"try it:          {variables}./scripts/invoke {model} events/kinesis-one.json",
         f"run it:          {variables}./scripts/run {model}",
+        f"serve it:        ./scripts/environment training -- {SERVE} -m {shlex.quote(location)}",
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, EXPLAINED))

@@ -21,7 +21,8 @@ from scripts.sources.bad import with_bad_rides
 from scripts.sources.records import RideRecord, aggregate
 from scripts.sources.synthetic import generate_rides
 from streaming.delivery import MAX_ENTRIES
-from streaming.records import KinesisRecord, RejectionLine
+from streaming.envelope import KinesisRecord
+from streaming.records import RejectionLine
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -79,6 +79,8 @@ class EventSourceMapping:
     settings: MappingSettings
     back_off: Callable[[int], float] = exponential
     """Seconds to wait before the next delivery of a batch that was tried this often."""
+    on_delivered: Callable[[Sequence[EventRecord]], None] = lambda _: None
+    """Called with the records that the function is done with, each once, from one thread for each shard."""
 
     def __post_init__(self) -> None:
         """Prepare the state; nothing is called before the ``with`` block."""
@@ -170,6 +172,7 @@ class EventSourceMapping:
             decision = rules.decide(due, self._invoke_with(due), self.settings)
             pending.extendleft(reversed(decision.again))
             redelivered = len(due.records) if is_redelivery else 0
+            self.on_delivered(due.records[: decision.delivered])
             self._count(invocations=1, redelivered=redelivered, delivered=decision.delivered)
             is_redelivery = True
             if decision.discarded:

@@ -35,17 +35,17 @@ def environment_without_account(environment: Mapping[str, str]) -> dict[str, str
 
 def main() -> None:
     """Listen on a free port, print it, and serve until stdin ends, which it does with the parent process."""
+    # From the first moment on: the parent may be interrupted while moto is imported, which takes two seconds.
+    server.end_with_parent()
     from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     speed_up_streams()
     application = serialize_requests(DomainDispatcherApplication(create_backend_app))
-    server = make_server(HOST, 0, application, threaded=True, request_handler=MotoRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with contextlib.suppress(BrokenPipeError):  # the parent has gone
-        print(server.server_port, flush=True)
-    sys.stdin.read()
+    listening = make_server(HOST, 0, application, threaded=True, request_handler=MotoRequestHandler)
+    server.announce(listening.server_port)
+    listening.serve_forever()
 
 
 def serialize_requests(application: Application) -> Application:

@@ -1,6 +1,8 @@
 """The report of a run of the local stack: its rides and predictions, its rejections, and a summary."""
 
+import math
 import shlex
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +11,13 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from rides import decode_ride
+from rides import RideEvent, decode_ride
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
-from scripts.cli import printable
+from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, printable
 from scripts.localaws.account import Account, PutRide
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
-from scripts.localaws.setup import FAILURES_BUCKET, INPUT_STREAM, OUTPUT_STREAM, REJECTIONS
+from scripts.localaws.setup import FAILURES_BUCKET, REJECTIONS
+from trips import MAX_DURATION, MIN_DURATION, is_usual
 
 MAX_ROWS, FIRST_ROWS = 50, 20
 """Up to the first number, all rides are shown; if there are more, only the second number of them."""
@@ -22,14 +25,16 @@ MAX_EXAMPLES = 2
 """Examples of reasons for each kind of rejection."""
 MAX_MISSING = 10
 """Missing rides that are listed."""
+USUAL = f"rides of {MIN_DURATION} to {MAX_DURATION} minutes, above 0 miles"
+"""The rides that `train` uses, in the summary."""
 SAMPLE_KEY = "256"
 """The partition key of events/ride.json: its ride_id."""
 
 _console = Console()
 
 
-def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float) -> None:
-    """Print the account of rides that were put, by event id; the run took ``seconds``."""
+def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float, *, stays: bool) -> None:
+    """Print the account of rides that were put, by event id; the run took ``seconds``, and its local AWS may stay."""
     predicted = [event_id for event_id in rides if event_id in account.predicted]
     shown = predicted if len(predicted) <= MAX_ROWS else predicted[:FIRST_ROWS]
     if shown:
@@ -38,16 +43,19 @@ def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, secon
         _console.print(f"... and {len(predicted) - len(shown):,} more\n", highlight=False)
     if account.rejected:
         _console.print(_rejections_table(account))
-        _print_line(f"They are kept in {REJECTIONS}/\n")
+        _print_line(f"They {_stored(f'{REJECTIONS}/', stays)}\n")
     _console.print(_summary_table(account, rides, redelivered, seconds))
     if account.given_up:
-        _print_line(
-            f"Rides given up are kept in s3://{FAILURES_BUCKET}/{ON_FAILURE_PREFIX}: the function failed on them"
-        )
+        place = f"s3://{FAILURES_BUCKET}/{ON_FAILURE_PREFIX}"
+        _print_line(f"The function failed on the rides that were given up; they {_stored(place, stays)}")
     if account.missing:
         keys = ", ".join(printable(rides[event_id].record.partition_key) for event_id in account.missing[:MAX_MISSING])
         more = len(account.missing) - MAX_MISSING
         _print_line(f"Missing: {keys}{f' and {more:,} more' if more > 0 else ''}")
+
+
+def _stored(place: str, stays: bool) -> str:
+    return f"are kept in {place}" if stays else f"were stored in {place}, which ends with this run: --serve keeps it up"
 
 
 def latency(account: Account, rides: Mapping[str, PutRide], percent: int) -> float | None:
@@ -58,13 +66,38 @@ def latency(account: Account, rides: Mapping[str, PutRide], percent: int) -> flo
 
 
 def _rides_table(account: Account, rides: Mapping[str, PutRide], event_ids: Sequence[str]) -> Table:
-    numbers = [Column(name, justify="right") for name in ("pickup", "dropoff", "miles", "predicted minutes")]
+    has_true = any(ride.record.minutes is not None for ride in rides.values())
+    names = ("pickup", "dropoff", "miles", "predicted minutes", *(("true minutes",) if has_true else ()))
+    numbers = [Column(name, justify="right") for name in names]
     table = _table("Rides and their predictions", Column("ride_id", overflow="fold"), *numbers)
     for event_id in event_ids:
-        event, minutes = decode_ride(rides[event_id].record.data), account.predicted[event_id].prediction.value
+        record, predicted = rides[event_id].record, account.predicted[event_id].prediction.value
+        event = decode_ride(record.data)
         trip = (str(event.ride.PULocationID), str(event.ride.DOLocationID), f"{event.ride.trip_distance:.2f}")
-        table.add_row(Text(printable(str(event.ride_id))), *trip, f"{minutes:.2f}")
+        true = "" if record.minutes is None else f"{record.minutes:.2f}"
+        table.add_row(Text(printable(str(event.ride_id))), *trip, f"{predicted:.2f}", *((true,) if has_true else ()))
     return table
+
+
+def errors(account: Account, rides: Mapping[str, PutRide]) -> dict[str, str]:
+    """Return the rows of the summary that compare predictions with true durations, if any is known.
+
+    Rides that ``train`` would use have rows of their own if there are others, because a meter that was left on for a
+    day outweighs them all.
+    """
+    found = ((rides[event_id].record, read) for event_id, read in account.predicted.items() if event_id in rides)
+    known = [(one.event, one.minutes, read.prediction.value) for one, read in found if one.event and one.minutes]
+    usual = [(event, true, predicted) for event, true, predicted in known if is_usual(event.ride, true)]
+    rows = {"true duration known": f"{len(known):,}", **_errors("", known)} if known else {}
+    if 0 < len(usual) < len(known):
+        rows |= {USUAL: f"{len(usual):,}", **_errors(" of these", usual)}
+    return rows
+
+
+def _errors(suffix: str, rides: Sequence[tuple[RideEvent, float, float]]) -> dict[str, str]:
+    misses = [predicted - true for _, true, predicted in rides]
+    rmse, mae = math.sqrt(statistics.fmean(miss * miss for miss in misses)), statistics.fmean(map(abs, misses))
+    return {f"RMSE{suffix}": f"{rmse:.3f} min", f"MAE{suffix}": f"{mae:.3f} min"}
 
 
 def _rejections_table(account: Account) -> Table:
@@ -91,6 +124,7 @@ def _summary_table(account: Account, rides: Mapping[str, PutRide], redelivered: 
         "rejected": f"{len(account.rejected):,}",
         "redelivered": f"{redelivered:,}",
         **{name: f"{len(event_ids):,}" for name, event_ids in problems.items() if event_ids},
+        **errors(account, rides),
         **{f"put to prediction, p{rank}": _milliseconds(latency(account, rides, rank)) for rank in (50, 95)},
         "rides/s": f"{account.put / seconds:,.0f}",
     }
@@ -120,23 +154,23 @@ def show_faults(faults: Mapping[str, int]) -> None:
 
 
 def aws_commands(endpoint: str, shard_id: str) -> str:
-    """Return lines for another shell that put the ride of events/ride.json and read its prediction from a shard."""
-    # Version 2 of the AWS command line prefers AWS_REGION, and pipes what it prints into a pager unless told not to.
+    """Return lines for another shell that put the ride of events/ride.json and read its prediction, in two ways.
+
+    They can be pasted as a whole, because each of them ends. The AWS CLI comes last, because it may not be installed.
+    """
+    # Version 2 of the AWS CLI prefers AWS_REGION, and pipes what it prints into a pager unless told not to.
     variables = {"AWS_ENDPOINT_URL": endpoint, **DUMMY_CREDENTIALS, "AWS_REGION": REGION, "AWS_PAGER": ""}
     iterator = f"--stream-name {OUTPUT_STREAM} --shard-id {shard_id} --shard-iterator-type LATEST"
     lines = (
         f"cd {shlex.quote(str(Path(__file__).resolve().parents[2]))}",
-        *(f"export {name}={value}" for name, value in variables.items()),
-        "",
+        f"export {' '.join(f'{name}={value}' for name, value in variables.items())}",
+        "./scripts/put-rides --json events/ride.json",
+        "./scripts/read-predictions --json --distinct --idle 2",
         f"ITERATOR=$(aws kinesis get-shard-iterator {iterator} --query ShardIterator --output text)",
         f"aws kinesis put-record --stream-name {INPUT_STREAM} --partition-key {SAMPLE_KEY} --data fileb://events/ride.json",
-        "sleep 1",
+        "sleep 2",
         """aws kinesis get-records --shard-iterator "$ITERATOR" --query 'Records[].[Data]' --output text |"""
         """ while read -r data; do echo "$data" | base64 --decode; echo; done""",
-        "",
-        "./scripts/put-rides --rides 100 --bad 5",
-        "./scripts/read-predictions",
-        f"./scripts/replay --failures {REJECTIONS} --dry-run",
     )
     return "\n".join(lines)
 

@@ -1,7 +1,6 @@
 """Sandboxes as Lambda keeps them: processes that run the function, one event at a time, and that can be killed."""
 
 import contextlib
-import os
 import pkgutil
 import random
 import subprocess
@@ -19,6 +18,8 @@ from queue import SimpleQueue
 from typing import Any
 
 import msgspec
+
+from scripts.localaws import server
 
 HANDLER = "lambda_function.lambda_handler"
 INIT_SECONDS = 60.0
@@ -191,7 +192,7 @@ def main() -> None:
 
     An answer is a pair: the response, and an error's type and message or None. The first one says that loading is done.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    server.end_with_parent()
     _, descriptor, name = sys.argv
     with Connection(int(descriptor)) as connection:
         try:
@@ -204,12 +205,6 @@ def main() -> None:
             while True:
                 event, seconds = msgspec.json.decode(connection.recv_bytes())
                 connection.send_bytes(_answer(handler, event, seconds))
-
-
-def _end_with_parent() -> None:
-    """End the process when its stdin ends, as it does with the parent, also in the middle of an invocation."""
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(1)
 
 
 def _answer(handler: Callable[[Any, LambdaContext], Any], event: object, seconds: float) -> bytes:

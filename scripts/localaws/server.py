@@ -1,7 +1,10 @@
 """Servers in processes of their own: each prints the loopback port that it listens on, and ends with its stdin."""
 
 import contextlib
+import os
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -33,3 +36,20 @@ def serve(
         if not port:
             raise RuntimeError(f"{name} did not start (exit code {process.wait()})")
         yield f"http://{HOST}:{port}"
+
+
+def end_with_parent() -> None:
+    """End this process when its stdin ends, as it does with the parent, whatever this process is doing then."""
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def announce(port: int) -> None:
+    """Print the port for ``serve``."""
+    # Not print: if the parent has gone, Python would complain about the buffered text at exit.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), f"{port}\n".encode())

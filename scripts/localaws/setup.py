@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -11,17 +12,16 @@ from typing import TYPE_CHECKING
 import boto3
 
 from artifacts import MLMODEL, ModelError, describe, find_run, open_artifact
-from scripts import cli
+from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL
 from scripts.localaws import moto
 from scripts.localaws.moto import environment_without_account
 from scripts.localaws.server import HOST
-from settings import ModelSettings
+from settings import ModelSettings, StreamSettings
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
-INPUT_STREAM, OUTPUT_STREAM = cli.INPUT_STREAM, cli.OUTPUT_STREAM
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
 REJECTIONS = f"s3://{FAILURES_BUCKET}/rejections"
 EXPERIMENT_ID = "1"
@@ -61,6 +61,8 @@ class LocalStack:
 @contextlib.contextmanager
 def start(model: ModelCopy, shards: int) -> Iterator[LocalStack]:
     """Run the local AWS for the length of the block; this process reaches no other AWS from then on."""
+    # With more than ten shards, threads need more connections at once than a client keeps open.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     with moto.serve() as endpoint:
         isolate(os.environ, endpoint)
         # The session so far may hold the credentials of the user, with which the model was read.
@@ -82,7 +84,7 @@ def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> M
     if location:
         variables.update(MODEL_LOCATION=location, MODEL_BUCKET="")
     elif not (variables["MODEL_LOCATION"].strip() or variables["MODEL_BUCKET"].strip()):
-        return copy_model(str(cli.SAMPLE_MODEL))
+        return copy_model(str(SAMPLE_MODEL))
     settings = ModelSettings.from_environment(variables)
     found = settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
     return copy_model(found, settings.run_id, settings.sha256)
@@ -107,7 +109,12 @@ def isolate(environment: MutableMapping[str, str], endpoint: str) -> None:
     """Point the SDK at the endpoint alone: no variable, profile or proxy of the user can lead it anywhere else."""
     alone = environment_without_account(environment)
     environment.clear()
-    environment.update(alone, AWS_ENDPOINT_URL=endpoint, NO_PROXY=HOST, no_proxy=HOST)
+    environment.update(alone, **variables(endpoint))
+
+
+def variables(endpoint: str) -> dict[str, str]:
+    """Return the variables with which a process that has no AWS settings reaches the local AWS."""
+    return {"AWS_ENDPOINT_URL": endpoint, **moto.DUMMY_CREDENTIALS, "NO_PROXY": HOST, "no_proxy": HOST}
 
 
 def create(kinesis: "KinesisClient", s3: "S3Client", shards: int) -> None:
@@ -120,7 +127,10 @@ def create(kinesis: "KinesisClient", s3: "S3Client", shards: int) -> None:
 
 
 def configure_function(environment: MutableMapping[str, str], model: ModelCopy) -> None:
-    """Set the function's variables for the local AWS and an uploaded model; of the user's, only LOG_LEVEL stays."""
+    """Set the function's variables for the local AWS and an uploaded model; of the user's, only LOG_LEVEL stays.
+
+    Raises SettingsError if that is not a level.
+    """
     for name in FUNCTION_VARIABLES:
         environment.pop(name, None)
     environment.update(
@@ -134,6 +144,7 @@ def configure_function(environment: MutableMapping[str, str], model: ModelCopy) 
     environment["LOG_LEVEL"] = environment.get("LOG_LEVEL") or "WARNING"
     # Metrics would be printed for every batch, and nothing here collects them.
     environment["POWERTOOLS_METRICS_DISABLED"] = "true"
+    StreamSettings.from_environment(environment)  # a wrong LOG_LEVEL would end each sandbox, one after the other
 
 
 def find_shard(kinesis: "KinesisClient", stream: str, partition_key: str) -> str:

@@ -20,13 +20,16 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 import mlflow
+import mlflow.pyfunc
 import mlflow.sklearn
 import numpy as np
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.types import ColSpec, DataType, Schema
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LinearRegression, Ridge
@@ -35,7 +38,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sqlalchemy.exc import SQLAlchemyError
 
-from model import TRUSTED_TYPES, prepare_features
+from flavors import TRUSTED_TYPES
+from model import SAMPLE_FEATURES, prepare_features
 from rides import MAX_TRIP_DISTANCE, Ride
 from scripts import cli
 from scripts.sources.download import open_trips
@@ -45,6 +49,9 @@ TRACKING_URI = "sqlite:///mlflow.db"
 HELD_OUT_SHARE = 1 / 5
 SEED = 0
 
+DEFAULT_MODEL = "ridge"
+"""On February 2023 its errors are smaller than the linear model's. The forest's RMSE is 0.3 % smaller still, but the
+forest takes a hundred times as long to train, four times the space, and ten times as long or more to predict."""
 MODELS: dict[str, Callable[[], Any]] = {
     "linear": LinearRegression,
     "ridge": Ridge,
@@ -190,10 +197,20 @@ def log_run(
 
 
 def log_model(pipeline: Any) -> Any:
-    """Log the pipeline with the run that is open, as skops, and return MLflow's description of it."""
+    """Log the pipeline with the run that is open, as skops, and return MLflow's description of it.
+
+    The pipeline takes a list of dictionaries. MLflow's server makes a DataFrame of all that it is sent, and makes it a
+    list of dictionaries again if the signature says that the input must look like the example.
+    """
+    columns = [ColSpec(DataType.string, "PU_DO"), ColSpec(DataType.double, "trip_distance")]
+    signature = ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(DataType.double)]))
+    example = [dict(SAMPLE_FEATURES)]
+    mlflow.pyfunc.update_signature_for_type_hint_from_example(example, signature)
     return mlflow.sklearn.log_model(
         pipeline,
         name="model",
+        signature=signature,
+        input_example=example,
         serialization_format="skops",
         skops_trusted_types=TRUSTED_TYPES,
         pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES],

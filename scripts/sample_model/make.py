@@ -42,7 +42,7 @@ def main() -> None:
             MLFLOW_DEFAULT_ARTIFACT_ROOT=f"s3://{BUCKET}",
         )
         boto3.client("s3").create_bucket(Bucket=BUCKET)
-        command = [sys.executable, "-m", "scripts.commands.train"]
+        command = [sys.executable, "-m", "scripts.start", "train"]
         files = [options.january, "--validate", options.february]
         if code := subprocess.run([*command, *files, *OPTIONS], check=False, stdout=subprocess.DEVNULL).returncode:
             sys.exit(code)

@@ -1,1 +1,1 @@
-"""Where rides come from: the generator, JSON lines and TLC files; bad rides and aggregated records; Lambda events."""
+"""Where rides come from: the generator, JSON and TLC files; bad rides and aggregated records; Lambda events."""

@@ -1,24 +1,23 @@
-"""The rides that a command line asks for: from the generator, JSON lines, or a TLC trip record file."""
+"""The rides that a command line asks for: from the generator, JSON documents, or a TLC trip record file."""
 
 import argparse
 import contextlib
 import hashlib
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
-from rides import MAX_ID_LENGTH, InvalidRideError, decode_ride
+from rides import InvalidRideError, decode_ride
 from scripts.cli import CommandError, count, percent
 from scripts.sources.bad import with_bad_rides
+from scripts.sources.documents import STDIN, read_documents, shown
 from scripts.sources.download import open_trips
 from scripts.sources.records import RideRecord, encode_ride
 from scripts.sources.synthetic import generate_rides
 from streaming.delivery import MAX_ENTRY_BYTES
+from streaming.envelope import is_partition_key, partition_key
 from trips import ride_events
 
-STDIN = "-"
 DEFAULT_RIDES = 25
 
 
@@ -34,16 +33,21 @@ class _Identified(msgspec.Struct):
     ride_id: int | str
 
 
-def add_options(parser: argparse.ArgumentParser, *, json_lines: bool) -> None:
-    """Add the options of ``rides_from_options``; ``--json`` only if ``json_lines`` is true."""
+def add_options(parser: argparse.ArgumentParser, *, documents: bool) -> None:
+    """Add the options of ``rides_from_options``; ``--json`` and ``--raw`` only if ``documents`` is true."""
     number = f"the number of rides (default: {DEFAULT_RIDES} from the generator, or all of a file)"
     parser.add_argument("--rides", type=count, metavar="N", help=number)
     source = parser.add_mutually_exclusive_group()
     trips = "take the rides of a TLC trip record file: parquet, green or yellow taxis, a path or an http(s) URL"
     source.add_argument("--data", metavar="FILE", help=trips)
-    if json_lines:
-        lines = "take JSON lines, each the data of a record, good or bad; or a file that is one JSON document"
-        source.add_argument("--json", metavar="FILE", help=f"{lines}. {STDIN} reads stdin to its end")
+    if documents:
+        taken = (
+            "take JSON documents, each the data of a record, good or bad: one on each line, over several lines, or in"
+        )
+        ending = f"an array; in UTF-8 or UTF-16. {STDIN} reads stdin to its end, and puts the rides then"
+        source.add_argument("--json", metavar="FILE", help=f"{taken} {ending}")
+        raw = "if the file of --json is not JSON, put each of its lines as it is (default: put nothing)"
+        parser.add_argument("--raw", action="store_true", help=raw)
     bad = "replace this percentage of the rides, rounded up, with bad rides of all kinds (default: none)"
     parser.add_argument("--bad", type=percent, default=0.0, metavar="PERCENT", help=bad)
 
@@ -52,47 +56,40 @@ def rides_from_options(options: argparse.Namespace, seed: int) -> RideSource:
     """Return the rides that the options of ``add_options`` ask for.
 
     The seed alone decides which rides are generated and which rides go bad. Raises TripRecordError if a TLC file cannot
-    be read, and CommandError if a file has no ride, or if a JSON file cannot be read or has a record that no stream
-    accepts.
+    be read, and CommandError if a file has no ride, if a JSON file cannot be read, is not JSON or has a record that no
+    stream accepts, or if ``--raw`` is given without a JSON file.
     """
+    if getattr(options, "raw", False) and not options.json:
+        raise CommandError("--raw is about the lines of a file: name the file with --json")
     if options.data:
         source = read_tlc_rides(options.data)
     elif getattr(options, "json", None):
-        source = RideSource(read_json_rides(options.json))
+        source = RideSource(read_json_rides(options.json, raw=options.raw))
     else:
         source = RideSource(generate_rides(options.rides or DEFAULT_RIDES, seed))
     if not source.records:
-        raise CommandError(f"there is no ride in {_shown(options.data or options.json)}")
+        raise CommandError(f"there is no ride in {shown(options.data or options.json)}")
     return RideSource(with_bad_rides(source.records[: options.rides], options.bad, seed), source.left_out)
 
 
 def read_tlc_rides(source: str) -> RideSource:
     """Return the rides of a TLC file or URL. Raises TripRecordError."""
     with open_trips(source) as path:
-        events, left_out = ride_events(path)
-    return RideSource([encode_ride(event) for event in events], left_out)
+        trips = ride_events(path)
+    return RideSource(list(map(encode_ride, trips.events, trips.minutes)), trips.left_out)
 
 
-def read_json_rides(name: str) -> list[RideRecord]:
-    """Return the records of a file, or of stdin: one for each line that is not blank, or one if it is one document.
+def read_json_rides(name: str, *, raw: bool = False) -> list[RideRecord]:
+    """Return a record for each JSON document in a file or in stdin, or for each line if ``raw`` allows this.
 
-    Bad data is not refused: rejecting it is the consumer's task. If the data has no ride_id, its digest is the
-    partition key. Raises CommandError if the file cannot be read or has a record that no stream accepts.
+    A document that is not a ride is not refused: rejecting it is the consumer's task. If the data has no ride_id, its
+    digest is the partition key. Raises CommandError as ``read_documents`` does, and if no stream accepts a record.
     """
-    try:
-        content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
-    except OSError as error:
-        raise CommandError(f"{name} cannot be read: {error.strerror}") from error
-    try:
-        msgspec.json.decode(content)
-        documents = [content.strip()]
-    except (ValueError, RecursionError):
-        documents = [line.strip() for line in content.split(b"\n") if line.strip()]
-    records = [_record(data) for data in documents]
+    records = [_record(data) for data in read_documents(name, raw=raw)]
     for record in records:
         if len(record.data) + len(record.partition_key.encode()) > MAX_ENTRY_BYTES:
             raise CommandError(
-                f"{_shown(name)}: a record of {len(record.data)} bytes is more than a stream takes, which is 1 MiB:"
+                f"{shown(name)}: a record of {len(record.data)} bytes is more than a stream takes, which is 1 MiB:"
                 f" {record.data[:40]!r}..."
             )
     return records
@@ -101,13 +98,9 @@ def read_json_rides(name: str) -> list[RideRecord]:
 def _record(data: bytes) -> RideRecord:
     with contextlib.suppress(InvalidRideError):
         event = decode_ride(data)
-        return RideRecord(str(event.ride_id), data, event)
+        return RideRecord(partition_key(event.ride_id), data, event)
     with contextlib.suppress(ValueError, RecursionError):
         key = str(msgspec.json.decode(data, type=_Identified).ride_id)
-        if 0 < len(key) <= MAX_ID_LENGTH:
+        if is_partition_key(key):
             return RideRecord(key, data)
     return RideRecord(hashlib.sha256(data).hexdigest(), data)
-
-
-def _shown(name: str) -> str:
-    return "stdin" if name == STDIN else name

@@ -8,6 +8,7 @@ from aws_kinesis_agg.aggregator import AggRecord, RecordAggregator
 
 from rides import RideEvent
 from streaming.delivery import MAX_ENTRY_BYTES
+from streaming.envelope import partition_key
 
 MAX_PACKED = 100
 """Rides in one aggregated record."""
@@ -23,11 +24,15 @@ class RideRecord:
     data: bytes
     event: RideEvent | None = None
     """The ride in the data. It is None for a bad ride, for an aggregated record, and if nobody has decoded the data."""
+    minutes: float | None = None
+    """The ride's true duration. It is None if nobody knows it."""
+    rides: int = 1
+    """The number of rides in the data: more than one in an aggregated record."""
 
 
-def encode_ride(event: RideEvent) -> RideRecord:
-    """Return the record of a ride."""
-    return RideRecord(str(event.ride_id), msgspec.json.encode(event), event)
+def encode_ride(event: RideEvent, minutes: float | None = None) -> RideRecord:
+    """Return the record of a ride, which took ``minutes`` if that is known."""
+    return RideRecord(partition_key(event.ride_id), msgspec.json.encode(event), event, minutes)
 
 
 def aggregate(records: Sequence[RideRecord], most: int = MAX_PACKED) -> list[RideRecord]:
@@ -42,7 +47,7 @@ def aggregate(records: Sequence[RideRecord], most: int = MAX_PACKED) -> list[Rid
     def append(finished: AggRecord | None) -> None:
         if finished:
             partition_key, _, data = finished.get_contents()
-            packed.append(RideRecord(partition_key, data))
+            packed.append(RideRecord(partition_key, data, rides=finished.get_num_user_records()))
 
     for record in records:
         if aggregator.get_num_user_records() == most:

@@ -1,4 +1,4 @@
-"""The rides that commands put on a stream: generated rides, JSON lines, trip records, and bad rides among them."""
+"""The rides that commands put on a stream: generated rides, JSON documents, trip records, and bad rides among them."""
 
 import argparse
 import io
@@ -28,7 +28,7 @@ LINE = b'{"ride": {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.
 def chosen(*arguments: str, seed: int = 0) -> RideSource:
     """Return the rides that a command line asks for."""
     parser = argparse.ArgumentParser()
-    chosen_module.add_options(parser, json_lines=True)
+    chosen_module.add_options(parser, documents=True)
     return chosen_module.rides_from_options(parser.parse_args(arguments), seed)
 
 
@@ -40,9 +40,9 @@ def rejected(records: list[RideRecord]) -> int:
 
 @pytest.fixture
 def lines(tmp_path: Path) -> Path:
-    """Write three lines, one of them blank and one of them nonsense."""
+    """Write a ride and a line that is JSON but not a ride, with a blank line between."""
     path = tmp_path / "rides.jsonl"
-    path.write_bytes(LINE + b"\n\n\xffnonsense\r\n")
+    path.write_bytes(LINE + b'\n\n{"nonsense": 1}\r\n')
     return path
 
 
@@ -74,11 +74,11 @@ def test_generated_rides_look_like_those_they_were_measured_on() -> None:
     assert sum(hours[hour] for hour in range(6)) < sum(hours[hour] for hour in (15, 16, 17, 18)) / 4
 
 
-def test_lines_keep_their_data_and_get_their_ride_id_or_else_their_digest_as_key(lines: Path) -> None:
-    """Blank lines are skipped, bad ones are not. A digest puts the same line on the same shard again."""
+def test_documents_have_their_ride_id_or_else_their_digest_as_key(lines: Path) -> None:
+    """A digest puts the same document on the same shard again."""
     good, bad = read_json_rides(str(lines))
     assert (good.partition_key, good.data) == ("256", LINE)
-    assert bad.data == b"\xffnonsense"
+    assert bad.data == b'{"nonsense": 1}'
     assert len(bad.partition_key) == 64
     assert read_json_rides(str(lines))[1] == bad
 
@@ -97,13 +97,91 @@ def test_lines_come_from_stdin_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [record.partition_key for record in read_json_rides("-")] == ["256", "256"]
 
 
-def test_a_file_that_is_one_document_is_one_record(tmp_path: Path) -> None:
-    """However many lines it has."""
-    path = tmp_path / "ride.json"
-    path.write_text(json.dumps(json.loads(LINE), indent=4))
-    (record,) = read_json_rides(str(path))
-    assert record.partition_key == "256"
-    assert json.loads(record.data) == json.loads(LINE)
+SECOND = '{"ride":{"PULocationID":43,"DOLocationID":151,"trip_distance":1.80},"ride_id":98765432109876543210}'
+UMLAUT = '{"ride_id": "Müßig 🚕"}'
+PRETTY = json.dumps(json.loads(LINE), indent=4)
+NAN = '{"ride": {"PULocationID": 130, "DOLocationID": 205, "trip_distance": NaN}, "ride_id": 7}'
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-16 big, with BOM", "utf-32"]
+)
+@pytest.mark.parametrize(
+    ("text", "documents"),
+    [
+        pytest.param(PRETTY, [PRETTY], id="one, pretty"),
+        pytest.param(f"{SECOND}\n{UMLAUT}\n", [SECOND, UMLAUT], id="lines"),
+        pytest.param(f"\r\n{SECOND}\r\n\r\n{UMLAUT}\r\n", [SECOND, UMLAUT], id="lines of Windows"),
+        pytest.param(f"{PRETTY}\n{PRETTY}", [PRETTY, PRETTY], id="several, pretty"),
+        pytest.param(f"{SECOND}{PRETTY} {UMLAUT}", [SECOND, PRETTY, UMLAUT], id="one after another"),
+        pytest.param(f"{SECOND}\n\ufeff{UMLAUT}\n", [SECOND, UMLAUT], id="two files joined, each with a BOM"),
+        pytest.param(f"[{SECOND},{UMLAUT}]", [SECOND, UMLAUT], id="an array"),
+        pytest.param(f"[\n  {PRETTY}\n,{PRETTY}\n, null ]\n", [PRETTY, PRETTY, "null"], id="an array, pretty"),
+        pytest.param(f"[{SECOND}]\n[]\n[ ]\n[{UMLAUT}, [1]]\n", [SECOND, UMLAUT, "[1]"], id="arrays in lines"),
+        pytest.param(f"[{NAN}, {SECOND}]\n{NAN}", [NAN, SECOND, NAN], id="NaN, as Python writes it"),
+        pytest.param('{"a": Infinity}\n{"a": -Infinity}', ['{"a": Infinity}', '{"a": -Infinity}'], id="infinity"),
+        pytest.param('null\n"text"\n1.50\n', ["null", '"text"', "1.50"], id="lines that are no ride"),
+        pytest.param("[1, 2]\n[[{}], 3]", ["[1, 2]", "[[{}], 3]"], id="arrays without an object"),
+        pytest.param('{"a": 1, "a": 2}', ['{"a": 1, "a": 2}'], id="a name twice"),
+        pytest.param(f'{{"a": {"9" * 5000}}}', [f'{{"a": {"9" * 5000}}}'], id="a huge number"),
+        pytest.param(r'{"ride_id": "\ud800"}', [r'{"ride_id": "\ud800"}'], id="half a character, escaped"),
+    ],
+)
+def test_every_json_document_is_a_record_as_it_was_written(
+    tmp_path: Path, text: str, documents: list[str], encoding: str
+) -> None:
+    """Only the encoding changes, to UTF-8. Whether a document is a ride is for the consumer to say."""
+    big = "\ufeff".encode("utf-16-be") + text.encode("utf-16-be")
+    path = tmp_path / "rides.json"
+    path.write_bytes(big if encoding.startswith("utf-16 big") else text.encode(encoding))
+    assert [record.data.decode() for record in read_json_rides(str(path))] == documents
+    assert read_json_rides(str(path), raw=True) == read_json_rides(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "lines"),
+    [
+        pytest.param(b"# Title\n\nText\n", "line 1, column 1", 2, id="text"),
+        pytest.param(b"2023-02-01,130,205\n", "line 1, column 5", 1, id="CSV"),
+        pytest.param(b"130 205 3.66\n", "line 1, column 4", 1, id="numbers in a line"),
+        pytest.param(b"null null", "line 1, column 5", 1, id="null twice in a line"),
+        pytest.param(LINE + b"\n" + LINE[:-9] + b"\n", "line 2, column 83", 2, id="cut off in a line"),
+        pytest.param(PRETTY[:-3].encode(), "line 7, column 18", 7, id="cut off, pretty"),
+        pytest.param(LINE + b" the end", "line 1, column 93", 1, id="text after a document"),
+        pytest.param(LINE + b" 1", "line 1, column 93", 1, id="a number after a document"),
+        pytest.param(LINE + b",\n" + LINE, "line 1, column 92", 2, id="commas without an array"),
+        pytest.param(b"[" + LINE + b",]", "line 1, column 9[34]", 1, id="a comma at an array's end"),
+        pytest.param(b"[" + LINE, "line 1, column 93", 1, id="an array without an end"),
+        pytest.param(LINE + b'\n{"ride_id": \xff', "line 2, column 13", 2, id="not UTF-8"),
+        pytest.param(b'{"ride_id": "\xed\xa0\x80"}', "line 1, column 14", 1, id="half a character"),
+        pytest.param('{"a":\n"x"}'.encode("utf-16")[:-1], "line 2, column 4", 2, id="UTF-16 cut off"),
+        pytest.param(LINE + b"\x00", "line 1, column 92", 1, id="NUL after a document"),
+        pytest.param(bytes(8), "line 1, column 1", 1, id="NULs"),
+        pytest.param(b'{"a": "\x00"}', "line 1, column 8", 1, id="NUL in a text"),
+        pytest.param(LINE + b"\n" + b"[" * 100_000 + b"]" * 100_000, "line 2, column 1", 2, id="nested too deeply"),
+    ],
+)
+def test_a_file_that_is_not_json_is_refused_unless_its_lines_are_wanted(
+    tmp_path: Path, content: bytes, place: str, lines: int
+) -> None:
+    """The message has the place, which Python versions see differently once, and names the option for lines."""
+    path = tmp_path / "rides.json"
+    path.write_bytes(content)
+    with pytest.raises(CommandError, match=rf"rides\.json, {place}: this is not JSON \(.*\), so .* with --raw$"):
+        read_json_rides(str(path))
+    records = read_json_rides(str(path), raw=True)
+    assert len(records) == lines
+    assert [record.data for record in records] == [line.strip() for line in content.split(b"\n") if line.strip()]
+
+
+def test_what_cannot_be_read_in_python_only_is_a_ride_that_the_function_rejects(tmp_path: Path) -> None:
+    """The reason names the field that has NaN."""
+    path = tmp_path / "rides.json"
+    path.write_text(f"{NAN}\n{PRETTY}")
+    records = read_json_rides(str(path))
+    received, (rejection,) = decode_event(kinesis_event(*(record.data for record in records)))
+    assert len(received) == 1
+    assert "$.ride.trip_distance" in rejection.reason
 
 
 def test_a_line_that_no_stream_accepts_is_refused(tmp_path: Path) -> None:
@@ -135,9 +213,16 @@ def test_a_number_of_rides_takes_the_first(tmp_path: Path, lines: Path) -> None:
 def test_a_file_without_rides_is_refused(tmp_path: Path) -> None:
     """The command would have nothing to wait for."""
     empty = tmp_path / "empty.jsonl"
-    empty.write_text("\n\n")
-    with pytest.raises(CommandError, match=r"no ride in .*empty\.jsonl"):
-        chosen("--json", str(empty))
+    for content in ("", "\n \r\n", "\ufeff", "[]"):
+        empty.write_text(content)
+        with pytest.raises(CommandError, match=r"no ride in .*empty\.jsonl"):
+            chosen("--json", str(empty))
+
+
+def test_raw_lines_need_a_file() -> None:
+    """The option is about the lines of a file."""
+    with pytest.raises(CommandError, match="--json"):
+        chosen("--raw")
 
 
 @pytest.mark.parametrize(("percent", "bad"), [(0, 0), (0.1, 1), (5, 15), (33.4, 101), (100, 300)])
@@ -175,7 +260,7 @@ def test_a_bad_ride_keeps_its_key_and_depends_on_the_seed() -> None:
 
 
 def test_rides_that_are_bad_already_do_not_change(lines: Path) -> None:
-    """Only one of the two lines can go bad."""
+    """Only one of the two documents can go bad."""
     good, bad = with_bad_rides(read_json_rides(str(lines)), 100, seed=0)
     assert good.data != LINE
-    assert bad.data == b"\xffnonsense"
+    assert bad.data == b'{"nonsense": 1}'

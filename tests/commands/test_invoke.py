@@ -1,13 +1,23 @@
 """Running the handler on an event file, from the command line."""
 
+import hashlib
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cloudpickle
 import pytest
+import yaml
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
 
 from scripts.aws.shards import ShardReader
 from scripts.localaws.setup import FUNCTION_VARIABLES
+from tests.builders import kinesis_event, ride_event
+from tests.conftest import SAMPLE_MODEL
 from tests.tools import ROOT, failed, finish
 
 if TYPE_CHECKING:
@@ -67,13 +77,42 @@ def test_write_really_writes(kinesis: "KinesisClient", s3: "S3Client", stream: s
     assert len(s3.get_object(Bucket=bucket, Key=rejections["Key"])["Body"].read().splitlines()) == 5
 
 
+def test_write_shows_rides_that_the_model_cannot_predict_too(
+    stream: str, bucket: str, tmp_path: Path, kinesis: "KinesisClient"
+) -> None:
+    """The model here overflows on a long ride, so that its prediction is no finite number."""
+    model, event = tmp_path / "model", tmp_path / "event.json"
+    shutil.copytree(SAMPLE_MODEL, model)
+    pipeline = make_pipeline(DictVectorizer(), LinearRegression()).fit([{"trip_distance": 1.0}], [1.0])
+    pipeline[-1].coef_[:] = 1e307
+    pickled = cloudpickle.dumps(pipeline)
+    (model / "model.pkl").write_bytes(pickled)
+    description = yaml.safe_load((model / "MLmodel").read_text())
+    description["flavors"]["sklearn"] |= {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}
+    (model / "MLmodel").write_text(yaml.safe_dump(description))
+    event.write_text(json.dumps(kinesis_event(ride_event(1), ride_event(2, trip_distance=99.0), b"{")))
+    done = finish(
+        *("invoke", "--write", "--model", str(model), str(event)),
+        PREDICTIONS_STREAM_NAME=stream,
+        FAILURES_LOCATION=f"s3://{bucket}",
+        MODEL_SHA256=hashlib.sha256(pickled).hexdigest(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 rejected" in done.stderr
+    assert re.findall(r"^\d+ +(json|prediction) ", done.stderr, re.MULTILINE) == ["json", "prediction"]
+    assert len(ShardReader(kinesis, stream, "shardId-000000000000").read()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["none.json"], "invoke: none.json cannot be read: No such file or directory"),
         (["broken.json"], "invoke: broken.json is not JSON: Expecting value: line 1 column 7 (char 6)"),
         (["--write", ONE], "invoke: PREDICTIONS_STREAM_NAME is not set (only a dry run, TEST_RUN=True, does without)"),
-        (["--profile", "nobody", ONE], "invoke: The config profile (nobody) could not be found"),
+        (
+            ["--profile", "nobody", ONE],
+            "invoke: the SDK cannot use AWS_PROFILE: The config profile (nobody) could not be found",
+        ),
         (
             ["--model", "none", ONE],
             "invoke: there is no folder none: set MODEL_LOCATION to the one that holds the MLmodel file",

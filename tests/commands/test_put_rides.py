@@ -1,5 +1,6 @@
 """Putting rides on a stream, from the command line."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,12 @@ from scripts.aws.putting import put
 from scripts.aws.shards import ShardReader
 from scripts.cli import CommandError
 from scripts.localaws.chaos import serve
-from scripts.localaws.faults import Call, FailedEntries, Fault
+from scripts.localaws.faults import Call, Delayed, FailedEntries, Fault
 from scripts.sources.synthetic import generate_rides
 from streaming.delivery import OutputStream
 from streaming.records import decode_event
 from tests.builders import kinesis_event
-from tests.tools import ROOT, failed, finish
+from tests.tools import PATIENCE, ROOT, failed, finish, start, wait_for
 from tests.trip_records import trip, write
 
 if TYPE_CHECKING:
@@ -53,9 +54,20 @@ def test_bad_rides_are_put_among_good_ones(kinesis: "KinesisClient", stream: str
     assert (len(received), len(rejections)) == (54, 6)
 
 
-def test_lines_of_stdin_are_put_as_they_are(kinesis: "KinesisClient", stream: str) -> None:
-    """Bad data is put too: rejecting it is the consumer's task."""
-    done = finish("put-rides", "--stream", stream, "--json", "-", stdin=b'{"ride_id": "a"}\n\n{"ride_id": \xff\n')
+def test_documents_of_stdin_are_put_as_they_are(kinesis: "KinesisClient", stream: str) -> None:
+    """A ride that is bad is put too: rejecting it is the consumer's task."""
+    done = finish("put-rides", "--stream", stream, "--json", "-", stdin=b'{"ride_id": "a"}\n\n[{"ride_id": \n1}]')
+    assert done.stdout == f"put 2 rides on {stream}\n"
+    assert [record["Data"] for record in read(kinesis, stream)] == [b'{"ride_id": "a"}', b'{"ride_id": \n1}']
+
+
+def test_text_is_put_only_if_its_lines_are_wanted(kinesis: "KinesisClient", stream: str) -> None:
+    """Otherwise one line says where the text stops being JSON, and nothing is put."""
+    text = b'{"ride_id": "a"}\n\n{"ride_id": \xff\n'
+    line = failed(finish("put-rides", "--stream", stream, "--json", "-", stdin=text))
+    assert line.startswith("put-rides: stdin, line 3, column 13: this is not JSON (not UTF-8: invalid start byte)")
+    assert read(kinesis, stream) == []
+    done = finish("put-rides", "--stream", stream, "--json", "-", "--raw", stdin=text)
     assert done.stdout == f"put 2 rides on {stream}\n"
     assert [record["Data"] for record in read(kinesis, stream)] == [b'{"ride_id": "a"}', b'{"ride_id": \xff']
 
@@ -105,6 +117,31 @@ def test_a_stream_that_accepts_no_more_ends_it(
     assert len(read(kinesis, stream)) == 500
 
 
+@pytest.mark.parametrize(
+    ("number", "arguments"),
+    [(signal.SIGINT, ("--rides", "2000")), (signal.SIGTERM, ("--rides", "3000", "--aggregate"))],
+)
+def test_an_interrupted_command_says_how_many_rides_are_on_the_stream(
+    kinesis: "KinesisClient", stream: str, kinesis_endpoint: str, number: signal.Signals, arguments: tuple[str, ...]
+) -> None:
+    """The request under way counts as well: its response is awaited."""
+
+    def answer_late(call: Call) -> Fault | None:
+        return Delayed(2)
+
+    with (
+        serve(kinesis_endpoint, answer_late) as slow,
+        start("put-rides", "--stream", stream, *arguments, AWS_ENDPOINT_URL_KINESIS=slow.url) as putting,
+    ):
+        wait_for(lambda: read(kinesis, stream))
+        putting.send_signal(number)
+        stdout, stderr = putting.communicate(timeout=PATIENCE)
+    received, _ = decode_event(kinesis_event(*(record["Data"] for record in read(kinesis, stream))))
+    assert received
+    assert (putting.returncode, stdout) == (130, "")
+    assert stderr.splitlines()[-1] == f"put-rides: interrupted: put {len(received)} rides on {stream}"
+
+
 @pytest.mark.parametrize("tool", ["put-rides", "read-predictions"])
 def test_a_stream_that_is_not_there_is_one_line(kinesis_endpoint: str, tool: str) -> None:
     """It names the stream, the region and the endpoint."""
@@ -117,7 +154,10 @@ def test_a_stream_that_is_not_there_is_one_line(kinesis_endpoint: str, tool: str
     [
         (("--json", "none.json"), "put-rides: none.json cannot be read: No such file or directory"),
         (("--data", "none.parquet"), "put-rides: none.parquet: there is no such file"),
-        (("--profile", "nobody"), "put-rides: The config profile (nobody) could not be found"),
+        (
+            ("--profile", "nobody"),
+            "put-rides: the SDK cannot use AWS_PROFILE: The config profile (nobody) could not be found",
+        ),
     ],
 )
 def test_an_error_is_one_line(stream: str, arguments: tuple[str, ...], message: str) -> None:
@@ -135,6 +175,29 @@ def test_a_profile_chooses_the_region(stream: str, tmp_path: Path, monkeypatch: 
     done = finish("put-rides", "--stream", stream, "--rides", "2", "--profile", "there", AWS_CONFIG_FILE=str(config))
     assert done.returncode == 0
     assert len(read(client, stream)) == 2
+
+
+def test_an_arn_names_a_stream_of_any_region(stream: str) -> None:
+    """The commands put to it and read from it, though another region is set."""
+    client = boto3.client("kinesis", region_name="eu-west-1")
+    client.create_stream(StreamName=stream, ShardCount=1)
+    arn = client.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]["StreamARN"]
+    done = finish("put-rides", "--stream", f"{arn}/consumer/fast-lane:1712261124", "--rides", "2")
+    assert done.stdout.startswith(f"put 2 rides on {arn} ")
+    assert len(read(client, stream)) == 2
+    done = finish("read-predictions", "--stream", arn, "--idle", "0")
+    assert done.stderr.count("is no prediction") == 2
+
+
+@pytest.mark.parametrize(
+    ("tool", "option"),
+    [("put-rides", "--stream"), ("read-predictions", "--stream"), ("replay", "--stream"), ("replay", "--from")],
+)
+def test_a_text_that_is_no_streams_name_is_refused(tool: str, option: str) -> None:
+    """AWS is not asked for anything."""
+    done = finish(tool, option, '"ride_events"')
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"argument {option}: '\"ride_events\"' is neither the name nor the ARN of a stream\n")
 
 
 @pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run", "soak", "train"])

@@ -77,9 +77,11 @@ def test_an_archived_object_stays(failures: Bucket) -> None:
     [
         (rejection(1, "eyJ*"), "the data is not base64"),
         (rejection(1, b"x" * 1_048_572), "data and partition key are more than 1 MiB"),
-        (rejection(1, partition_key="x" * 257), "the partition key has more than 256 characters"),
+        (rejection(1, partition_key="x" * 257), "Kinesis refuses its partition key of 257 characters"),
+        (rejection(1, partition_key="\U0001f600" * 200), "Kinesis refuses its partition key of 200 characters"),
+        (rejection(1, "not text: null", kind="base64"), "the data is not base64"),
     ],
-    ids=["not base64", "too large", "long key"],
+    ids=["not base64", "too large", "long key", "long key in UTF-16", "not text"],
 )
 def test_a_record_that_no_stream_accepts_stays(
     failures: Bucket, caplog: pytest.LogCaptureFixture, line: bytes, reason: str
@@ -133,7 +135,8 @@ def test_options_select_the_records(failures: Bucket) -> None:
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"put 1 records on {failures.stream}")
     assert failures.on_stream() == [("key-2", b"{")]
     done = run(failures, "--reason", "no such")
-    assert (done.returncode, done.stdout) == (0, "nothing is kept that is chosen\n")
+    nothing = f"nothing to replay: s3://{failures.name}/rejections keeps no record"
+    assert (done.returncode, done.stdout) == (0, f"{nothing} that the options select\n")
 
 
 def test_from_leaves_the_records_of_other_streams_alone(failures: Bucket) -> None:

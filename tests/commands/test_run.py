@@ -1,7 +1,6 @@
 """The local stack: the whole flow in one command, with the model of the user, and when the consumer fails."""
 
 import itertools
-import json
 import os
 import re
 import shutil
@@ -18,12 +17,13 @@ import pytest
 import yaml
 
 from model import load_model
+from scripts.cli import NEUTRAL_VARIABLES
 from scripts.localaws import setup
 from scripts.localaws.account import wait_until_settled
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
 from tests.conftest import SAMPLE_MODEL
-from tests.tools import PATIENCE, failed, finish, start
+from tests.tools import PATIENCE, ROOT, Tool, failed, finish, start
 from tests.trip_records import trip, write
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 """The run that logged the sample model."""
+README = ROOT / "README.md"
+GET_RECORDS = """
+aws kinesis get-records --shard-iterator "$ITERATOR" --query 'Records[].[Data]' --output text |\
+ while read -r data; do echo "$data" | base64 --decode; echo; done"""
+"""The last command that a stack prints."""
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy")
 HOSTILE = {
     **dict.fromkeys(ENDPOINTS, "http://127.0.0.1:1"),
@@ -68,6 +73,7 @@ def test_every_ride_is_shown_with_its_prediction() -> None:
     numbers = summary(done)
     rides = rows_of_rides(done.stdout)
     assert len(rides) == 12
+    assert "true" not in done.stdout
     assert rides[1][0] == "ride-4-2"
     assert all(float(minutes) > 0 for *_, minutes in rides)
     assert [numbers[name] for name in ("put", "predicted", "rejected", "redelivered")] == ["12", "12", "0", "0"]
@@ -83,31 +89,59 @@ def test_bad_rides_are_accounted_for(tmp_path: Path) -> None:
     assert len(rows_of_rides(done.stdout)) == 20
     assert "and 250 more" in done.stdout
     assert [numbers[name] for name in ("put", "predicted", "rejected")] == ["300", "270", "30"]
-    assert "s3://ride-failures/rejections/" in done.stdout
+    assert "were stored in s3://ride-failures/rejections/, which ends with this run: --serve keeps it up" in done.stdout
     kinds = re.findall(r"^│ (json|ride|utf-8) +│ +(\d+) │", done.stdout, re.MULTILINE)
     assert sum(int(number) for _, number in kinds) == 30
     assert list(tmp_path.iterdir()) == []
 
 
 def test_trip_records_are_predicted(tmp_path: Path) -> None:
-    """Rows that the contract refuses are counted."""
-    write(tmp_path / "green_tripdata_2023-02.parquet", [trip(), trip(trip_distance=101), trip(trip_distance=0)])
+    """Rows that the contract refuses are counted. True durations stand beside the predictions, with their errors."""
+    trips = [trip(15), trip(trip_distance=101), trip(10, trip_distance=0), trip(dropoff=None), trip(1439)]
+    write(tmp_path / "green_tripdata_2023-02.parquet", trips)
     done = finish("run", "--data", "green_tripdata_2023-02.parquet", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [row[0] for row in rows_of_rides(done.stdout)] == ["2023/02_0", "2023/02_2"]
+    numbers = summary(done)
+    rows = rows_of_rides(done.stdout)
+    assert [(row[0], *row[5:]) for row in rows] == [
+        ("2023/02_0", "15.00"),
+        ("2023/02_2", "10.00"),
+        ("2023/02_3",),
+        ("2023/02_4", "1439.00"),
+    ]
+    misses = [float(row[4]) - float(row[5]) for row in rows if len(row) > 5]
+    assert numbers["true duration known"] == "3"
+    assert float(numbers["RMSE"].removesuffix(" min")) == pytest.approx((sum(m * m for m in misses) / 3) ** 0.5, 0.01)
+    assert float(numbers["MAE"].removesuffix(" min")) == pytest.approx(sum(map(abs, misses)) / 3, 0.01)
+    # The meter that was left on, and the ride of no miles, are not among those that a model is trained on.
+    assert numbers["rides of 1 to 60 minutes, above 0 miles"] == "1"
+    assert float(numbers["RMSE of these"].removesuffix(" min")) == pytest.approx(abs(misses[0]), abs=0.01)
     assert "1 rows of green_tripdata_2023-02.parquet were left out" in done.stdout
 
 
-def test_the_printed_commands_work_while_the_stack_serves(tmp_path: Path) -> None:
-    """A shell runs them with the AWS CLI, until Ctrl-C ends the stack with exit code 0."""
-    with start("run", "--rides", "3", "--shards", "2", "--serve", cwd=tmp_path) as stack:
-        assert stack.stdout
-        printed = list(itertools.takewhile(lambda line: "read-predictions" not in line, stack.stdout))
-        commands = "".join(printed).partition("In another terminal:")[2]
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def read_commands(stack: Tool) -> str:
+    """Return the commands that a stack prints for another terminal once it serves."""
+    assert stack.stdout
+    printed = "".join(itertools.takewhile(lambda line: "get-records" not in line, stack.stdout))
+    return printed.partition("In another terminal:")[2].strip() + GET_RECORDS
+
+
+def stop(stack: Tool) -> str:
+    """End a stack with Ctrl-C, and return what it has printed to stderr."""
+    stack.send_signal(signal.SIGINT)
+    _, stderr = stack.communicate(timeout=PATIENCE)
+    assert stack.returncode == 0
+    assert "Traceback" not in stderr
+    return stderr
+
+
+def test_the_printed_commands_are_those_of_the_readme_and_do_what_it_shows(tmp_path: Path) -> None:
+    """They are pasted as a whole. Only the first one, and the end of the predictions of the first rides, differ."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with start("run", "--serve", cwd=tmp_path) as stack:
+        commands = read_commands(stack)
         shell = subprocess.run(
             ["bash", "-euo", "pipefail"],
-            input=commands + "./scripts/read-predictions --json --limit 99",
+            input=commands,
             env={**os.environ, "PATH": path},
             cwd=tmp_path,
             capture_output=True,
@@ -115,20 +149,39 @@ def test_the_printed_commands_work_while_the_stack_serves(tmp_path: Path) -> Non
             timeout=PATIENCE,
         )
         assert shell.returncode == 0, shell.stderr
-        stack.send_signal(signal.SIGINT)
-        _, stderr = stack.communicate(timeout=PATIENCE)
-    answer, rest = json.JSONDecoder().raw_decode(shell.stdout)[0], shell.stdout.partition("}\n")[2]
-    assert set(answer) >= {"ShardId", "SequenceNumber"}
-    read, *_, last = rest.splitlines()
-    assert json.loads(read)["prediction"]["ride_id"] == 256
-    # Three of the stack's own, the one above, and 95 good ones of the hundred that put-rides puts.
-    assert len(rest.splitlines()) == 1 + 1 + 99
-    assert json.loads(last)["version"] == json.loads(read)["version"]
-    assert stack.returncode == 0
-    assert "Traceback" not in stderr
+        stop(stack)
+    example = README.read_text().partition("## Put rides and read predictions")[2].split("```\n")[1]
+    change_folder, *others = re.sub(r"(?<=127\.0\.0\.1:)\d+", "…", commands).splitlines()
+    assert change_folder == f"cd {ROOT}"
+    assert others == re.findall(r"^\$ (.+)$", example, re.MULTILINE)
+    outputs = [line for line in example.splitlines() if not line.startswith("$ ")]
+    first = outputs.index("  … 25 predictions of the first rides …")
+    printed = shell.stdout.splitlines()
+    assert printed[:first] == outputs[:first]
+    assert printed[first + 25 :] == outputs[first + 1 :]
     with socket.socket() as client:
         port = int(re.findall(r"AWS_ENDPOINT_URL=http://127.0.0.1:(\d+)", commands)[0])
         assert client.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_other_commands_find_the_stack_while_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They say so. All rides of an aggregated record are counted as served."""
+    for name in [name for name in os.environ if name.startswith("AWS_") and name not in NEUTRAL_VARIABLES]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with start("run", "--rides", "3", "--serve", cwd=tmp_path) as stack:
+        endpoint = re.findall(r"AWS_ENDPOINT_URL=(\S+)", read_commands(stack))[0]
+        line = f"Using the local AWS of ./scripts/run --serve at {endpoint}\n"
+        put = finish("put-rides", "--rides", "250", "--bad", "2", "--aggregate")
+        read = finish("read-predictions", "--json", "--distinct", "--limit", "248")
+        kept = finish("replay", "--failures", setup.REJECTIONS, "--dry-run")
+        for done in (put, read, kept):
+            assert done.returncode == 0, done.stderr
+            assert line in done.stderr
+        assert len(read.stdout.splitlines()) == 3 + 245
+        assert "Chosen records" in kept.stdout
+        assert "Served 253 rides" in stop(stack)
+    assert "for a local AWS, start ./scripts/run --serve, and set AWS_ENDPOINT_URL" in failed(finish("put-rides"))
 
 
 def test_chaos_loses_nothing(tmp_path: Path) -> None:

@@ -47,10 +47,27 @@ def test_a_file_that_cannot_be_written_is_an_error_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--bad", "101"), ("--bad", "few"), ("--kill-every", "-1"), ("--kill-every", "often")]
+    ("command", "option", "value", "limits"),
+    [
+        ("soak", "--bad", "101", "a percentage from 0 to 100"),
+        ("soak", "--bad", "few", "a percentage from 0 to 100"),
+        ("soak", "--kill-every", "-1", "a number of seconds from 0 to 604,800"),
+        ("soak", "--kill-every", "often", "a number of seconds from 0 to 604,800"),
+        ("soak", "--kill-every", "9e9", "a number of seconds from 0 to 604,800"),
+        ("soak", "--shards", "33", "a number from 1 to 32"),
+        ("run", "--shards", "1000000", "a number from 1 to 32"),
+        ("run", "--rides", "1000000000000", "a number from 1 to 1,000,000"),
+        ("run", "--rides", "9" * 5000, "a number from 1 to 1,000,000"),
+        ("put-rides", "--rides", "0", "a number from 1 to 1,000,000"),
+        ("read-predictions", "--limit", "-1", "a number from 1 to 1,000,000"),
+        ("read-predictions", "--idle", "inf", "a number of seconds from 0 to 604,800"),
+        ("read-predictions", "--idle", "nan", "a number of seconds from 0 to 604,800"),
+        ("smoke-test", "--timeout", "1e300", "a number of seconds from 0 to 604,800"),
+    ],
+    ids=lambda value: value[:20],
 )
-def test_an_option_out_of_bounds_is_refused(option: str, value: str) -> None:
-    """The error says what it may be."""
-    done = finish("soak", option, value)
+def test_an_option_out_of_bounds_is_refused(command: str, option: str, value: str, limits: str) -> None:
+    """The error says what it may be, before anything is started."""
+    done = finish(command, option, value)
     assert done.returncode == 2
-    assert f"argument {option}: {value} is not a" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"{command}: error: argument {option}: {value} is not {limits}"

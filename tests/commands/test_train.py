@@ -1,13 +1,17 @@
 """Training from the command line, and what it logs."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow.sklearn
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
 from mlflow.tracking import MlflowClient
 from sklearn.ensemble import RandomForestRegressor
 
@@ -72,7 +76,8 @@ def test_both_loaders_predict_the_same(tmp_path: Path, january: Path, model: str
 
 def test_a_run_has_its_data_parameters_and_errors(tmp_path: Path, january: Path, february: Path) -> None:
     """Its metrics have the errors of the mean too, and its tags have the files' names without their folders."""
-    finished = run(tmp_path, january, "--validate", february, "--experiment", "linear rides")
+    arguments = ("--model", "linear", "--validate", february, "--experiment", "linear rides")
+    finished = run(tmp_path, january, *arguments)
     run_id = printed(finished, "run id").partition(" ")[0]
     assert load_model(printed(finished, "model location")).version == run_id
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
@@ -102,12 +107,40 @@ def test_a_run_has_its_data_parameters_and_errors(tmp_path: Path, january: Path,
     assert metrics["mae"] < 0.01 < 1 < metrics["mean_mae"]
 
 
+RIDE_FEATURES = {"PU_DO": "1_1", "trip_distance": 2.5}
+OTHER_FEATURES = {"PU_DO": "3_3", "trip_distance": 4}
+
+
+def test_mlflows_server_takes_every_form_of_payload(tmp_path: Path, january: Path) -> None:
+    """The signature is true: the server predicts what the function predicts, and names a missing feature."""
+    model = mlflow.pyfunc.load_model(location := printed(run(tmp_path, january), "model location"))
+    expected = load_model(location).predict([Ride(1, 1, 2.5), Ride(3, 3, 4.0)])
+    rows = [RIDE_FEATURES, OTHER_FEATURES]
+    columns = {name: [row[name] for row in rows] for name in RIDE_FEATURES}
+    split = {"columns": list(columns), "data": [list(row.values()) for row in rows]}
+    payloads = {"inputs": rows, "instances": rows, "dataframe_records": rows, "dataframe_split": split}
+
+    def answer(payload: object) -> Any:
+        return scoring_server.invocations(
+            json.dumps(payload), "application/json", model, model.metadata.get_input_schema()
+        )
+
+    for payload in ({"inputs": columns}, *({form: content} for form, content in payloads.items())):
+        assert json.loads(answer(payload).response) == {"predictions": pytest.approx(expected)}
+    csv = scoring_server.invocations(
+        "PU_DO,trip_distance\n1_1,2.5\n3_3,4\n", "text/csv", model, model.metadata.get_input_schema()
+    )
+    assert json.loads(csv.response) == {"predictions": pytest.approx(expected)}
+    with pytest.raises(MlflowException, match="missing inputs.*trip_distance"):
+        answer({"inputs": [{"PU_DO": "1_1"}]})
+
+
 def test_an_s3_artifact_root_gets_the_layout_that_the_function_searches(
     tmp_path: Path, january: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bucket, the experiment's id and the run's id are enough to find the model."""
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", f"s3://{bucket}")
-    finished = run(tmp_path, january, "--model", "ridge")
+    finished = run(tmp_path, january)
     location = printed(finished, "model location")
     run_id, _, experiment = printed(finished, "run id").partition(" ")
     assert experiment == "(experiment 1)"
@@ -227,6 +260,7 @@ def test_the_last_lines_are_commands_that_use_the_model(logged: str, location: s
         f"model location:  {location.strip(chr(39))}",
         f"try it:          {prefix}./scripts/invoke --model {location} events/kinesis-one.json",
         f"run it:          {prefix}./scripts/run --model {location}",
+        "serve it:        ./scripts/environment training -- mlflow models serve --env-manager local -m " + location,
     ]
 
 

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+NOT_PLAIN = [
+    *("a: [", "\x00", "a: 2023-99-99", "? [a]\n: b", "<<: 3\na: b"),
+    *("!!python/object/apply:os.getcwd []", "a: !!bool foo", "a: !!int x", "a: !!timestamp x", "a: !!binary '*'"),
+    *("[" * 1000, "a: {" * 1000, "a: &x [b]\nc: *x", "a: &a [1]\nb: &b [*a, *a]\nc: [*b, *b]", "a: 1\n" * 100_000),
+    "a: &a\n  b: *a",
+]
+"""Content of a file that is no plain YAML, or too much of it."""
+
+
 def log(s3: "S3Client", bucket: str, folder: str, run_id: str) -> None:
     """Put an MLmodel file where MLflow puts it, beside another file."""
     s3.put_object(Bucket=bucket, Key=f"{folder}/MLmodel", Body=f"run_id: {run_id}\n".encode())
@@ -42,7 +51,8 @@ class TestFindRun:
         """Another run's half-written MLmodel must not stop this run's cold start."""
         log(s3, bucket, "1/models/m-2/artifacts", "abc")
         s3.put_object(Bucket=bucket, Key="1/models/m-1/artifacts/MLmodel", Body=b"")
-        s3.put_object(Bucket=bucket, Key="1/models/m-3/artifacts/MLmodel", Body=b"created: 2023-99-99")
+        for number, text in enumerate(NOT_PLAIN):
+            s3.put_object(Bucket=bucket, Key=f"1/models/m-3{number}/artifacts/MLmodel", Body=text.encode())
         s3.put_object(Bucket=bucket, Key="1/models/m-2/artifacts/sub/artifacts/MLmodel", Body=b"run_id: abc")
         assert find_run(bucket, "1", "abc") == f"s3://{bucket}/1/models/m-2/artifacts"
 
@@ -107,9 +117,7 @@ class TestNoModel:
         with pytest.raises(ModelError, match="no MLmodel.*MODEL_LOCATION"):
             describe(open_artifact(str(tmp_path)))
 
-    @pytest.mark.parametrize(
-        "text", ["a: [", "only text", "", "\x00", "!!python/object/apply:os.getcwd []", "a: 2023-99-99", "[" * 1000]
-    )
+    @pytest.mark.parametrize("text", [*NOT_PLAIN, "only text", ""])
     def test_an_invalid_mlmodel_is_named(self, tmp_path: Path, text: str) -> None:
         """One line names the broken file."""
         (tmp_path / "MLmodel").write_text(text)

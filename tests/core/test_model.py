@@ -1,126 +1,17 @@
-"""Loading a model safely, and predicting a batch with it."""
+"""The features of a ride, a model's version, and predicting a batch."""
 
-import hashlib
-import os
+import math
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pytest
-import skops.io
-import yaml
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
-from sklearn.feature_extraction import DictVectorizer
-from sklearn.linear_model import Ridge
-from sklearn.pipeline import make_pipeline
 
-from artifacts import ModelError
-from model import (
-    TRUSTED_TYPES,
-    Features,
-    Model,
-    NotTriedError,
-    PredictionError,
-    load_from_settings,
-    load_model,
-    prepare_features,
-)
+from model import Features, Model, NotTriedError, PredictionError, load_model, prepare_features
 from rides import Ride
-from settings import ModelSettings
-
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-import mlflow
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-ROOT = Path(__file__).parents[2]
-Saved = Callable[[str], str]
-RIDES = [Ride(number % 7, number % 5, number / 3) for number in range(80)]
-UNSEEN = [Ride(130, 205, 3.66), Ride(0, 0, 0.0), Ride(10**30, -1, 100.0)]
-
-
-class Doubler(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """A model that is not a scikit-learn pipeline."""
-
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # mlflow reads the hints
-        """Predict two minutes for each mile."""
-        return model_input["trip_distance"] * 2
-
-
-def fitted(estimator: Any, sparse: bool = True) -> Any:
-    """Fit a pipeline on rides that take three minutes for each mile."""
-    features = [prepare_features(ride) for ride in RIDES]
-    durations = [ride.trip_distance * 3 for ride in RIDES]
-    return make_pipeline(DictVectorizer(sparse=sparse), estimator).fit(features, durations)
-
-
-def save_sklearn(serialization: str, estimator: Any, sparse: bool = True) -> Callable[[str], None]:
-    """Prepare to save a pipeline with MLflow's sklearn flavor."""
-    return lambda folder: mlflow.sklearn.save_model(
-        fitted(estimator, sparse),
-        folder,
-        serialization_format=serialization,
-        skops_trusted_types=TRUSTED_TYPES,
-        pip_requirements=[],  # otherwise MLflow loads the model in another process to find them
-    )
-
-
-MODELS: dict[str, Callable[[str], None]] = {
-    "skops": save_sklearn("skops", Ridge()),
-    "cloudpickle": save_sklearn("cloudpickle", Ridge()),
-    "pickle": save_sklearn("pickle", Ridge()),
-    "forest": save_sklearn("skops", RandomForestRegressor(3, n_jobs=-1), sparse=False),
-    "transformed": save_sklearn("skops", TransformedTargetRegressor(RandomForestRegressor(3, n_jobs=-1)), sparse=False),
-    "boosted": save_sklearn("skops", HistGradientBoostingRegressor(max_iter=3), sparse=False),
-    "pyfunc": lambda folder: mlflow.pyfunc.save_model(folder, python_model=Doubler(), pip_requirements=[]),
-}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    """Give a function that saves one of MODELS with MLflow, once, and returns its folder."""
-    folders: dict[str, str] = {}
-
-    def save(kind: str) -> str:
-        if kind not in folders:
-            folders[kind] = str(tmp_path_factory.mktemp("models") / kind)
-            MODELS[kind](folders[kind])
-        return folders[kind]
-
-    return save
-
-
-@pytest.fixture
-def changed(saved: Saved, tmp_path: Path) -> Callable[..., str]:
-    """Give a function that copies a saved model, changes its MLmodel, and returns the copy's folder."""
-
-    def change(kind: str, **sklearn: Any) -> str:
-        folder = tmp_path / kind
-        shutil.copytree(saved(kind), folder)
-        description = yaml.safe_load((folder / "MLmodel").read_text())
-        description["flavors"]["sklearn"] |= sklearn
-        (folder / "MLmodel").write_text(yaml.safe_dump(description))
-        return str(folder)
-
-    return change
-
-
-def digest(folder: str, name: str) -> str:
-    """Return a file's SHA-256 digest."""
-    return hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()
-
-
-def folder_digest(folder: str) -> str:
-    """Return the digest of a whole folder, as the documented shell command prints it."""
-    command = "find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum"
-    if sys.platform == "darwin":
-        command = command.replace("sha256sum", "shasum -a 256")
-    return subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True, text=True).stdout.split()[0]  # noqa: S602
+from scripts.cli import SAMPLE_MODEL
 
 
 def test_features_are_the_pair_of_zones_and_the_distance() -> None:
@@ -128,157 +19,13 @@ def test_features_are_the_pair_of_zones_and_the_distance() -> None:
     assert prepare_features(Ride(130, 205, 3.66)) == {"PU_DO": "130_205", "trip_distance": 3.66}
 
 
-class TestLoading:
-    """Loading models that MLflow saved."""
-
-    @pytest.mark.parametrize(
-        ("kind", "file"),
-        [("skops", None), ("forest", None), ("boosted", None), ("cloudpickle", "model.pkl"), ("pickle", "model.pkl")],
-    )
-    def test_our_loader_predicts_what_mlflow_predicts(self, saved: Saved, kind: str, file: str | None) -> None:
-        """Both loaders give the same numbers, for rides that the model was trained on and for others."""
-        folder = saved(kind)
-        ours = load_model(folder, sha256=digest(folder, file) if file else None)
-        theirs = mlflow.sklearn.load_model(folder).predict([prepare_features(ride) for ride in [*RIDES, *UNSEEN]])
-        assert ours.predict([*RIDES, *UNSEEN]) == pytest.approx(theirs.tolist(), abs=1e-9)
-
-    def test_a_model_loads_from_s3_as_from_a_folder(self, saved: Saved, s3: "S3Client", bucket: str) -> None:
-        """The same model under a prefix predicts the same durations."""
-        folder = saved("skops")
-        for name in ("MLmodel", "model.skops"):
-            s3.upload_file(f"{folder}/{name}", bucket, f"1/models/m-1/artifacts/{name}")
-        from_s3 = load_model(f"s3://{bucket}/1/models/m-1/artifacts")
-        assert from_s3.predict(UNSEEN) == load_model(folder).predict(UNSEEN)
-
-    def test_other_flavors_go_through_mlflow(self, saved: Saved) -> None:
-        """A pyfunc gets a data frame of the features. The digest to pin is that of the whole folder."""
-        folder = saved("pyfunc")
-        with pytest.raises(ModelError, match="MODEL_SHA256=" + folder_digest(folder)):
-            load_model(folder)
-        assert load_model(folder, sha256=folder_digest(folder)).predict(UNSEEN[:1]) == [7.32]
-
-    def test_without_mlflow_the_error_says_which_build_includes_it(
-        self, saved: Saved, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The image holds mlflow only if it was built with it."""
-        monkeypatch.setitem(sys.modules, "mlflow.pyfunc", None)
-        with pytest.raises(ModelError, match="--build-arg CATEGORIES="):
-            load_model(saved("pyfunc"), sha256="0" * 64)
-
-    def test_every_n_jobs_is_set_to_one(self, saved: Saved) -> None:
-        """The forest was saved with a job for every core."""
-        predict: Any = load_model(saved("forest"))._call
-        jobs = {name: value for name, value in predict.__self__.get_params().items() if name.endswith("n_jobs")}
-        assert jobs == {"randomforestregressor__n_jobs": 1}
-
-    def test_n_jobs_of_a_fitted_clone_is_set_too(self, saved: Saved) -> None:
-        """A clone inside the pipeline is the estimator that predicts."""
-        predict: Any = load_model(saved("transformed"))._call
-        clone = predict.__self__[-1].regressor_
-        assert type(clone) is RandomForestRegressor
-        assert clone.n_jobs == 1
-
-    @pytest.mark.slow
-    def test_mlflow_is_not_imported_for_scikit_learn(self, saved: Saved) -> None:
-        """Importing mlflow would take half of the cold start."""
-        code = f"import sys, model; model.load_model({saved('skops')!r}); sys.exit('mlflow' in sys.modules)"
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-    @pytest.mark.parametrize("by_run", [False, True], ids=["location", "bucket and run"])
-    def test_settings_name_the_model(self, saved: Saved, s3: "S3Client", bucket: str, by_run: bool) -> None:
-        """The settings give the model's location, or the bucket and the run that logged it."""
-        for path in Path(saved("skops")).iterdir():
-            if path.is_file():
-                s3.upload_file(str(path), bucket, f"1/abc/artifacts/model/{path.name}")
-        variables = {"MODEL_BUCKET": bucket} if by_run else {"MODEL_LOCATION": f"s3://{bucket}/1/abc/artifacts/model"}
-        model = load_from_settings(ModelSettings.from_environment({**variables, "RUN_ID": "abc"}))
-        assert model.version == "abc"
-        assert model.predict(UNSEEN) == load_model(saved("skops")).predict(UNSEEN)
-
-
-class TestVersion:
-    """The version that predictions are tagged with."""
-
-    def test_version_defaults_to_the_run_id(self, saved: Saved, tmp_path: Path) -> None:
-        """MLflow writes the run id into a logged model."""
-        shutil.copytree(saved("skops"), tmp_path / "model")
-        with (tmp_path / "model" / "MLmodel").open("a") as file:
-            file.write("run_id: e1efc53e9bd149078b0c12aeaa6365df\n")
-        assert load_model(str(tmp_path / "model")).version == "e1efc53e9bd149078b0c12aeaa6365df"
-
-
-class TestRefusing:
-    """Models that are not loaded, and what the error says."""
-
-    @pytest.mark.parametrize("kind", ["cloudpickle", "pickle"])
-    def test_a_pickle_needs_a_pinned_digest(self, saved: Saved, kind: str) -> None:
-        """Loading it would run code. The error names the digest to pin."""
-        folder = saved(kind)
-        with pytest.raises(ModelError, match=f"MODEL_SHA256={digest(folder, 'model.pkl')}"):
-            load_model(folder)
-
-    @pytest.mark.parametrize("kind", ["skops", "cloudpickle", "pyfunc"])
-    def test_another_digest_is_refused(self, saved: Saved, kind: str) -> None:
-        """A given digest is verified for every format."""
-        with pytest.raises(ModelError, match="MODEL_SHA256"):
-            load_model(saved(kind), sha256="0" * 64)
-
-    @pytest.mark.parametrize(
-        ("kind", "sklearn", "message"),
-        [
-            # The MLmodel file cannot make the loader unpickle.
-            pytest.param("cloudpickle", {"serialization_format": "skops"}, "cannot be loaded", id="pickle as skops"),
-            pytest.param("skops", {"serialization_format": "carrier pigeon"}, "carrier pigeon", id="format"),
-            pytest.param("skops", {"pickled_model": "gone.skops"}, r"no gone\.skops", id="missing file"),
-            *(
-                pytest.param("skops", {"sklearn_version": version}, rf"scikit-learn {version} and here is 1\.9\.")
-                for version in ("1.8.1", "2.9.1", "1.10.1", None)
-            ),
-        ],
-    )
-    def test_an_mlmodel_that_does_not_fit_is_refused(
-        self, changed: Callable[..., str], kind: str, sklearn: dict[str, Any], message: str
-    ) -> None:
-        """The error names what does not fit, and both versions if it is scikit-learn's."""
-        with pytest.raises(ModelError, match=message):
-            load_model(changed(kind, **sklearn))
-
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            *((content, r"model\.skops cannot be loaded") for content in (b"", b"not a zip file", b"PK\x03\x04")),
-            (skops.io.dumps(DictVectorizer()), "DictVectorizer, which cannot predict"),
-        ],
-        ids=["empty", "text", "truncated", "transformer"],
-    )
-    def test_a_file_without_a_model_is_refused(self, changed: Callable[..., str], content: bytes, message: str) -> None:
-        """The error names the file, or the object in it that cannot predict."""
-        folder = changed("skops")
-        (Path(folder) / "model.skops").write_bytes(content)
-        with pytest.raises(ModelError, match=message):
-            load_model(folder)
-
-    def test_types_that_only_the_artifact_trusts_are_refused(self, changed: Callable[..., str]) -> None:
-        """The list of trusted types is ours, not the artifact's."""
-        folder = changed("skops", skops_trusted_types=[f"{__name__}.Stranger"])
-        skops.io.dump(make_pipeline(DictVectorizer(), Stranger()), f"{folder}/model.skops")
-        with pytest.raises(ModelError, match=r"Stranger.*TRUSTED_TYPES") as caught:
-            load_model(folder)
-        assert "\n" not in str(caught.value)
-
-    def test_a_newer_patch_of_scikit_learn_is_accepted(self, changed: Callable[..., str]) -> None:
-        """A patch does not change the inner state."""
-        assert load_model(changed("skops", sklearn_version="1.9.99")).predict(UNSEEN)
-
-    def test_a_model_of_another_flavor_is_refused(self, tmp_path: Path) -> None:
-        """The error names the model's flavors."""
-        (tmp_path / "MLmodel").write_text("flavors: {spark: {}}\nrun_id: abc\n")
-        with pytest.raises(ModelError, match="spark"):
-            load_model(str(tmp_path))
-
-
-class Stranger(Ridge):  # type: ignore[misc]
-    """An estimator that is on nobody's list."""
+def test_version_defaults_to_the_run_id(tmp_path: Path) -> None:
+    """MLflow writes the run id into a logged model."""
+    shutil.copytree(SAMPLE_MODEL, tmp_path / "model")
+    description = tmp_path / "model" / "MLmodel"
+    lines = [line for line in description.read_text().splitlines() if not line.startswith("run_id")]
+    description.write_text("\n".join([*lines, "run_id: e1efc53e9bd149078b0c12aeaa6365df", ""]))
+    assert load_model(str(tmp_path / "model")).version == "e1efc53e9bd149078b0c12aeaa6365df"
 
 
 class Calls:
@@ -353,6 +100,41 @@ class TestPredicting:
     def test_a_column_of_predictions_is_accepted(self) -> None:
         """Some estimators return an array of the shape (n, 1)."""
         assert Model(lambda features: [[1.0] for _ in features], "v").predict(rides(3)) == [1.0, 1.0, 1.0]
+
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            (np.ma.masked_array([1.0, 2.0], mask=[True, False]), [None, 2.0]),
+            (np.array([1 + 2j, 3 + 0j]), [None, None]),
+            (np.array(["1.0", "2.0"]), [None, None]),
+            (np.array(["2023-01-01", "2023-01-02"], dtype="datetime64[D]"), [None, None]),
+            (np.array([1, 2], dtype=object), [1.0, 2.0]),
+            (np.array([1, 2], dtype=np.int32), [1.0, 2.0]),
+            (np.array([True, False]), [1.0, 0.0]),
+            ([math.nan, math.inf], [None, None]),
+        ],
+        ids=["masked", "complex", "text", "dates", "objects", "integers", "booleans", "not finite"],
+    )
+    def test_only_real_numbers_are_predictions(self, answer: Any, expected: list[float | None]) -> None:
+        """A value behind a mask, or of another type, is an error for its ride, and is never converted silently."""
+
+        def call(features: list[Features]) -> Any:
+            first = 0 if features[0]["trip_distance"] == 0 else 1
+            return answer[first : first + len(features)]
+
+        found = Model(call, "v").predict(rides(2))
+        assert [None if isinstance(value, PredictionError) else value for value in found] == expected
+
+    def test_a_model_may_change_its_input(self) -> None:
+        """The input belongs to that call alone."""
+
+        def call(features: list[Features]) -> list[float]:
+            values = [features.pop()["trip_distance"] for _ in list(features)]
+            if len(values) > 1:
+                raise ValueError("one ride at a time")
+            return values
+
+        assert Model(call, "v").predict(rides(3)) == [0.0, 1.0, 2.0]
 
     def test_a_wrong_number_of_predictions_is_an_error(self) -> None:
         """It is unknown which prediction belongs to which ride."""

@@ -143,3 +143,17 @@ def test_the_cards_errors_are_those_on_the_real_february(months: list[Trips], ro
     errors = training.measure(mlflow.sklearn.load_model(str(MODEL)), january.durations, Trips(rides, durations, 0))
     figures = [f"{errors[name]:.3f}" for name in ("rmse", "mae", "mean_rmse", "mean_mae")]
     assert f"| {row} | {len(rides):,} | {' | '.join(figures)} |" in card()
+
+
+def test_the_default_of_train_is_better_than_its_simplest_model(months: list[Trips]) -> None:
+    """Its errors on the real February are smaller."""
+    january, february = months
+    features = list(training.features(january.rides, 1))
+    default, simplest = (
+        training.measure(
+            training.fit(training.MODELS[name](), features, january.durations), january.durations, february
+        )
+        for name in (training.DEFAULT_MODEL, "linear")
+    )
+    assert default["rmse"] < simplest["rmse"] - 0.2
+    assert default["mae"] < simplest["mae"]

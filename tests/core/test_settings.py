@@ -7,7 +7,15 @@ import pytest
 from settings import ModelSettings, SettingsError, StreamSettings
 
 MINIMUM = {"PREDICTIONS_STREAM_NAME": "ride_predictions", "MODEL_LOCATION": "s3://models/1/models/m-1/artifacts"}
+ARN = "arn:aws-us-gov:kinesis:us-gov-west-1:000000000000:stream/ride_predictions"
 RUN = {"PREDICTIONS_STREAM_NAME": "ride_predictions", "MODEL_BUCKET": "models", "RUN_ID": "abc"}
+
+
+NO_STREAMS = (
+    *('"ride_predictions"', "ride predictions", "ride\npredictions", "http://localhost/ride_predictions", "x" * 129),
+    *(ARN.replace("kinesis", "firehose"), ARN.replace("stream", "table"), ARN.removesuffix("ride_predictions")),
+    *(f"{ARN}/consumer/", f"{ARN}, {ARN}", "stream/ride_predictions"),
+)
 
 
 def test_two_variables_are_enough() -> None:
@@ -49,7 +57,10 @@ def test_a_run_names_the_model_too() -> None:
         ("PREDICTIONS_STREAM_NAME", " ride_predictions\n", "predictions_stream", "ride_predictions"),
         ("MODEL_SHA256", "AB" * 32, "model.sha256", "ab" * 32),
         ("FAILURES_LOCATION", "s3://failures/rides/", "failures_location", "s3://failures/rides"),
+        ("PREDICTIONS_STREAM_NAME", f"{ARN}/consumer/fast-lane:1712261124", "predictions_stream", ARN),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
+        ("LOG_LEVEL", "Warn", "log_level", "WARNING"),
+        ("LOG_LEVEL", "FATAL", "log_level", "CRITICAL"),
         ("POWERTOOLS_METRICS_NAMESPACE", "Taxis", "metrics_namespace", "Taxis"),
         ("MLFLOW_EXPERIMENT_ID", "7", "model.experiment_id", "7"),
         ("PREDICTION_FIELD", " tip_amount", "model.prediction_field", "tip_amount"),
@@ -101,6 +112,11 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         pytest.param({**MINIMUM, "MODEL_SHA256": "abc"}, "MODEL_SHA256", id="short digest"),
         pytest.param({**MINIMUM, "TEST_RUN": "maybe"}, "TEST_RUN", id="neither true nor false"),
         pytest.param({**MINIMUM, "LOG_LEVEL": "LOUD"}, "LOG_LEVEL", id="unknown level"),
+        pytest.param({**MINIMUM, "LOG_LEVEL": "DE\nBUG"}, "LOG_LEVEL", id="level of two lines"),
+        *(
+            pytest.param({**MINIMUM, "PREDICTIONS_STREAM_NAME": name}, "PREDICTIONS_STREAM_NAME", id=f"stream {name!r}")
+            for name in NO_STREAMS
+        ),
         pytest.param({**MINIMUM, "PREDICTION_FIELD": "ride_id"}, "PREDICTION_FIELD", id="the id's own field"),
         pytest.param({**MINIMUM, "PREDICTION_FIELD": "tip amount"}, "PREDICTION_FIELD", id="not a field's name"),
     ],
@@ -110,3 +126,10 @@ def test_a_missing_or_wrong_variable_is_named_in_one_line(environment: dict[str,
     with pytest.raises(SettingsError, match=named) as caught:
         StreamSettings.from_environment(environment)
     assert "\n" not in str(caught.value)
+
+
+def test_the_signature_of_a_url_is_not_shown() -> None:
+    """A presigned URL grants access to whoever sees it."""
+    with pytest.raises(SettingsError, match="models/1") as caught:
+        ModelSettings.from_environment({"MODEL_LOCATION": "https://models/1?X-Amz-Signature=0123"})
+    assert "0123" not in str(caught.value)

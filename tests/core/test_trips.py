@@ -1,6 +1,9 @@
 """Reading TLC trip records, to train on and to put on the stream."""
 
+import datetime
+import math
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,12 @@ import pytest
 
 from rides import Ride, RideEvent
 from tests.trip_records import PICKUP, trip, write
-from trips import TripRecordError, ride_events, training_trips
+from trips import TripEvents, TripRecordError, ride_events, training_trips
+
+
+def ids(trips: TripEvents) -> list[int | str]:
+    """Return the ids of the rides."""
+    return [event.ride_id for event in trips.events]
 
 
 @pytest.mark.parametrize("colour", ["green", "yellow"])
@@ -49,26 +57,27 @@ def test_an_odd_trip_is_left_out_of_training(tmp_path: Path, odd: dict[str, Any]
 def test_a_ride_id_has_the_month_and_the_row(tmp_path: Path) -> None:
     """The month is that of the file's name, whatever the pickup, and rows that are left out count too."""
     path = write(tmp_path / "green_tripdata_2024-11.parquet", [trip(), trip(trip_distance=120_098.8), trip()])
-    events, left_out = ride_events(path)
-    assert events == [RideEvent(Ride(130, 205, 3.66), ride_id) for ride_id in ("2024/11_0", "2024/11_2")]
-    assert left_out == 1
+    trips = ride_events(path)
+    assert trips.events == [RideEvent(Ride(130, 205, 3.66), ride_id) for ride_id in ("2024/11_0", "2024/11_2")]
+    assert trips.left_out == 1
 
 
 @pytest.mark.parametrize("name", ["trips.parquet", "trips-2023-13.parquet", "12023-01.parquet"])
 def test_without_a_month_in_the_file_name_the_pickup_gives_it(tmp_path: Path, name: str) -> None:
     """Each ride has the month of its own pickup; a row without a pickup gets no id and is left out."""
     march = trip(pickup=PICKUP.replace(month=3))
-    events, left_out = ride_events(write(tmp_path / name, [trip(), march, trip(pickup=None)], "yellow"))
-    assert [event.ride_id for event in events] == ["2023/02_0", "2023/03_1"]
-    assert left_out == 1
+    trips = ride_events(write(tmp_path / name, [trip(), march, trip(pickup=None)], "yellow"))
+    assert ids(trips) == ["2023/02_0", "2023/03_1"]
+    assert trips.left_out == 1
 
 
 @pytest.mark.parametrize("miles", [0.0, 100.0])
 def test_rides_to_put_are_within_the_contract(tmp_path: Path, miles: float) -> None:
     """Distances at the bounds are put, whatever the duration; the contract's own decoder accepts them."""
-    events, left_out = ride_events(write(tmp_path / "trips.parquet", [trip(600, trip_distance=miles)]))
-    assert msgspec.json.decode(msgspec.json.encode(events[0]), type=RideEvent) == events[0]
-    assert (len(events), left_out) == (1, 0)
+    trips = ride_events(write(tmp_path / "trips.parquet", [trip(600, trip_distance=miles)]))
+    (event,) = trips.events
+    assert msgspec.json.decode(msgspec.json.encode(event), type=RideEvent) == event
+    assert (trips.minutes, trips.left_out) == ([600], 0)
 
 
 @pytest.mark.parametrize(
@@ -85,16 +94,169 @@ def test_rides_to_put_are_within_the_contract(tmp_path: Path, miles: float) -> N
 )
 def test_a_ride_outside_the_contract_is_not_put(tmp_path: Path, refused: dict[str, Any]) -> None:
     """The ride is left out and counted."""
-    events, left_out = ride_events(write(tmp_path / "2023-02.parquet", [trip(**refused), trip()]))
-    assert [event.ride_id for event in events] == ["2023/02_1"]
-    assert left_out == 1
+    trips = ride_events(write(tmp_path / "2023-02.parquet", [trip(**refused), trip()]))
+    assert ids(trips) == ["2023/02_1"]
+    assert trips.left_out == 1
 
 
-def test_zones_of_other_number_types_are_read_as_integers(tmp_path: Path) -> None:
-    """Files differ from month to month: 32-bit integers here, floating point if a zone is missing."""
-    zones = {"PULocationID": pa.array([1, 2], pa.int32()), "DOLocationID": pa.array([3.0, None])}
-    pq.write_table(pa.table({**zones, "trip_distance": pa.array([1, 2])}), tmp_path / "2023-02.parquet")
-    assert ride_events(tmp_path / "2023-02.parquet") == ([RideEvent(Ride(1, 3, 1.0), "2023/02_0")], 1)
+def test_the_true_duration_is_handed_on_if_it_is_known(tmp_path: Path) -> None:
+    """It may be of any length. A ride whose end is missing or not after its begin is put all the same."""
+    trips = ride_events(write(tmp_path / "2023-02.parquet", [trip(90), trip(dropoff=None), trip(-5), trip(0)]))
+    assert trips.minutes == [90, None, None, None]
+    assert trips.left_out == 0
+
+
+INT64_MIN = -(2**63)
+"""What pandas and numpy write for a missing value in a column of times or integers."""
+
+
+def with_column(path: Path, name: str, column: pa.Array) -> Path:
+    """Write as many trips as the column has cells, with the column in place of the usual one of this name."""
+    write(path, [trip()] * len(column))
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(name), name, column), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["PULocationID", "DOLocationID"])
+@pytest.mark.parametrize(
+    "zones",
+    [
+        pytest.param(pa.array([130.0, None, 131.0]), id="null"),
+        pytest.param(pa.array([130.0, math.nan, 131.0]), id="NaN"),
+        pytest.param(pa.array([130, math.inf, 131], pa.float32()), id="infinite"),
+        pytest.param(pa.array([130.0, 130.5, 131.0]), id="a fraction"),
+        pytest.param(pa.array([130.0, 1e30, 131.0]), id="beyond 64 bits"),
+        pytest.param(pa.array([130, 2**64 - 1, 131], pa.uint64()), id="unsigned"),
+        pytest.param(pa.array([130, INT64_MIN, 131]), id="NaN as an integer"),
+        pytest.param(pa.array([130, -1, 131], pa.int16()), id="filled with -1"),
+        pytest.param(pa.array([Decimal("130.0"), None, Decimal(131)], pa.decimal128(38, 1)), id="decimal"),
+        pytest.param(pa.array(["130", "N/A", "131.0"]), id="text"),
+        pytest.param(pa.array(["130", "", "131"], pa.large_string()), id="large text"),
+        pytest.param(pa.array([b"130", b"\xff", b"131"]), id="bytes"),
+        pytest.param(pa.array(["130", "nan", "131"]).dictionary_encode(), id="categories of text"),
+        pytest.param(pa.array([130.0, math.nan, 131.0]).dictionary_encode(), id="categories of numbers"),
+    ],
+)
+def test_a_row_without_a_zone_is_left_out_however_it_was_written(tmp_path: Path, name: str, zones: pa.Array) -> None:
+    """The other rows are read, and keep their numbers."""
+    path = with_column(tmp_path / "2023-02.parquet", name, zones)
+    trips, training = ride_events(path), training_trips(path)
+    assert ids(trips) == ["2023/02_0", "2023/02_2"]
+    assert [getattr(event.ride, name) for event in trips.events] == [130, 131]
+    assert [getattr(ride, name) for ride in training.rides] == [130, 131]
+    assert trips.left_out == training.left_out == 1
+
+
+@pytest.mark.parametrize(
+    "miles",
+    [
+        pytest.param(pa.array([1.5, -math.inf, 2], pa.float32()), id="infinite"),
+        pytest.param(pa.array(["1.5", "far", " 2 "]), id="text"),
+        pytest.param(pa.array(["1.5", None, "2"]).dictionary_encode(), id="categories"),
+        pytest.param(pa.array([Decimal("1.5"), Decimal("1e20"), Decimal(2)], pa.decimal128(38, 1)), id="decimal"),
+    ],
+)
+def test_a_row_without_a_distance_is_left_out_however_it_was_written(tmp_path: Path, miles: pa.Array) -> None:
+    """The other rows are read."""
+    path = with_column(tmp_path / "2023-02.parquet", "trip_distance", miles)
+    trips, training = ride_events(path), training_trips(path)
+    assert [event.ride.trip_distance for event in trips.events] == [1.5, 2]
+    assert [ride.trip_distance for ride in training.rides] == [1.5, 2]
+    assert trips.left_out == training.left_out == 1
+
+
+def times(odd: Any, unit: str = "us", zone: str | None = None) -> pa.Array:
+    """Build a column of the usual pickup, an odd time, and the usual pickup again."""
+    usual = pa.scalar(PICKUP, pa.timestamp("us")).cast(pa.timestamp(unit)).value
+    return pa.array([usual, odd, usual], pa.int64()).cast(pa.timestamp(unit, zone))
+
+
+@pytest.mark.parametrize("name", ["lpep_pickup_datetime", "lpep_dropoff_datetime"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        *(pytest.param(times(INT64_MIN, unit), id=f"NaT in {unit}") for unit in ("ms", "us", "ns")),
+        *(pytest.param(times(2**63 - 1, unit), id=f"the largest in {unit}") for unit in ("ms", "us", "ns")),
+        pytest.param(times(INT64_MIN, "ns", "America/New_York"), id="NaT with a time zone"),
+        pytest.param(times(-62_135_596_800, "s"), id="year 1"),
+        pytest.param(times(253_402_300_799, "s"), id="year 9999"),
+        pytest.param(pa.array([f"{PICKUP}", "not yet", f"{PICKUP:%Y-%m-%dT%H:%M:%S.000Z}"]), id="text"),
+        pytest.param(pa.array([PICKUP, None, PICKUP]).dictionary_encode(), id="categories"),
+    ],
+)
+def test_a_row_with_an_absurd_time_is_not_trained_on(tmp_path: Path, name: str, column: pa.Array) -> None:
+    """If the month is needed, no ride is put either; if it is in the file's name, the ride has no true duration."""
+    other = "lpep_dropoff_datetime" if name == "lpep_pickup_datetime" else "lpep_pickup_datetime"
+    path = with_column(tmp_path / "trips.parquet", name, column)
+    minutes = 20 if name == "lpep_pickup_datetime" else -20
+    shifted = pa.array([PICKUP + datetime.timedelta(minutes=minutes)] * 3, pa.timestamp("ms"))
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(other), other, shifted), path)
+    assert (training_trips(path).durations, training_trips(path).left_out) == ([20, 20], 1)
+    trips = ride_events(path)
+    rows = [0, 2] if name == "lpep_pickup_datetime" else [0, 1, 2]
+    assert ids(trips) == [f"2023/02_{row}" for row in rows]
+    dated = ride_events(path.rename(tmp_path / "2023-02.parquet"))
+    assert (dated.minutes, dated.left_out) == ([20, None, 20], 0)
+
+
+def test_the_month_is_that_of_the_clocks_where_the_pickup_was(tmp_path: Path) -> None:
+    """A time with a time zone is stored as UTC. Nanoseconds, which the fractions of Python do not have, are cut."""
+    march_in_utc = 1_677_632_400_123_456_789  # 2023-02-28, 20:00 in New York
+    column = pa.array([march_in_utc], pa.int64()).cast(pa.timestamp("ns", "America/New_York"))
+    path = with_column(tmp_path / "trips.parquet", "lpep_pickup_datetime", column)
+    assert ids(ride_events(path)) == ["2023/02_0"]
+
+
+def test_dates_have_a_month_and_no_duration(tmp_path: Path) -> None:
+    """All of the file is read."""
+    column = pa.array([PICKUP.date(), datetime.date(9999, 12, 31)], pa.date32())
+    path = with_column(tmp_path / "trips.parquet", "lpep_pickup_datetime", column)
+    assert ids(ride_events(path)) == ["2023/02_0"]
+
+
+def test_a_time_column_that_is_not_needed_may_be_anything(tmp_path: Path) -> None:
+    """The rides are put without their true duration."""
+    path = with_column(tmp_path / "2023-02.parquet", "lpep_dropoff_datetime", pa.array([True, False]))
+    assert ride_events(path).minutes == [None, None]
+    pq.write_table(pq.read_table(path).drop_columns("lpep_dropoff_datetime"), path)
+    assert ride_events(path).minutes == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "reason"),
+    [
+        ("PULocationID", pa.array([True]), "the column PULocationID holds bool and not numbers"),
+        ("DOLocationID", pa.array([[1]]), "the column DOLocationID holds list<.*> and not numbers"),
+        ("trip_distance", pa.array([PICKUP]), r"the column trip_distance holds timestamp\[us\] and not numbers"),
+        ("trip_distance", pa.array(["far"]), "the column trip_distance holds text that cannot be read, such as 'far'"),
+        ("lpep_pickup_datetime", pa.array([7]), "the column lpep_pickup_datetime holds int64 and not times"),
+        ("lpep_pickup_datetime", pa.array(["1/2/23"]), "the column lpep_pickup_datetime holds text .*'1/2/23'"),
+    ],
+)
+def test_a_column_of_another_kind_is_one_line(tmp_path: Path, name: str, column: pa.Array, reason: str) -> None:
+    """It names the file, the column, and what is in it."""
+    path = with_column(tmp_path / "trips.parquet", name, column)
+    for read in (training_trips, ride_events):
+        with pytest.raises(TripRecordError, match=rf"^{path}: cannot be read as parquet trip records: {reason}$"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["PULocationID", "lpep_dropoff_datetime"])
+def test_a_column_of_nothing_leaves_all_rows_out(tmp_path: Path, name: str) -> None:
+    """A writer gives no type to a column of nulls."""
+    trips = training_trips(with_column(tmp_path / "trips.parquet", name, pa.nulls(2)))
+    assert (trips.rides, trips.left_out) == ([], 2)
+
+
+def test_a_column_that_is_there_twice_is_one_line(tmp_path: Path) -> None:
+    """Nobody knows which one is meant."""
+    path = write(tmp_path / "2023-02.parquet", [trip()])
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("PULocationID", table["PULocationID"]), path)
+    with pytest.raises(TripRecordError, match=r"2023-02\.parquet: has more than one column PULocationID"):
+        ride_events(path)
 
 
 @pytest.mark.parametrize(
@@ -102,16 +264,13 @@ def test_zones_of_other_number_types_are_read_as_integers(tmp_path: Path) -> Non
     [
         ("nothing.parquet", None, "there is no such file"),
         ("trips.csv", "PULocationID,DOLocationID\n1,2\n", "cannot be read as parquet trip records: .*"),
-        ("text.parquet", trip(trip_distance="far"), "cannot be read .*far.*"),
     ],
-    ids=["no file", "not parquet", "text in place of a number"],
+    ids=["no file", "not parquet"],
 )
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: Any, message: str) -> None:
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: str | None, message: str) -> None:
     """The error names the file and what is wrong with it."""
-    if isinstance(content, str):
+    if content:
         (tmp_path / name).write_text(content)
-    elif content:
-        write(tmp_path / name, [content])
     with pytest.raises(TripRecordError, match=rf"^.*/{re.escape(name)}: {message}$"):
         training_trips(tmp_path / name)
 

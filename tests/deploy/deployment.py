@@ -29,6 +29,7 @@ UNUSUAL = {
     "RetentionHours": "49",
     "ModelBucket": "models",
     "ModelPath": "some/model",
+    "PreviousModelPath": "its/predecessor",
     "ExperimentId": "17",
     "ModelSha256": "a" * 64,
     "ModelName": "tip",

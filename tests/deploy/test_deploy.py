@@ -65,7 +65,7 @@ def programs(tmp_path: Path) -> StandIns:
 @pytest.fixture
 def staging(endpoint: str, aws_environment: None) -> Iterator[None]:
     """Create a stack with the name of the stage staging, for x86_64 and with a model in the image."""
-    values = {"Architecture": "x86_64", "ImageModel": "models/a b"}
+    values = {"Architecture": "x86_64", "ImageModel": "models/a b", "ModelPath": "models/old"}
     template: dict[str, Any] = {
         "Parameters": {name: {"Type": "String"} for name in values},
         "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
@@ -81,8 +81,9 @@ def staging(endpoint: str, aws_environment: None) -> Iterator[None]:
 
 
 def parameters(call: list[str]) -> list[str]:
-    """Return the parameters that a call overrides, except Release."""
-    return [one for one in call[call.index("--parameter-overrides") + 1 : -1] if not one.startswith("Release=")]
+    """Return the parameters that a call overrides, except those that the command sets itself."""
+    own = ("Release=", "PreviousModelPath=")
+    return [one for one in call[call.index("--parameter-overrides") + 1 : -1] if not one.startswith(own)]
 
 
 def test_deploy_builds_and_deploys_with_the_given_parameters(programs: StandIns, endpoint: str) -> None:
@@ -105,8 +106,23 @@ def test_the_image_is_built_for_the_stack_as_it_will_be(programs: StandIns, stag
     done = finish("deploy", "--stage", "staging", "ImageModel=", "RunId=abc", PATH=programs.path)
     assert done.returncode == 0, done.stderr
     build, deploy = programs.calls("sam")
-    assert parameters(build) == ['Architecture="x86_64"', 'ImageModel=""', 'RunId="abc"']
+    assert parameters(build) == ['Architecture="x86_64"', 'ImageModel=""', 'ModelPath="models/old"', 'RunId="abc"']
     assert parameters(deploy) == ['ImageModel=""', 'RunId="abc"']
+
+
+@pytest.mark.parametrize("template", [False, True], ids=["built", "packaged"])
+def test_the_previous_version_keeps_its_models_folder(
+    programs: StandIns, staging: None, tmp_path: Path, template: bool
+) -> None:
+    """It loads its model until the canary is over. A new stack has no previous version."""
+    (tmp_path / "packaged.yaml").write_text(PACKAGED.replace("RunId:", "ModelPath:"))
+    options = ["--template", str(tmp_path / "packaged.yaml")] if template else []
+    for stage in ("staging", "production"):
+        done = finish("deploy", "--stage", stage, *options, "ModelPath=models/new", PATH=programs.path)
+        assert done.returncode == 0, done.stderr
+    old, new = (call for call in programs.calls("sam") if call[0] == "deploy")
+    assert {'PreviousModelPath="models/old"', 'ModelPath="models/new"'} <= set(old)
+    assert 'PreviousModelPath=""' in new
 
 
 def test_empty_values_and_values_with_spaces_are_quoted(programs: StandIns, endpoint: str) -> None:
@@ -134,7 +150,7 @@ def test_options_and_parameters_come_in_any_order(
     assert 'RunId="x"' in deploy
 
 
-def test_a_packaged_template_is_deployed_without_a_build(programs: StandIns, tmp_path: Path) -> None:
+def test_a_packaged_template_is_deployed_without_a_build(programs: StandIns, endpoint: str, tmp_path: Path) -> None:
     """The stack gets exactly the image that the template names, and Docker is not needed."""
     programs.make("docker", failing="version")
     (tmp_path / "packaged.yaml").write_text(PACKAGED)
@@ -152,12 +168,13 @@ def test_a_packaged_template_is_deployed_without_a_build(programs: StandIns, tmp
         (("RunID=x",), "the template has no parameter RunID: did you mean RunId?"),
         (("ShadowRun=x",), "the template has no parameter ShadowRun: did you mean ShadowRunId?"),
         (("Release=7",), "Release is set by deploy itself"),
+        (("PreviousModelPath=a",), "PreviousModelPath is set by deploy itself"),
         (("RunId",), "RunId is not PARAMETER=VALUE"),
         (("--stage", "test"), "invalid choice: 'test' (choose from"),
         (("--stage", "test"), "production"),
         (("--template", "nowhere.yaml"), "there is no file nowhere.yaml"),
     ],
-    ids=["case", "misspelt", "its own", "no value", "unknown stage", "known stages", "no template"],
+    ids=["case", "misspelt", "its own", "its own path", "no value", "unknown stage", "known stages", "no template"],
 )
 def test_an_argument_that_is_wrong_is_refused(programs: StandIns, arguments: tuple[str, ...], complaint: str) -> None:
     """The exit code is 2, and nothing is built."""
@@ -175,9 +192,13 @@ def test_help_can_be_asked_for_after_a_parameter(programs: StandIns) -> None:
 
 
 def test_a_missing_sam_cli_is_an_error(programs: StandIns) -> None:
-    """The error says how to install it."""
+    """The error says how to install the one that is locked."""
     (programs.folder / "sam").unlink()
-    assert "deploy: the SAM CLI is not installed: pipx install" in failed(finish("deploy", PATH=programs.path))
+    line = failed(finish("deploy", PATH=programs.path))
+    assert line.startswith(
+        "deploy: the SAM CLI is not installed: in the project's folder, run 'python3 -m venv .sam &&"
+    )
+    assert " -r .github/requirements.txt &&" in line
 
 
 def test_a_missing_docker_daemon_is_an_error(programs: StandIns) -> None:

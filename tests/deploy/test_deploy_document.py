@@ -131,6 +131,8 @@ def test_the_storage_is_the_same_as_the_templates(made: Path, kinesis: "KinesisC
         summary: Any = kinesis.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]
         assert summary["StreamModeDetails"] == expected[stream]["StreamModeDetails"]
         assert summary["RetentionPeriodHours"] == expected[stream]["RetentionPeriodHours"]
+        encryption = {"EncryptionType": summary["EncryptionType"], "KeyId": summary["KeyId"]}
+        assert encryption == expected[stream]["StreamEncryption"]
     bucket = expected["FailuresBucket"]
     access = s3.get_public_access_block(Bucket=FAILURES)["PublicAccessBlockConfiguration"]
     assert access == bucket["PublicAccessBlockConfiguration"]

@@ -270,6 +270,8 @@ def near_misses(stack: Stack, consumer: Consumer, models: str) -> list[Call]:
     failures, models = f"arn:aws:s3:::{stack.resources['FailuresBucket']}", f"arn:aws:s3:::{models}"
     groups = (f"{GROUPS}:{stack.resources[other.logs]}", f"{GROUPS}:elsewhere")
     unrelated = ("2/models/m-0/artifacts/MLmodel", f"1/{RUN_ID}/artifacts/rides.csv", "unrelated/model/MLmodel")
+    beside = ("some/MLmodel", "some/model-2/MLmodel", "some/mode", "some/other/MLmodel", "1/models-2/m-0/MLmodel")
+    prefixes = (None, "", "2/models/", "unrelated/", "some/", "some/model", "some/model-2/", "some/other/")
     return [
         *(Call("kinesis:GetRecords", stream) for stream in (predictions, others, f"{rides}-2")),
         *(Call("kinesis:PutRecords", stream) for stream in (rides, others, f"{predictions}-2")),
@@ -277,9 +279,9 @@ def near_misses(stack: Stack, consumer: Consumer, models: str) -> list[Call]:
         *(Call("s3:PutObject", f"{failures}/{place}/key") for place in (*other.writes_to, "elsewhere", "replayed")),
         *(Call("s3:PutObject", f"{bucket}/{consumer.writes_to[0]}/key") for bucket in (models, f"{failures}-2")),
         *(Call(f"s3:{action}", f"{failures}/{consumer.writes_to[0]}/key") for action in ("GetObject", "DeleteObject")),
-        *(Call("s3:GetObject", f"{models}/{key}") for key in unrelated),
+        *(Call("s3:GetObject", f"{models}/{key}") for key in (*unrelated, *beside)),
         *(Call("s3:GetObject", f"{models}-2/{place}/MLmodel") for place in PLACES),
-        *(Call("s3:ListBucket", models, prefix) for prefix in (None, "", "2/models/", "unrelated/")),
+        *(Call("s3:ListBucket", models, prefix) for prefix in prefixes),
         *(Call("s3:ListBucket", f"{models}-2", f"{place}/") for place in PLACES),
         *(Call("logs:PutLogEvents", f"{group}:log-stream:2026/11/21/a") for group in groups),
         *(Call(f"kms:{action}", f"{KEY}another") for action in ("Decrypt", "GenerateDataKey")),
@@ -320,17 +322,27 @@ def test_a_role_is_just_enough_to_read_a_model_in_its_place(
 
 @pytest.mark.parametrize(
     ("parameters", "place"),
-    [({"RunId": "new"}, f"1/{RUN_ID}/artifacts/model"), ({"ModelPath": "models/new"}, "models/old")],
-    ids=["by its run", "in its place"],
+    [
+        ({"RunId": "new"}, f"1/{RUN_ID}/artifacts/model"),
+        ({"ModelPath": "models/new", "PreviousModelPath": "models/old"}, "models/old"),
+        ({"RunId": "new", "PreviousModelPath": "models/old"}, "models/old"),
+    ],
+    ids=["by its run", "in its place", "in its place, before a run"],
 )
 def test_the_previous_version_can_still_load_its_model(
     bucket: str, work: Callable[[dict[str, str], str], list[Call]], parameters: dict[str, str], place: str
 ) -> None:
-    """During a canary it gets most batches, and it already has the role of the new version."""
+    """During a canary it gets most batches, and it already has the role of the new version. It reads no third model."""
     stack = deploy(ModelBucket=bucket, **parameters)
-    last = {"RUN_ID": RUN_ID} if "RunId" in parameters else {"MODEL_LOCATION": f"s3://{bucket}/{place}"}
+    located = {"MODEL_LOCATION": f"s3://{bucket}/{place}", "MODEL_BUCKET": "", "RUN_ID": ""}
+    last = located if "PreviousModelPath" in parameters else {"RUN_ID": RUN_ID}
     calls = work({**stack.variables("Consumer"), **last}, place)
-    assert denied(calls, grants(stack.policy("ConsumerRole"))) == []
+    given = grants(stack.policy("ConsumerRole"))
+    assert denied(calls, given) == []
+    models = f"arn:aws:s3:::{bucket}"
+    beside = [*(Call("s3:GetObject", f"{models}/models/{name}") for name in ("third/MLmodel", "old-2/MLmodel", "old"))]
+    beside += [Call("s3:ListBucket", models, prefix) for prefix in ("models/", "models/old", "models/old-2/")]
+    assert denied(beside, given) == beside
 
 
 def test_a_role_without_keys_has_no_permission_for_kms(endpoint: str) -> None:

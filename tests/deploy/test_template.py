@@ -204,13 +204,22 @@ def test_the_streams_have_the_values_of_the_parameters() -> None:
     }
 
 
-def test_streams_are_on_demand_by_default() -> None:
-    """Their names begin with the stack's name, so that they never collide with another stack's."""
-    on_demand = {"RetentionPeriodHours": 24, "StreamModeDetails": {"StreamMode": "ON_DEMAND"}}
+def test_streams_are_on_demand_and_encrypted_by_default() -> None:
+    """The key is AWS's own. Their names begin with the stack's name, so that they never collide with another stack's.
+
+    Without a key of their own, the roles need no permission: the policy of AWS's key allows what Kinesis does for them.
+    """
+    on_demand = {
+        "RetentionPeriodHours": 24,
+        "StreamModeDetails": {"StreamMode": "ON_DEMAND"},
+        "StreamEncryption": {"EncryptionType": "KMS", "KeyId": "alias/aws/kinesis"},
+    }
     assert resources_of("AWS::Kinesis::Stream", **LEAST) == {
         "InputStream": {"Name": "my-stack-rides", **on_demand},
         "PredictionsStream": {"Name": "my-stack-predictions", **on_demand},
     }
+    challenger = resources_of("AWS::Kinesis::Stream", **LEAST, ShadowRunId="def")["ShadowPredictionsStream"]
+    assert challenger == {"Name": "<PredictionsStream>-shadow", **on_demand}
 
 
 @pytest.mark.parametrize(
@@ -234,13 +243,13 @@ def test_streams_are_on_demand_by_default() -> None:
 def test_the_failures_bucket_is_private_versioned_encrypted_and_emptied(
     parameters: dict[str, str], days: int, encryption: dict[str, Any]
 ) -> None:
-    """Only the account can get access, old versions expire too, and the bucket outlives the stack."""
+    """Only the account can get access, and the bucket outlives the stack. The days count once, not per version."""
     bucket = evaluated(**parameters).resources()["FailuresBucket"]
     expiry = {
         "Id": "Expire",
         "Status": "Enabled",
         "ExpirationInDays": days,
-        "NoncurrentVersionExpiration": {"NoncurrentDays": days},
+        "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
     }
     private = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
@@ -258,7 +267,7 @@ def test_the_failures_bucket_is_private_versioned_encrypted_and_emptied(
 
 
 def test_the_failures_bucket_is_reached_over_tls_alone() -> None:
-    """Any request without TLS is denied, whoever makes it."""
+    """Any request without TLS is denied, whoever makes it. The bucket outlives the stack, and its policy with it."""
     statement = {
         "Sid": "OnlyOverTLS",
         "Effect": "Deny",
@@ -267,11 +276,13 @@ def test_the_failures_bucket_is_reached_over_tls_alone() -> None:
         "Resource": ["<FailuresBucket.Arn>", "<FailuresBucket.Arn>/*"],
         "Condition": {"Bool": {"aws:SecureTransport": "false"}},
     }
-    assert resources_of("AWS::S3::BucketPolicy", **LEAST) == {
-        "FailuresBucketPolicy": {
+    assert evaluated(**LEAST).resources()["FailuresBucketPolicy"] == {
+        "Type": "AWS::S3::BucketPolicy",
+        **KEPT,
+        "Properties": {
             "Bucket": "<FailuresBucket>",
             "PolicyDocument": {"Version": "2012-10-17", "Statement": [statement]},
-        }
+        },
     }
 
 

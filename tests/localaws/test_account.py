@@ -11,6 +11,7 @@ import pytest
 from model import load_model
 from rides import Prediction, encode_prediction
 from scripts.aws.predictions import ReadPrediction
+from scripts.cli import INPUT_STREAM, OUTPUT_STREAM
 from scripts.localaws import setup
 from scripts.localaws.account import Account, ExpectedRecord, PutRide, expect_records, reconcile, take_account
 from scripts.localaws.mapping import EventSourceMapping
@@ -112,7 +113,7 @@ def local_aws(kinesis: "KinesisClient", s3: "S3Client") -> Iterator[None]:
     """Create the streams and buckets of the local stack; delete the streams, whose names other tests use too."""
     setup.create(kinesis, s3, shards=2)
     yield
-    for stream in (setup.INPUT_STREAM, setup.OUTPUT_STREAM):
+    for stream in (INPUT_STREAM, OUTPUT_STREAM):
         kinesis.delete_stream(StreamName=stream)
 
 
@@ -121,7 +122,7 @@ def test_rides_are_found_wherever_they_ended(kinesis: "KinesisClient", s3: "S3Cl
     """They are in the output stream, among the rejections, or in the mapping's on-failure destination."""
     for event_id in ("a:1", "a:2"):
         data = encode_prediction(Prediction("model", "version", "ride_duration", 12.5, 7, event_id))
-        kinesis.put_record(StreamName=setup.OUTPUT_STREAM, PartitionKey=event_id, Data=data)
+        kinesis.put_record(StreamName=OUTPUT_STREAM, PartitionKey=event_id, Data=data)
     lines = [RejectionLine(kind="ride", reason="bad", event_id=event_id, data="") for event_id in ("a:3", "a:4")]
     body = msgspec.json.Encoder().encode_lines(lines)
     s3.put_object(Bucket=setup.FAILURES_BUCKET, Key="rejections/a/b/1-2.jsonl", Body=body)

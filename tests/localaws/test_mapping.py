@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
 from scripts.localaws.mapping import Counters, EventSourceMapping, exponential
-from scripts.localaws.rules import MappingSettings
+from scripts.localaws.rules import EventRecord, MappingSettings
 from scripts.sources.events import event_record
 from tests.builders import SHARD
 from tests.tools import PATIENCE, wait_for
@@ -75,10 +75,11 @@ def play(kinesis: "KinesisClient", s3: "S3Client", stream: str) -> Play:
         invoke: Callable[[dict[str, Any]], object],
         *,
         back_off: Callable[[int], float] = lambda attempts: 0.0,
+        on_delivered: Callable[[Sequence[EventRecord]], None] = lambda records: None,
         stream: str = stream,
         **settings: Any,
     ) -> EventSourceMapping:
-        return EventSourceMapping(kinesis, s3, stream, invoke, MappingSettings(**settings), back_off)
+        return EventSourceMapping(kinesis, s3, stream, invoke, MappingSettings(**settings), back_off, on_delivered)
 
     return mapping
 
@@ -234,7 +235,12 @@ def test_a_checkpoint_redelivers_all_records_behind_it(deliver: Deliver) -> None
         return {"batchItemFailures": [{"itemIdentifier": number}]}
 
     function, rest = Function(report), ["poison", "4", "5"]
-    found = deliver(function, "1", "2", *rest, report_batch_item_failures=True, maximum_retry_attempts=1)
+    done: list[str] = []
+    settings = {"report_batch_item_failures": True, "maximum_retry_attempts": 1}
+    found = deliver(
+        function, "1", "2", *rest, **settings, on_delivered=lambda records: done.extend(texts({"Records": records}))
+    )
+    assert done == ["1", "2"]
     assert function.batches == [["1", "2", *rest], rest, rest]
     assert found == Counters(invocations=3, delivered=2, redelivered=6, discarded=3)
 

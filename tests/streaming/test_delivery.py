@@ -147,7 +147,7 @@ class TestFailuresBucket:
             assert FailuresBucket(f"s3://{bucket}").store("key", b"lines", Deadline(1)) == "TimeoutError"
 
     @pytest.mark.parametrize(
-        ("url", "error"), [("http://127.0.0.1:1", "EndpointConnectionError"), ("no URL", "ValueError")]
+        ("url", "error"), [("http://127.0.0.1:1", "EndpointConnectionError"), ("no URL", "SDKSettingsError")]
     )
     def test_an_endpoint_that_cannot_be_reached_is_an_error(
         self, url: str, error: str, monkeypatch: pytest.MonkeyPatch

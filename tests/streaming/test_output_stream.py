@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clients import SDKSettingsError
 from scripts.aws.shards import ShardReader, shard_ids
 from scripts.localaws.faults import (
     Answered,
@@ -18,7 +19,6 @@ from scripts.localaws.faults import (
     FailedRequest,
     Fault,
 )
-from settings import SettingsError
 from streaming import delivery
 from streaming.delivery import Deadline, DeliveryError, Entry, OutputStream, first_of_each_key, split_into_requests
 from tests.conftest import Clock
@@ -230,7 +230,7 @@ class TestPut:
         """The message of the SDK does not say which variable to set."""
         monkeypatch.delenv("AWS_DEFAULT_REGION")
         monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-        with pytest.raises(SettingsError, match="AWS_DEFAULT_REGION"):
+        with pytest.raises(SDKSettingsError, match="AWS_DEFAULT_REGION"):
             OutputStream.connect("stream")
 
     def test_missing_credentials_are_raised(

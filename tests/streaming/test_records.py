@@ -9,14 +9,8 @@ import msgspec
 import pytest
 
 from rides import Ride
-from streaming.records import (
-    NotAKinesisEventError,
-    Rejection,
-    RejectionLine,
-    decode_event,
-    partition_key,
-    rejections_objects,
-)
+from streaming.envelope import NotAKinesisEventError, partition_key
+from streaming.records import Rejection, RejectionLine, decode_event, rejections_objects
 from tests.builders import encoded, kinesis_event, packed, record, ride_event
 
 
@@ -73,7 +67,7 @@ class TestDecodeEvent:
             ({}, "`Records`"),
             (None, "`Records`"),
             ([], "`Records`"),
-            ({"Records": None}, "null"),
+            ({"Records": None}, "`Records`"),
             ({"Records": [{}]}, "`kinesis`"),
             ({"Records": [{"eventID": "a:1", "kinesis": {"data": ""}}]}, "`sequenceNumber`"),
             ({"Records": [{"body": "an SQS message"}]}, "`kinesis`"),
@@ -147,6 +141,14 @@ class TestRejectionsObject:
         (stored,) = rejections_objects(rejections)
         assert re.fullmatch(r"ride_events/shardId-000000000000/9-100-[0-9a-f]{12}\.jsonl", stored.key)
         assert [line.sequence_number for line in lines(*rejections)] == ["9", "10", "100"]
+
+    @pytest.mark.parametrize("added", ["", "/consumer/fast-lane:1712261124"])
+    def test_the_key_names_the_stream_of_a_consumer(self, added: str) -> None:
+        """With enhanced fan-out, the event has the consumer's ARN."""
+        one = record("*")
+        one["eventSourceARN"] = one["eventSourceARN"].replace("arn:aws:", "arn:aws-cn:") + added
+        (stored,) = rejections_objects(decode_event({"Records": [one]})[1])
+        assert stored.key.startswith("ride_events/shardId-000000000000/1-1-")
 
     def test_a_part_of_a_batch_does_not_overwrite_the_whole(self) -> None:
         """Nor does the whole overwrite a part, such as that of a bisected batch or of one that ran out of time."""

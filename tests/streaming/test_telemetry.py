@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -92,6 +93,40 @@ def test_the_age_metric_is_the_oldest_records(function: Callable[..., ModuleType
     handler(event, None)
     _, (metrics,) = told()
     assert 200_000 <= metrics["OldestRecordAge"][0] <= 200_000 + (time.time() - began) * 1000
+
+
+@pytest.mark.parametrize(("unit", "ahead"), [(1e3, 0), (1e6, 0), (1, 100)], ids=["ms", "us", "ahead"])
+def test_the_age_is_sensible_whatever_an_arrival_is(
+    function: Callable[..., ModuleType], told: Told, unit: float, ahead: float
+) -> None:
+    """Milliseconds are not taken for seconds, and an arrival that is still to come has no negative age."""
+    event = kinesis_event(ride_event(1))
+    event["Records"][0]["kinesis"]["approximateArrivalTimestamp"] = (time.time() + ahead) * unit
+    function().lambda_handler(event, None)
+    _, (metrics,) = told()
+    assert 0 <= metrics["OldestRecordAge"][0] < 60_000
+
+
+def test_a_report_that_fails_does_not_fail_a_delivered_batch(
+    function: Callable[..., ModuleType], told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lambda would deliver all of its records again."""
+    handler = function().lambda_handler
+    monkeypatch.setattr("streaming.telemetry.EphemeralMetrics", lambda **_: 1 / 0)
+    assert handler(kinesis_event(ride_event()), None) == {"batchItemFailures": []}
+    (logs, metrics) = told()
+    assert (len(logs), metrics) == (1, [])
+
+
+def test_concurrent_batches_do_not_share_their_metrics(function: Callable[..., ModuleType], told: Told) -> None:
+    """The local mapping invokes the function once for each shard, at the same time."""
+    handler = function().lambda_handler
+    with ThreadPoolExecutor(8) as threads:
+        events = [kinesis_event(*map(ride_event, range(size))) for size in range(1, 9)] * 10
+        assert list(threads.map(lambda event: handler(event, None), events)) == [{"batchItemFailures": []}] * 80
+    logs, metrics = told()
+    assert sorted(line["Records"] for line in metrics) == sorted([size] for size in range(1, 9) for _ in range(10))
+    assert len(logs) == 80
 
 
 def test_only_the_first_batch_of_a_sandbox_is_a_cold_start(function: Callable[..., ModuleType], told: Told) -> None:

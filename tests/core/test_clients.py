@@ -1,0 +1,95 @@
+"""AWS clients: the SDK's own settings, and the line that names a wrong one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import clients
+from clients import SDKSettingsError
+from tests.tools import failed, finish
+
+
+@pytest.fixture(autouse=True)
+def no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the machine's own configuration away, and what a session remembers of an earlier one."""
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    for name in clients.FILES:
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:1")
+
+
+WRONG = [
+    ("AWS_ENDPOINT_URL", "localhost:4566"),
+    ("AWS_ENDPOINT_URL", '"http://localhost:4566"'),
+    ("AWS_ENDPOINT_URL_KINESIS", "ftp://localhost:4566"),
+    ("AWS_ENDPOINT_URL_S3", "http://localhost:port"),
+    ("AWS_DEFAULT_REGION", "us east 1"),
+    ("AWS_DEFAULT_REGION", "us-east-1\n"),
+    ("AWS_MAX_ATTEMPTS", "many"),
+    ("AWS_MAX_ATTEMPTS", "0"),
+    ("AWS_RETRY_MODE", "x"),
+    ("AWS_STS_REGIONAL_ENDPOINTS", "x"),
+    ("AWS_METADATA_SERVICE_TIMEOUT", "x"),
+    ("AWS_REQUEST_CHECKSUM_CALCULATION", "x"),
+    ("AWS_CA_BUNDLE", "/nowhere"),
+    ("AWS_PROFILE", "nobody"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_variable_is_named_in_one_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK's own error rarely has the variable. A wrong S3 endpoint is found with the client for Kinesis."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SDKSettingsError, match=f"^the SDK cannot use {name}: ") as caught:
+        clients.kinesis("stream")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no section",
+        "[default]\nmax_attempts = many",
+        "[default]\nca_bundle = /nowhere",
+        "[default]\nendpoint_url = a:1",
+    ],
+)
+def test_a_wrong_file_is_named(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables are right, so the file is wrong."""
+    (tmp_path / "config").write_text(content)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert (clients.wrong_setting("kinesis") or "").startswith("the SDK cannot use AWS_CONFIG_FILE: ")
+
+
+def test_one_of_several_wrong_variables_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The region, which is right, is not taken for the cause."""
+    monkeypatch.setenv("AWS_RETRY_MODE", "x")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
+    assert "AWS_MAX_ATTEMPTS" in str(clients.wrong_setting("s3"))
+
+
+@pytest.mark.parametrize("region", [True, False])
+def test_nothing_is_wrong_with_good_settings(region: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region that is not set is missing, not wrong."""
+    if not region:
+        monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert clients.wrong_setting("kinesis", "s3") is None
+
+
+def test_a_cold_start_names_the_variable(cold_start: Callable[..., ModuleType]) -> None:
+    """The stream's client is made at the cold start, not with the first batch."""
+    with pytest.raises(SDKSettingsError, match="AWS_ENDPOINT_URL_KINESIS: Invalid endpoint: localhost:4566"):
+        cold_start(PREDICTIONS_STREAM_NAME="stream", AWS_ENDPOINT_URL_KINESIS="localhost:4566")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "replay", "smoke-test"])
+def test_a_command_names_the_variable(tool: str) -> None:
+    """It does so in one line, whichever client it makes first."""
+    line = failed(finish(tool, AWS_MAX_ATTEMPTS="many", FAILURES_LOCATION="s3://failures"))
+    assert line.startswith(f"{tool}: the SDK cannot use AWS_MAX_ATTEMPTS: ")
