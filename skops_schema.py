@@ -15,9 +15,10 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, NoReturn
 
+import msgspec
 import numpy as np
 
 import skops_checks as checks
@@ -99,15 +100,16 @@ class _Reader:
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
-        self._path: list[str] = []
+        self._path: list[str | int] = []
         self._kind = ""
         """The type in the label of the node that is being read."""
         self._opened: set[int] = set()
-        self._values: dict[int, tuple[Any, list[str], int]] = {}
+        self._values: dict[int, tuple[Any, frozenset[str], int]] = {}
+        """What was read: its value, what it holds besides plain values, and how many nodes, by the node's id."""
+        self._parts: set[str] = set()
+        """What the value that is being read holds besides plain values: types of instances, and what PARTS names."""
         self._size = 0
         """The number of nodes in the value that is being read."""
-        self._parts: list[str] = []
-        """What the value that is being read holds besides plain values: types of instances, and what PARTS names."""
 
     def check(self, schema: Any) -> None:
         """Raise SchemaError unless the tree of nodes is an estimator that is safe."""
@@ -123,55 +125,58 @@ class _Reader:
         except Exception as error:
             self._refuse(f"cannot be read: {type(error).__name__}: {error}")
 
-    def read(self, node: Any, part: str) -> Any:
-        """Return a node's value; ``part`` is how it is called in the node around it."""
-        # After a failure the path stays as it is, because the error names it.
-        self._path.append(part)
-        if len(self._path) > _MAX_DEPTH:
-            self._refuse(f"is more than {_MAX_DEPTH} nodes deep")
-        identity = self._identify(node)
+    def read(self, node: Any, part: str | int) -> Any:
+        """Return a node's value; ``part`` is its name or place in the node around it."""
         # skops takes the first node of an id for every other of that id, whatever the others say. It goes through the
         # nodes in the order of this class.
-        if identity not in self._values:
-            types, read = self._open(node, identity)
-            if self._kind not in types:
-                self._refuse("is not of a type that is safe without a digest")
-            around, self._parts = self._parts, []
-            before, self._size = self._size, 1
-            self._values[identity] = read(self, node), self._parts, self._size
-            self._parts, self._size = around, before
-        value, parts, size = self._values[identity]
+        identity = node.get("__id__") if isinstance(node, dict) else None
+        known = self._values.get(identity) if type(identity) is int else None
+        if known is None:
+            # After a failure the path stays as it is, because the error names it.
+            self._path.append(part)
+            known = self._read_new(node)
+            self._path.pop()
+        value, parts, size = known
+        if parts:
+            self._parts |= parts
         # A node that is used many times counts as many: nested, a few of them would make a model without end.
         self._size += size
         if self._size > _MAX_NODES:
             self._refuse(f"has more than {_MAX_NODES:,} nodes")
-        self._parts.extend(parts)
-        self._path.pop()
         return value
 
-    def _identify(self, node: Any) -> int:
-        """Return a node's id, and remember its type for a refusal."""
+    def _read_new(self, node: Any) -> tuple[Any, frozenset[str], int]:
+        identity, loader = self._open(node)
+        if len(self._path) > _MAX_DEPTH:
+            self._refuse(f"is more than {_MAX_DEPTH} nodes deep")
+        types, read = _LOADERS[loader]
+        if self._kind not in types:
+            self._refuse("is not of a type that is safe without a digest")
+        parts, size = self._parts, self._size
+        self._parts, self._size = set(), 1
+        known = self._values[identity] = read(self, node), frozenset(self._parts), self._size
+        self._parts, self._size = parts, size
+        return known
+
+    def _open(self, node: Any) -> tuple[int, str]:
+        """Return a new node's id and the name of skops' class for it, and remember its type for a refusal."""
         if not isinstance(node, dict):
             self._refuse("is not a node")
+        loader, identity = node.get("__loader__"), node.get("__id__")
         self._kind = f"{node.get('__module__')}.{node.get('__class__')}"
-        identity = node.get("__id__")
         if type(identity) is not int or identity <= 0:
             self._refuse("has no __id__")
-        return identity
-
-    def _open(self, node: Mapping[str, Any], identity: int) -> tuple[frozenset[str], Callable[..., Any]]:
-        """Return the types that a node of this kind may have, and the method that reads it."""
         if identity in self._opened:
             self._refuse("holds itself")
         self._opened.add(identity)
-        loader = node.get("__loader__")
-        if loader not in _LOADERS:
+        if not isinstance(loader, str) or loader not in _LOADERS:
             self._refuse(f"is a {loader}, which can run code")
-        return _LOADERS[loader]
+        return identity, loader
 
     def _refuse(self, reason: str) -> NoReturn:
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part[:80]}" for part in self._path)
+        text = " ".join(f"{''.join(parts).removeprefix('.')} ({self._kind[:120]}) {reason[:300]}".split())
         # Names come from the file, and the line goes to a log or a terminal.
-        text = " ".join(f"{''.join(part[:80] for part in self._path)} ({self._kind[:120]}) {reason[:300]}".split())
         raise SchemaError(f"{''.join(c if c.isprintable() else '?' for c in text)}: {_ONLY_PINNED}")
 
     def _json(self, node: Mapping[str, Any]) -> Any:
@@ -179,7 +184,9 @@ class _Reader:
         # A text that begins so is no scalar, and nested lists could be deeper than Python's stack.
         if not isinstance(content, str) or content[:1] in ("", "[", "{", " ", "\t", "\n", "\r"):
             self._refuse("is not a plain value")
-        value = json.loads(content)
+        # The same as ``json.loads``, and faster: a model has a text and a number for each value of a category.
+        plain = content[0] == '"' and content.isascii() and "\\" not in content
+        value = msgspec.json.decode(content) if plain or content.isdecimal() else json.loads(content)
         if isinstance(value, int) and abs(value) > _MAX_INTEGER:
             self._refuse("is too large a number")
         return value
@@ -188,7 +195,7 @@ class _Reader:
         content = node["content"]
         if not isinstance(content, list):
             self._refuse("is not a list")
-        return [self.read(item, f"[{index}]") for index, item in enumerate(content)]
+        return [self.read(item, index) for index, item in enumerate(content)]
 
     def _tuple(self, node: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(self._list(node))
@@ -200,33 +207,34 @@ class _Reader:
         return slice(*ends)
 
     def _dict(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value, _ in self._items(node, KEY_TYPES)}
+        return {key: self.read(item, key) for key, item in self._items(node, KEY_TYPES)}
 
-    def _items(self, node: Mapping[str, Any], key_types: frozenset[str]) -> Iterator[tuple[str, Any, list[str]]]:
-        """Yield the keys of a dict as texts, its values, and what each of those holds besides plain values."""
+    def _items(self, node: Mapping[str, Any], key_types: frozenset[str]) -> Iterable[tuple[str, Any]]:
+        """Return the keys of a dict as texts, with the nodes of its values."""
         content, types = node["content"], node["key_types"]
-        around, self._parts = self._parts, []
-        kinds = self.read(types, ".key_types")
+        if not isinstance(content, dict):
+            self._refuse("is not a dict")
+        kinds = self.read(types, "key_types")
         # skops calls each type with its key.
-        if not isinstance(content, dict) or self._parts != [TYPE] * len(content) or not key_types.issuperset(kinds):
-            self._refuse("is not a dict, or has keys of other types than it may have")
-        for key, item in content.items():
-            self._parts = []
-            value = self.read(item, f".{key}")
-            around += self._parts
-            yield key, value, self._parts
-        self._parts = around
+        if (
+            len(kinds) != len(content)
+            or not key_types.issuperset(kinds)
+            or self._parts != ({TYPE} if content else set())
+        ):
+            self._refuse("has keys of other types than it may have")
+        self._parts = set()
+        return content.items()
 
     def _type(self, _: Mapping[str, Any]) -> str:
-        self._parts.append(TYPE)
+        self._parts.add(TYPE)
         return self._kind
 
     def _dtype(self, node: Mapping[str, Any]) -> str:
         kind = self._kind
-        array = self.read(node["content"], ".dtype")
+        array = self.read(node["content"], "dtype")
         if not isinstance(array, Array) or array.shape != (0,):
             self._refuse("is not the type of an array")
-        self._parts = [TYPE]
+        self._parts = {TYPE}
         return kind
 
     def _array(self, node: Mapping[str, Any]) -> Array:
@@ -236,24 +244,22 @@ class _Reader:
         # One array, one file: otherwise a small file could be read thousands of times.
         if node["type"] != "numpy" or node["file"] != f"{node['__id__']}.npy":
             self._refuse("is not an array in a file of its own")
-        entry = self._archive.getinfo(node["file"])
-        with self._archive.open(entry) as file:
-            head = file.read(10)
-            size = int.from_bytes(head[8:], "little")
-            header = _HEADER.fullmatch(file.read(size).decode("latin-1"))
-        if head[:8] != b"\x93NUMPY\x01\x00" or not header:
+        content = self._archive.read(node["file"])
+        start = 10 + int.from_bytes(content[8:10], "little")
+        header = _HEADER.fullmatch(content[10:start].decode("latin-1"))
+        if content[:8] != b"\x93NUMPY\x01\x00" or not header:
             self._refuse("is an array of a kind that is not safe")
         shape = tuple(int(number) for number in header[2].replace(",", " ").split())
-        dtype, start = header[1], len(head) + size
-        self._parts += [RECORDS] if dtype.startswith("[") else []
-        record = np.lib.format.descr_to_dtype(ast.literal_eval(dtype))
-        if entry.file_size != start + math.prod(shape) * record.itemsize or (scalar and shape):
+        dtype = _read_dtype(header[1])
+        if dtype.names:
+            self._parts.add(RECORDS)
+        if len(content) != start + math.prod(shape) * dtype.itemsize or (scalar and shape):
             self._refuse("is an array of another size than its header says")
-        return Array(record, shape, lambda: np.frombuffer(self._archive.read(entry), record, offset=start))
+        return Array(dtype, shape, lambda: np.frombuffer(content, dtype, offset=start))
 
     def _object_array(self, node: Mapping[str, Any]) -> Array:
         items = self._list(node)
-        shape = self.read(node["shape"], ".shape")
+        shape = self.read(node["shape"], "shape")
         rows = [item for item in items if isinstance(item, list)]
         if len(shape) == 2 and any(isinstance(item, list | tuple | dict | Array) for row in rows for item in row):
             self._refuse("is an array of more dimensions than its shape says")
@@ -261,38 +267,43 @@ class _Reader:
             self._refuse("is an array of another shape than it says")
         if any(len(row) != shape[-1] for row in rows):
             self._refuse("is an array of rows that differ in length")
-        self._parts.append(INSTANCES if self._parts else OBJECT_ARRAY)
+        self._parts.add(INSTANCES if self._parts else OBJECT_ARRAY)
         return Array(np.dtype(object), shape, lambda: items)
 
     def _masked(self, node: Mapping[str, Any]) -> None:
         for name in ("data", "mask"):
-            self.read(node["content"][name], f".{name}")
-        self._parts = [MASKED]
+            self.read(node["content"][name], name)
+        self._parts = {MASKED}
 
     def _object(self, node: Mapping[str, Any]) -> Instance:
         kind, content = self._kind, node["content"]
-        identity, attributes = self._identify(content), {}
-        if content.get("__loader__") != "DictNode" or self._kind != "builtins.dict" or identity in self._values:
-            if self.read(content, "") is not None:
-                self._refuse("has attributes that are not its own")
-        else:
-            self._open(content, identity)
-            for name, value, parts in self._items(content, _NAMES):
+        attributes: dict[str, Any] = {}
+        if content["__loader__"] == "DictNode" and content["__id__"] not in self._opened:
+            identity, _ = self._open(content)
+            if self._kind != "builtins.dict":
+                self._refuse("has attributes in another thing than a dict")
+            everything: set[str] = set()
+            for name, item in self._items(content, _NAMES):
+                self._parts = set()
+                attributes[name] = self.read(item, name)
                 self._kind = kind
-                self._check_attribute(kind, name, parts)
-                attributes[name] = value
-            self._values[identity] = attributes, self._parts, self._size
+                self._check_attribute(name)
+                everything |= self._parts
+            self._values[identity] = attributes, frozenset(everything), self._size
+        elif self.read(content, "content") is not None:
+            self._refuse("has attributes that are not its own")
         return self._make(kind, OBJECTS[kind].check, attributes)
 
-    def _check_attribute(self, kind: str, name: str, parts: list[str]) -> None:
-        if not _has_attribute(kind, name):
+    def _check_attribute(self, name: str) -> None:
+        """Refuse an attribute that the type does not have, or that holds what it may not hold."""
+        if not _has_attribute(self._kind, name):
             self._refuse(f"has an attribute {name}, which is not one of this type")
-        if unexpected := set(parts) - OBJECTS[kind].parts.get(name, PARTS.get(name, frozenset())):
+        if unexpected := self._parts - OBJECTS[self._kind].parts.get(name, PARTS.get(name, frozenset())):
             self._refuse(f"has in its attribute {name} {min(unexpected)}")
 
     def _make(self, kind: str, check: Callable[[Mapping[str, Any]], None], state: Mapping[str, Any]) -> Instance:
         """Return an instance after a look at what its compiled code takes for granted."""
-        self._kind, self._parts = kind, [kind]
+        self._kind, self._parts = kind, {kind}
         try:
             check(state)
         except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -301,17 +312,17 @@ class _Reader:
 
     def _reduced(self, node: Mapping[str, Any]) -> Instance:
         kind = self._kind
-        state = {"state": self.read(node["content"], ".state")}
-        state["args"] = self.read(node["__reduce__"]["args"], ".args")
+        state = {"state": self.read(node["content"], "state")}
+        state["args"] = self.read(node["__reduce__"]["args"], "args")
         return self._make(kind, checks.check_tree if kind == TREE else checks.check_loss_function, state)
 
     def _random_state(self, node: Mapping[str, Any]) -> Instance:
         kind = self._kind
-        return self._make(kind, checks.check_random_state, self.read(node["content"], ".state"))
+        return self._make(kind, checks.check_random_state, self.read(node["content"], "state"))
 
     def _generator(self, node: Mapping[str, Any]) -> Instance:
         kind = self._kind
-        state = {name: self.read(node["content"][name], f".{name}") for name in ("bit_generator", "seed_seq")}
+        state = {name: self.read(node["content"][name], name) for name in ("bit_generator", "seed_seq")}
         return self._make(kind, checks.check_generator, state)
 
 
@@ -332,6 +343,12 @@ _LOADERS: dict[Any, tuple[frozenset[str], Callable[..., Any]]] = {
     "RandomGeneratorNode": (frozenset({GENERATOR}), _Reader._generator),
 }
 """The kinds of nodes that are read, each with its types. A label says little: it is the kind that skops builds."""
+
+
+@functools.cache
+def _read_dtype(text: str) -> "np.dtype[Any]":
+    """Return the type of an array's elements. A forest has hundreds of arrays of three types."""
+    return np.lib.format.descr_to_dtype(ast.literal_eval(text))
 
 
 @functools.cache

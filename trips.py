@@ -135,7 +135,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise TripRecordError(f"{path}: there is no such file") from None
-    except (OSError, pa.ArrowException, _ColumnError) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException, _ColumnError) as error:
         reason = " ".join(str(error).split())
         raise TripRecordError(f"{path}: cannot be read as parquet trip records: {reason}") from error
 

@@ -4,14 +4,15 @@ Neither ever holds a ride. Ids, zones and partition keys appear only in log line
 """
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aws_lambda_powertools import Logger
-from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
 
 from rides import RejectionKind
 from streaming.delivery import Delivery, DeliveryError
@@ -85,7 +86,9 @@ class Telemetry:
     def __init__(self, service: str, *, level: str, namespace: str | None) -> None:
         """Log as ``service``, which is also the one dimension of the metrics. No namespace means no metrics."""
         self.logger = Logger(service=service, level=level)
-        self._service, self._namespace = service, namespace
+        self._metrics = Metrics(namespace=namespace, service=service) if namespace else None
+        # Powertools keeps all metrics in one place, which the threads of the local mapping would share.
+        self._emitting = threading.Lock()
         self._model_load_seconds: float | None = None
 
     @contextlib.contextmanager
@@ -127,15 +130,13 @@ class Telemetry:
                     undelivered=tally.undelivered,
                     errors=dict(tally.errors),
                 )
-            with contextlib.suppress(Exception):
-                self._emit(tally)
+            if self._metrics:
+                with contextlib.suppress(Exception), self._emitting:
+                    self._emit(self._metrics, tally)
 
-    def _emit(self, tally: Tally) -> None:
+    def _emit(self, metrics: Metrics, tally: Tally) -> None:
         """Write the metrics. Their names are the same for every batch, except for the kinds of rejections."""
-        if not self._namespace:
-            return
-        # Powertools' other class keeps the metrics of all its instances in one place, which threads would share.
-        metrics = EphemeralMetrics(namespace=self._namespace, service=self._service)
+        metrics.clear_metrics()  # an earlier report may have failed on its way
         values: dict[str, float] = {
             "Records": tally.records,
             "Rides": tally.rides,

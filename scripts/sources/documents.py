@@ -1,5 +1,6 @@
 """JSON documents in a file or in stdin: one on each line, one after another, or in an array, in UTF-8 or UTF-16."""
 
+import codecs
 import json
 import re
 import sys
@@ -28,7 +29,7 @@ def read_documents(name: str, *, raw: bool = False) -> list[bytes]:
         CommandError: if the file cannot be read, or is not JSON. The message has the line and the column.
     """
     try:
-        content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+        content = _read_stdin() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
         raise CommandError(f"{name} cannot be read: {error.strerror}") from error
     try:
@@ -43,6 +44,11 @@ def read_documents(name: str, *, raw: bool = False) -> list[bytes]:
         ) from error
 
 
+def _read_stdin() -> bytes:
+    # A process that was started with stdin closed has none.
+    return sys.stdin.buffer.read() if sys.stdin else b""
+
+
 def shown(name: str) -> str:
     """Return the name that messages have for a file."""
     return "stdin" if name == STDIN else name
@@ -50,12 +56,13 @@ def shown(name: str) -> str:
 
 def _decode(content: bytes) -> str:
     """Return the text of a file, whose encoding is found as ``json.loads`` finds it. Raises JSONDecodeError."""
+    content = content.removeprefix(codecs.BOM_UTF8)
     encoding = json.detect_encoding(content)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        good = content[: error.start].decode(encoding)
-        reason = f"not {encoding.removesuffix('-sig').upper()}: {error.reason}"
+        good = content[: error.start].decode(encoding, errors="ignore")
+        reason = f"not {encoding.upper()}: {error.reason}"
         raise json.JSONDecodeError(reason, good, len(good)) from error
 
 

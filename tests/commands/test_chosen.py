@@ -1,6 +1,7 @@
 """The rides that commands put on a stream: generated rides, JSON documents, trip records, and bad rides among them."""
 
 import argparse
+import codecs
 import io
 import json
 import statistics
@@ -153,6 +154,7 @@ def test_every_json_document_is_a_record_as_it_was_written(
         pytest.param(b"[" + LINE + b",]", "line 1, column 9[34]", 1, id="a comma at an array's end"),
         pytest.param(b"[" + LINE, "line 1, column 93", 1, id="an array without an end"),
         pytest.param(LINE + b'\n{"ride_id": \xff', "line 2, column 13", 2, id="not UTF-8"),
+        pytest.param(codecs.BOM_UTF8 + b"[\xff]", "line 1, column 2", 1, id="not UTF-8 after a BOM"),
         pytest.param(b'{"ride_id": "\xed\xa0\x80"}', "line 1, column 14", 1, id="half a character"),
         pytest.param('{"a":\n"x"}'.encode("utf-16")[:-1], "line 2, column 4", 2, id="UTF-16 cut off"),
         pytest.param(LINE + b"\x00", "line 1, column 92", 1, id="NUL after a document"),
@@ -217,6 +219,13 @@ def test_a_file_without_rides_is_refused(tmp_path: Path) -> None:
         empty.write_text(content)
         with pytest.raises(CommandError, match=r"no ride in .*empty\.jsonl"):
             chosen("--json", str(empty))
+
+
+def test_a_closed_stdin_is_like_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has no stdin then."""
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(CommandError, match="no ride in stdin"):
+        chosen("--json", "-")
 
 
 def test_raw_lines_need_a_file() -> None:

@@ -110,6 +110,8 @@ def test_a_local_aws_is_used_only_if_nothing_else_is_set(
     home = tmp_path / "home"
     (home / ".aws").mkdir(parents=True)
     (home / ".aws" / "config").write_text("[profile mine]\nregion = eu-west-1\n")
+    # Set first, so that it is restored afterwards: the profile's name becomes a variable, because errors name it.
+    monkeypatch.setenv("AWS_PROFILE", "")
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in {"HOME": str(tmp_path), **variables}.items():
@@ -119,6 +121,6 @@ def test_a_local_aws_is_used_only_if_nothing_else_is_set(
     before = dict(os.environ)
     cli.choose_account(profile)
     expected = {**before, **VARIABLES} if says.startswith("Using") else before
-    assert dict(os.environ) == expected
+    assert dict(os.environ) == {**expected, **({"AWS_PROFILE": profile} if profile else {})}
     shown = capsys.readouterr().err
     assert re.fullmatch(f"{says}.*", shown, re.DOTALL) if says else shown == ""

@@ -275,6 +275,14 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, conte
         training_trips(tmp_path / name)
 
 
+def test_a_broken_column_name_is_one_line(tmp_path: Path) -> None:
+    """The file was damaged where its columns are listed."""
+    path = write(tmp_path / "trips.parquet", [trip()])
+    path.write_bytes(path.read_bytes().replace(b"fare_amount", b"fare_\xffmount"))
+    with pytest.raises(TripRecordError, match=r"trips\.parquet: cannot be read as parquet trip records: .*utf-8"):
+        training_trips(path)
+
+
 def test_missing_columns_are_named(tmp_path: Path) -> None:
     """The error names all missing columns, and both names of a time column."""
     pq.write_table(pa.table({"PULocationID": [1], "lpep_pickup_datetime": [PICKUP]}), tmp_path / "trips.parquet")

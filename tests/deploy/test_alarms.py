@@ -134,7 +134,8 @@ def test_alarms_roll_a_canary_back(deployment_type: str, alarms: list[str]) -> N
 def emitted(cold_start: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """Give the function's metrics, with its variables from the template, for a batch with every kind of rejection."""
     function = resources_of("AWS::Lambda::Function", **UNUSUAL)["Consumer"]
-    variables = {**function["Environment"]["Variables"], "MODEL_LOCATION": SAMPLE_MODEL, "MODEL_SHA256": ""}
+    given = {"MODEL_LOCATION": SAMPLE_MODEL, "MODEL_SHA256": "", "PREDICTIONS_STREAM_NAME": "predictions"}
+    variables = {**function["Environment"]["Variables"], **given}
     telemetry = cold_start(**variables).TELEMETRY
     _, (rejection,) = decode_event(kinesis_event(b"no ride"))
     with telemetry.invocation(None) as tally:

@@ -107,15 +107,19 @@ def test_the_age_is_sensible_whatever_an_arrival_is(
     assert 0 <= metrics["OldestRecordAge"][0] < 60_000
 
 
+@pytest.mark.parametrize("method", ["Metrics.flush_metrics", "Logger.info"])
 def test_a_report_that_fails_does_not_fail_a_delivered_batch(
-    function: Callable[..., ModuleType], told: Told, monkeypatch: pytest.MonkeyPatch
+    function: Callable[..., ModuleType], told: Told, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Lambda would deliver all of its records again."""
     handler = function().lambda_handler
-    monkeypatch.setattr("streaming.telemetry.EphemeralMetrics", lambda **_: 1 / 0)
-    assert handler(kinesis_event(ride_event()), None) == {"batchItemFailures": []}
-    (logs, metrics) = told()
-    assert (len(logs), metrics) == (1, [])
+    with monkeypatch.context() as broken:
+        broken.setattr(f"aws_lambda_powertools.{method}", lambda *_, **__: 1 / 0)
+        assert handler(kinesis_event(ride_event()), None) == {"batchItemFailures": []}
+    assert handler(kinesis_event(ride_event(), ride_event()), None) == {"batchItemFailures": []}
+    logs, metrics = told()
+    assert (logs[-1]["records"], metrics[-1]["Records"]) == (2, [2])
+    assert len(logs) + len(metrics) == 3
 
 
 def test_concurrent_batches_do_not_share_their_metrics(function: Callable[..., ModuleType], told: Told) -> None:
