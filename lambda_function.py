@@ -1,9 +1,9 @@
 """The Lambda function: ride events in from Kinesis, predicted durations out to Kinesis.
 
     Records     -- decode  --> rides       | rejections
-    rides       -- predict --> predictions | rejections     one model call for the whole batch, up to 10,000 rides
+    rides       -- predict --> predictions | rejections     one model call for the whole batch
     predictions -- deliver --> accepted    | undelivered    PutRecords, with retries within the time left
-    rejections  -- store   --> stored      | undelivered    one S3 object for the batch, up to 4 MiB
+    rejections  -- store   --> stored      | undelivered    one S3 object for the batch, if it is not too large
     undelivered -- respond --> batchItemFailures            Lambda redelivers from the lowest sequence number
 
 Every record is predicted and accepted by the output stream, rejected and stored in S3, or reported in the response.
@@ -52,7 +52,7 @@ def lambda_handler(event: Mapping[str, Any], context: Context | None = None) -> 
     undelivered: list[str] = []
     shown: dict[str, list[Any]] = {"predictions": [], "rejections": []} if SETTINGS.dry_run else {}
     with TELEMETRY.invocation(context) as tally:
-        # One part, unless aggregated records hold more rides than should be in memory at once.
+        # One part, unless aggregated records hold more rides than should be in memory at once: see ``decode_parts``.
         for part in decode_parts(event, deadline.is_over):
             tally.decoded(len(event["Records"]), part.received, part.rejections)
             undelivered += process(part, deadline, tally, shown)
