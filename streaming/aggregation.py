@@ -23,6 +23,9 @@ MAX_KEY_SHARE = 4
 """With each record's key written out, the keys may take four times the size of the aggregated record, which has a key
 just once for all its records. The longest key, shared by the smallest rides, takes three times."""
 
+MAX_KEY_BYTES = 1024
+"""No partition key takes more, and the text of one that does could take four times as much."""
+
 KEY, RECORD = 0x0A, 0x1A
 """Tags in an aggregated record, of a partition key and of a packed record. Other parts are ignored."""
 KEY_INDEX, DATA = 0x08, 0x1A
@@ -52,31 +55,31 @@ def packed_records(data: bytes) -> Iterator[tuple[str, bytes]]:
         raise InvalidRideError("aggregate", "the aggregated record's MD5 does not match its content")
     try:
         keys, records = _find_parts(data, start, end)
-        texts = [data[start:end].decode(errors="replace") for start, end in zip(*2 * [iter(keys)], strict=True)]
-        repeated = sum(map([len(text) for text in texts].__getitem__, records[2::3]))
+        repeated = sum(map(list(map(len, keys)).__getitem__, records[2::3]))
     except (IndexError, OverflowError, _ProtobufError) as error:
         raise InvalidRideError("aggregate", f"the aggregated record's protobuf is broken: {error}") from error
     if not records:
         raise InvalidRideError("aggregate", "the aggregated record holds nothing")
-    _check_keys(texts, repeated, len(data))
+    _check_keys(keys, repeated, len(data))
     places = zip(*3 * [iter(records)], strict=True)
-    return ((texts[index], data[start:end]) for start, end, index in places)
+    return ((keys[index], data[start:end]) for start, end, index in places)
 
 
 def _check_keys(keys: list[str], repeated: int, size: int) -> None:
     """Refuse keys that no stream takes, and keys that are too long if each record repeats its key."""
-    for key in keys:
-        if not is_partition_key(key):
-            reason = f"the aggregated record has a partition key of {len(key)} characters, which no stream accepts"
-            raise InvalidRideError("aggregate", reason)
+    if not all(map(is_partition_key, keys)):
+        length = next(len(key) for key in keys if not is_partition_key(key))
+        reason = f"the aggregated record has a partition key of {length} characters, which no stream accepts"
+        raise InvalidRideError("aggregate", reason)
     if repeated > MAX_KEY_SHARE * size:
         reason = f"the aggregated record of {size} bytes holds records with {repeated} characters of partition keys"
         raise InvalidRideError("aggregate", f"{reason}, too many for rides")
 
 
-def _find_parts(data: bytes, at: int, end: int) -> tuple["array[int]", "array[int]"]:
-    """Return where each key begins and ends; and where the data of each record does, followed by its key's index."""
-    keys, records = array("I"), array("I")
+def _find_parts(data: bytes, at: int, end: int) -> tuple[list[str], "array[int]"]:
+    """Return the keys; and where the data of each record begins and ends, followed by the index of its key."""
+    keys: list[str] = []
+    records = array("I")
     left = most = SPARE_PARTS + len(data) // MIN_PART_BYTES
     while at < end:
         tag, size = data[at], data[at + 1]
@@ -86,7 +89,10 @@ def _find_parts(data: bytes, at: int, end: int) -> tuple["array[int]", "array[in
         if tag == RECORD:
             records.extend(_find_record(data, at, at := at + size))
         elif tag == KEY:
-            keys.extend((at, at := at + size))
+            if size > MAX_KEY_BYTES:
+                raise InvalidRideError("aggregate", f"the aggregated record has a partition key of {size} bytes")
+            keys.append(data[at : at + size].decode("utf-8", "replace"))
+            at += size
         else:
             at += _size_of(tag, size)
         left -= 1

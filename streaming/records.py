@@ -13,7 +13,7 @@ from msgspec import Struct
 from arns import stream_name
 from rides import InvalidRideError, RejectionKind, RideEvent, decode_ride
 from streaming.aggregation import is_aggregated, packed_records
-from streaming.envelope import KinesisRecord, kinesis_records, text_of
+from streaming.envelope import kinesis_records, text_of
 from streaming.wrappings import explain
 
 MAX_REASON_LENGTH = 1000
@@ -21,6 +21,9 @@ MAX_REASON_LENGTH = 1000
 
 MAX_USER_RECORDS = 4_000
 """User records of a part, unless the event has more Kinesis records. Each takes about a kilobyte until it is put."""
+
+RECORDS_BETWEEN_CHECKS = 100
+"""How many records are decoded between two looks at the clock."""
 
 MAX_OBJECT_BYTES = 2_097_152
 """An object takes no more lines when it has so many bytes."""
@@ -134,58 +137,48 @@ def decode_parts(event: Mapping[str, Any], is_over: Callable[[], bool] = lambda:
     most = max(MAX_USER_RECORDS, len(records))
     received: list[ReceivedRide] = []
     rejections: list[Rejection] = []
+    data = b""
     for place, record in enumerate(records):
-        if is_over():
+        if place % RECORDS_BETWEEN_CHECKS == 0 and is_over():
             yield DecodedPart(received, rejections, numbers[place:])
             return
-        for user_record, data in _decode_record(record, received, rejections):
-            if len(received) + len(rejections) >= most:
+        put, event_id, arn = record.kinesis, record.event_id, record.stream_arn
+        number, arrival = put.sequence_number, put.arrival
+        user_record = UserRecord(number, event_id, put.partition_key, arrival, arn, put.data)
+        try:
+            data = binascii.a2b_base64(put.data, strict_mode=True)
+            if not is_aggregated(data):
+                received.append(ReceivedRide(user_record, decode_ride(data)))
+                continue
+            packed_in_it = packed_records(data)
+        except (TypeError, ValueError) as error:
+            rejections.append(_reject(user_record, data, error))
+            continue
+        room = most - len(received) - len(rejections)
+        for index, (key, packed) in enumerate(packed_in_it):
+            if room <= 0:
                 yield DecodedPart(received, rejections, numbers[place:])
                 received.clear()
                 rejections.clear()
-            _decode_user_record(user_record, data, received, rejections)
+                room = most
+            room -= 1
+            user_record = UserRecord(number, f"{event_id}:{index}", key, arrival, arn, packed)
+            try:
+                received.append(ReceivedRide(user_record, decode_ride(packed)))
+            except InvalidRideError as error:
+                rejections.append(_reject(user_record, packed, error))
+    data = b""  # the last record's data may be large, and takes no memory while the part is processed
     yield DecodedPart(received, rejections, [])
 
 
-def _decode_record(
-    record: KinesisRecord, received: list[ReceivedRide], rejections: list[Rejection]
-) -> Iterable[tuple[UserRecord, bytes]]:
-    """Add the ride or the rejection of a Kinesis record; return the user records of an aggregated one, with data."""
-    put, event_id, arn = record.kinesis, record.event_id, record.stream_arn
-    user_record = UserRecord(put.sequence_number, event_id, put.partition_key, put.arrival, arn, put.data)
-    try:
-        data = binascii.a2b_base64(put.data, strict_mode=True)
-    except TypeError:
-        user_record = msgspec.structs.replace(user_record, data=text_of(put.data))
-        rejections.append(Rejection(user_record, "base64", "the data is missing, or not text"))
-        return ()
-    except ValueError as error:
-        rejections.append(Rejection(user_record, "base64", f"the data is not base64: {error}"))
-        return ()
-    if not is_aggregated(data):
-        _decode_user_record(user_record, data, received, rejections)
-        return ()
-    try:
-        return _packed_user_records(user_record, packed_records(data))
-    except InvalidRideError as error:
-        rejections.append(Rejection(user_record, error.kind, error.reason))
-        return ()
-
-
-def _decode_user_record(
-    record: UserRecord, data: bytes, received: list[ReceivedRide], rejections: list[Rejection]
-) -> None:
-    """Add the ride or the rejection of a user record."""
-    try:
-        received.append(ReceivedRide(record, decode_ride(data)))
-    except InvalidRideError as error:
-        rejections.append(Rejection(record, error.kind, explain(data) or error.reason))
-
-
-def _packed_user_records(record: UserRecord, packed: Iterable[tuple[str, bytes]]) -> Iterator[tuple[UserRecord, bytes]]:
-    for index, (key, data) in enumerate(packed):
-        event_id = f"{record.event_id}:{index}"
-        yield msgspec.structs.replace(record, event_id=event_id, partition_key=key, data=data), data
+def _reject(record: UserRecord, data: bytes, error: Exception) -> Rejection:
+    """Return the rejection for an error of decoding the record's base64, or of decoding the data in it."""
+    if isinstance(error, InvalidRideError):
+        return Rejection(record, error.kind, explain(data) or error.reason)
+    if isinstance(error, TypeError):
+        record = msgspec.structs.replace(record, data=text_of(record.data))
+        return Rejection(record, "base64", "the data is missing, or not text")
+    return Rejection(record, "base64", f"the data is not base64: {error}")
 
 
 class RejectionsObject(Struct, frozen=True):
@@ -199,19 +192,44 @@ class RejectionsObject(Struct, frozen=True):
 def rejections_objects(rejections: Iterable[Rejection]) -> Iterator[RejectionsObject]:
     """Yield the S3 objects for rejections, lowest sequence number first, each when it is asked for."""
     part: list[Rejection] = []
-    lines = bytearray()
+    lines = _Lines()
     for rejection in sorted(rejections, key=lambda rejection: int(rejection.record.sequence_number)):
         if len(rejection.record.data) > MAX_PLAIN_BYTES:
             yield _single_object(rejection)
             continue
         part.append(rejection)
-        _encoder.encode_into(rejection.line, lines, -1)
-        lines += b"\n"
-        if len(lines) >= MAX_OBJECT_BYTES:
-            yield _shared_object(part, lines)
-            part, lines = [], bytearray()
+        lines.add(rejection.line)
+        if lines.size >= MAX_OBJECT_BYTES:
+            yield lines.finish(part)
+            part, lines = [], _Lines()
     if part:
-        yield _shared_object(part, lines)
+        yield lines.finish(part)
+
+
+class _Lines:
+    """The lines of an object. When they are many, they are compressed as they are added."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._plain, self._compressed = bytearray(), bytearray()
+        self._compressor = zlib.compressobj(COMPRESSION_LEVEL, wbits=GZIP)
+
+    def add(self, line: RejectionLine) -> None:
+        before = len(self._plain)
+        _encoder.encode_into(line, self._plain, -1)
+        self._plain += b"\n"
+        self.size += len(self._plain) - before
+        if len(self._plain) > MAX_PLAIN_BYTES:
+            self._compressed += self._compressor.compress(self._plain)
+            self._plain.clear()
+
+    def finish(self, rejections: Sequence[Rejection]) -> RejectionsObject:
+        """Return the object for the lines of these rejections, which are in order."""
+        key = _object_key(rejections)
+        if self.size <= MAX_PLAIN_BYTES:
+            return RejectionsObject(key, self._plain, rejections)
+        self._compressed += self._compressor.compress(self._plain) + self._compressor.flush()
+        return RejectionsObject(f"{key}.gz", self._compressed, rejections)
 
 
 def _single_object(rejection: Rejection) -> RejectionsObject:
@@ -221,13 +239,6 @@ def _single_object(rejection: Rejection) -> RejectionsObject:
     _encoder.encode_into(line, body, 0)
     body += b"\n"
     return RejectionsObject(_object_key([rejection]), body, [rejection])
-
-
-def _shared_object(rejections: Sequence[Rejection], lines: bytearray) -> RejectionsObject:
-    key = _object_key(rejections)
-    if len(lines) <= MAX_PLAIN_BYTES:
-        return RejectionsObject(key, lines, rejections)
-    return RejectionsObject(f"{key}.gz", zlib.compress(lines, COMPRESSION_LEVEL, GZIP), rejections)
 
 
 def _object_key(rejections: Sequence[Rejection]) -> str:

@@ -53,8 +53,9 @@ class Tally:
         self.records = records
         self.rides += len(received)
         user_records = [ride.record for ride in received] + [rejection.record for rejection in rejections]
-        arrivals = [self.oldest_arrival, *(one.arrival for one in user_records)]
-        self.oldest_arrival = min((arrival for arrival in arrivals if arrival is not None), default=None)
+        oldest = min((one.arrival for one in user_records if one.arrival is not None), default=None)
+        if oldest is not None:
+            self.oldest_arrival = oldest if self.oldest_arrival is None else min(oldest, self.oldest_arrival)
         self.shard = user_records[0].event_id.partition(":")[0] if user_records else self.shard
 
     @contextlib.contextmanager

@@ -46,6 +46,7 @@ class TestPackedRecords:
             pytest.param(signed(b"\x1a\x04\x08\x05\x1a\x00"), "protobuf", id="a key that is not in the table"),
             pytest.param(signed(b""), "holds nothing", id="empty"),
             pytest.param(packed_with_key("k" * 257), "a partition key of 257 characters", id="long key"),
+            pytest.param(packed_with_key("k" * 1025), "a partition key of 1025 bytes", id="very long key"),
         ],
     )
     def test_a_broken_aggregated_record_is_refused(self, data: bytes, reason: str) -> None:
