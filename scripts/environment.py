@@ -1,53 +1,36 @@
-"""Make the project's environment, .venv, from Pipfile.lock, and run a command in it.
+"""The project's locked packages, as lines of a requirements file, and pip, which installs them.
 
 It needs the standard library alone, because it runs before anything is installed; the Dockerfile runs it too. pip
-checks every download against the lock's hashes. A file in the environment lists the packages in it, so that a second
-call costs milliseconds.
+checks every download against the lock's hashes.
 """
 
-import fcntl
-import hashlib
+import contextlib
+import itertools
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = ROOT / ".venv"
-PYTHON = ENVIRONMENT / "bin" / "python"
-MARK = ENVIRONMENT / "installed.json"
 REQUIREMENTS = "--requirements"
-USAGE = f"usage: scripts/environment CATEGORY [...] -- COMMAND [ARG ...], or {REQUIREMENTS} CATEGORY [...]"
 SECTIONS = {"packages": "default", "dev-packages": "develop"}
 """Pipenv's names in the lock for the first two categories of the Pipfile; other categories keep their names."""
 MISLEADING = {"PIP_DRY_RUN", "PIP_PREFIX", "PIP_ROOT", "PIP_TARGET", "PYTHONHOME", "PYTHONPATH"}
 """Variables with which pip would look for packages in another place, or install them there."""
 PIP_OPTIONS = ("--no-deps", "--require-hashes", "--progress-bar=off", "--disable-pip-version-check", "--no-input")
 MESSAGE_LINES = 20
+GRACE_SECONDS = 5
+"""pip removes its temporary files when it is interrupted. After this time it is killed."""
 
 
 class PipError(Exception):
-    """pip failed. The message is the end of its output."""
-
-
-def main(arguments: list[str]) -> None:
-    """Complete the environment for the categories before ``--`` and become the command after it."""
-    if arguments[:1] == [REQUIREMENTS] and arguments[1:]:
-        print("\n".join(requirements(arguments[1:])))
-        return
-    if "--" not in arguments[:-1]:
-        sys.exit(USAGE)
-    split = arguments.index("--")
-    complete(locked_packages(["packages", *arguments[:split]]))
-    command = arguments[split + 1 :]
-    path = f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    environment = {**os.environ, "PATH": path, "VIRTUAL_ENV": str(ENVIRONMENT), "PYTHONPATH": str(ROOT)}
-    os.execvpe(command[0], command, environment)
+    """pip failed. The message is what it says about its errors."""
 
 
 def locked_packages(categories: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -91,115 +74,62 @@ def pip(
 
     Raises PipError if pip fails.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in MISLEADING}
-    environment["PIP_USER"] = "0"
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join(requirements) + "\n")
         file.flush()
-        process = subprocess.Popen(
-            [str(python), "-m", "pip", *arguments, *PIP_OPTIONS, "--requirement", file.name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            pass_fds=pass_fds,
-        )
-        lines = []
-        for line in process.stdout or ():
-            lines.append(line)
-            on_line(line)
-    if process.wait() != 0:
-        raise PipError("".join(lines[-MESSAGE_LINES:]))
+        module = ["pip", *arguments, *PIP_OPTIONS, "--requirement", file.name]
+        run_module(python, module, on_line, pass_fds)
 
 
-def complete(packages: dict[str, dict[str, Any]]) -> None:
-    """Install the packages that the environment lacks."""
-    lines = {name: requirement(name, package) for name, package in packages.items()}
-    wanted = {name: hashlib.sha256(line.encode()).hexdigest() for name, line in lines.items()}
-    # Two commands may start at the same time in two terminals. Unlike a lock file, a lock on the folder leaves no file.
-    folder = os.open(ROOT, os.O_RDONLY)
-    fcntl.flock(folder, fcntl.LOCK_EX)
-    try:
-        installed = installed_packages()
-        missing = [name for name, digest in wanted.items() if installed.get(name) != digest]
-        if not missing:
-            return
-        if not installed:
-            create_environment()
-        # If this is interrupted, the environment has no mark, so that the next call makes it anew.
-        MARK.unlink(missing_ok=True)
-        install([lines[name] for name in missing], folder)
-        MARK.write_text(json.dumps({"made": identity(), "packages": {**installed, **wanted}}))
-    except OSError as error:
-        sys.exit(f"The environment {ENVIRONMENT} cannot be made: {error}")
-    finally:
-        os.close(folder)
+def run_module(
+    python: Path | str,
+    module: Sequence[str],
+    on_line: Callable[[str], None] = lambda _: None,
+    pass_fds: Collection[int] = (),
+) -> None:
+    """Run pip or ensurepip to its end, or end it and its children if this process is interrupted."""
+    variables = {name: value for name, value in os.environ.items() if name not in MISLEADING}
+    lines = []
+    with subprocess.Popen(
+        [str(python), "-m", *module],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**variables, "PIP_USER": "0"},
+        pass_fds=pass_fds,
+        process_group=0,
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                lines.append(line)
+                on_line(line)
+        except BaseException:
+            _end_group(process)
+            raise
+    if process.returncode != 0:
+        raise PipError(_explanation(lines))
 
 
-def installed_packages() -> dict[str, str]:
-    """Return the packages in the environment, with a digest each; no packages if it is unusable here."""
-    try:
-        subprocess.run([PYTHON, "-c", ""], check=True, capture_output=True)
-        mark: dict[str, Any] = json.loads(MARK.read_text())
-    except (OSError, ValueError, subprocess.CalledProcessError):
-        return {}
-    return mark["packages"] if mark.get("made") == identity() else {}
+def _end_group(process: subprocess.Popen[str]) -> None:
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
+            process.wait(GRACE_SECONDS)
 
 
-def identity() -> list[object]:
-    """Return the environment's folder, which the commands in it name, and its version of Python."""
-    return [str(ENVIRONMENT), *sys.version_info[:2]]
-
-
-def create_environment() -> None:
-    """Create the virtual environment, empty. Raises SystemExit if that is impossible."""
-    if ENVIRONMENT.is_symlink():
-        sys.exit(f"{ENVIRONMENT} is a link, and its target would be emptied: remove the link, then run this again.")
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    try:
-        import ensurepip  # noqa: F401  Debian and Ubuntu have it in a package of its own
-    except ImportError:
-        sys.exit(
-            f"Python {version} lacks its venv module: install it (on Debian and Ubuntu:"
-            f" apt install python{version}-venv), then run this again."
-        )
-    # This process may be the Python in .venv, which cannot empty its own folder: use the one that it was made from.
-    interpreter = Path(sys.base_prefix) / "bin" / f"python{version}"
-    if sys.prefix != sys.base_prefix and interpreter.exists():
-        subprocess.run([interpreter, "-m", "venv", "--clear", ENVIRONMENT], check=True)
-    else:
-        venv.create(ENVIRONMENT, with_pip=True, clear=True, symlinks=True)
-
-
-def install(lines: list[str], lock: int) -> None:
-    """Install packages into the environment and show one line of progress. Raises SystemExit if pip fails.
-
-    pip inherits the lock: if this process is killed, no other one begins before pip has ended.
-    """
-    fetched = 0
-
-    def count(line: str) -> None:
-        nonlocal fetched
-        if line.startswith(("Collecting", "Requirement already")):
-            fetched += 1
-            show_progress(f"Fetching the locked packages, once: {fetched} of {len(lines)}")
-        elif line.startswith("Installing"):
-            show_progress(f"Installing {len(lines)} packages into .venv …")
-
-    try:
-        pip(["install"], lines, python=PYTHON, on_line=count, pass_fds=[lock])
-    except PipError as error:
-        sys.exit(f"\n{error}The packages could not be installed: pip's output is above.")
-    show_progress("")
-
-
-def show_progress(text: str) -> None:
-    """Show the text on the terminal's current line. A log gets only the first text and those that end with "…"."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-    elif text and (" 1 of " in text or text.endswith("…")):
-        print(text, file=sys.stderr, flush=True)
+def _explanation(lines: Sequence[str]) -> str:
+    """Return pip's errors, or that it found no connection, which its errors do not say; else the end of its output."""
+    errors = list(itertools.dropwhile(lambda line: not line.startswith("ERROR"), lines))
+    errors = list(itertools.takewhile(lambda line: not line.startswith("Traceback"), errors))
+    broken = [found[1] for line in lines if (found := re.match(r"WARNING: Retrying .*broken by '(.*)'", line))]
+    if broken and any("No matching distribution" in line for line in errors):
+        return f"no connection to the package index: {re.sub('<.*?>: ', '', broken[-1])}"
+    return "".join(errors or lines[-MESSAGE_LINES:]).strip()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] != [REQUIREMENTS] or not sys.argv[2:]:
+        sys.exit(f"usage: environment.py {REQUIREMENTS} CATEGORY [...]")
+    print("\n".join(requirements(sys.argv[2:])))

@@ -41,7 +41,7 @@ SLOW_MODULES = {
         "test_soak",
         "test_interrupts",
     ),
-    *("test_deploy", "test_emulator", "test_image_files", "test_sandbox"),
+    *("test_deploy", "test_emulator", "test_help", "test_image_files", "test_sandbox"),
 }
 """Modules whose tests start processes."""
 

@@ -1,14 +1,13 @@
 """scripts/environment: makes the environment from the lock, on machines that have little else."""
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from scripts import environment
 from scripts.environment import PipError, locked_packages, pip, requirement, requirements
 
 ROOT = Path(__file__).parents[2]
@@ -25,9 +24,9 @@ def clone(folder: Path) -> Path:
     """Copy what scripts/environment needs into a folder, whose name has a space."""
     project = folder / "a clone"
     (project / "scripts").mkdir(parents=True)
-    for name in ("Pipfile.lock", "scripts/environment", "scripts/environment.py"):
-        (project / name).write_bytes((ROOT / name).read_bytes())
-    (project / "scripts" / "environment").chmod(0o755)
+    for name in ("environment", "environment.py", "launcher.py", "interrupts.py"):
+        shutil.copy(ROOT / "scripts" / name, project / "scripts")
+    shutil.copy(ROOT / "Pipfile.lock", project)
     return project
 
 
@@ -88,7 +87,8 @@ def test_an_environment_behind_a_link_is_not_emptied(tmp_path: Path) -> None:
 
 
 def test_a_command_runs_in_the_environment_wherever_it_is_called_from(tmp_path: Path) -> None:
-    """The command keeps the working folder, so that relative file names stay valid."""
+    """The command keeps the working folder, so that relative file names stay valid; modules there do not count."""
+    (tmp_path / "rides.py").write_text("raise AssertionError\n")
     command = [str(ROOT / "scripts" / "environment"), "dev-packages", "--", "python", "-c"]
     code = "import os, sys, rides; print(os.getcwd(), sys.prefix, os.environ['VIRTUAL_ENV'])"
     done = subprocess.run([*command, code], cwd=tmp_path, check=True, capture_output=True, text=True)
@@ -139,21 +139,12 @@ def test_the_error_of_pip_is_the_end_of_its_output(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("mark", "expected"),
-    [
-        ({"made": environment.identity(), "packages": {"thing": "aa"}}, {"thing": "aa"}),
-        ({"made": ["/before/it/was/moved/.venv", *sys.version_info[:2]], "packages": {"thing": "aa"}}, {}),
-        ({"made": [str(environment.ENVIRONMENT), 3, 10], "packages": {"thing": "aa"}}, {}),
-        (None, {}),
-    ],
-    ids=["complete", "moved", "another Python", "interrupted"],
-)
-def test_an_environment_counts_only_in_the_place_it_was_made_for_and_if_complete(
-    mark: object, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Any other environment is made anew."""
-    monkeypatch.setattr(environment, "MARK", tmp_path / "installed.json")
-    if mark:
-        (tmp_path / "installed.json").write_text(json.dumps(mark))
-    assert environment.installed_packages() == expected
+def test_the_error_of_pip_without_a_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pip itself says that no version exists."""
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(PipError, match=r"^no connection to the package index: .*Connection refused.*$"):
+        pip(["install", "--dry-run"], [f"nowhere==1.0 --hash=sha256:{'0' * 64}"])

@@ -68,7 +68,7 @@ def read_until(tool: Tool, text: str) -> str:
 )
 def test_a_signal_while_a_command_is_imported_is_one_line(name: str, number: signal.Signals) -> None:
     """Python reports each import, so the signal comes in the middle of them."""
-    with start(name, "--help", PYTHONPROFILEIMPORTTIME="1") as tool:
+    with start(name, "--no-such-option", PYTHONPROFILEIMPORTTIME="1") as tool:
         read_until(tool, "botocore.compat")
         tool.send_signal(number)
         stdout, stderr = tool.communicate(timeout=PATIENCE)

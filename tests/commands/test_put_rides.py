@@ -198,12 +198,3 @@ def test_a_text_that_is_no_streams_name_is_refused(tool: str, option: str) -> No
     done = finish(tool, option, '"ride_events"')
     assert done.returncode == 2
     assert done.stderr.endswith(f"argument {option}: '\"ride_events\"' is neither the name nor the ARN of a stream\n")
-
-
-@pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "invoke", "replay", "run", "soak", "train"])
-def test_every_command_explains_its_options(tool: str, tmp_path: Path) -> None:
-    """This works in any folder, without AWS, and leaves no file behind."""
-    done = finish(tool, "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert done.stdout.startswith(f"usage: {tool} ")
-    assert list(tmp_path.iterdir()) == []

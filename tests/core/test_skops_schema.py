@@ -179,7 +179,7 @@ def share_file(schema: Any, files: dict[str, bytes]) -> None:
 
 
 FOREST = "RandomForestRegressor-10"
-BOOSTED, HISTOGRAM, DUMMY = "GradientBoostingRegressor-12", "HistGradientBoostingRegressor-7", "DummyRegressor-24"
+BOOSTED, HISTOGRAM, DUMMY = "GradientBoostingRegressor-12", "HistGradientBoostingRegressor-7", "DummyRegressor-25"
 FORGED: dict[str, tuple[str, Edit, str]] = {
     "a child before its parent": (FOREST, change_array(TREE_NODES, set_field("left_child", 0)), "no later node"),
     "a child beyond the end": (FOREST, change_array(TREE_NODES, set_field("right_child", 10**6)), "no later node"),
