@@ -165,10 +165,9 @@ _NESTED: dict[str, tuple[str, str, Callable[[State], None]]] = {
         "stack_method _n_feature_outs",
         checks.check_stacking,
     ),
-    "sklearn.model_selection._search.GridSearchCV": (
-        "estimator best_estimator_ scorer_ _checked_cv_orig cv_results_",
-        "",
-        checks.trust,
+    **dict.fromkeys(
+        ("sklearn.model_selection._search.GridSearchCV", "sklearn.model_selection._search.RandomizedSearchCV"),
+        ("estimator best_estimator_ scorer_ cv _checked_cv_orig cv_results_", "", checks.trust),
     ),
     "sklearn.metrics._scorer._PassthroughScorer": ("_estimator", "", checks.trust),
     "sklearn.ensemble._bagging.BaggingRegressor": (

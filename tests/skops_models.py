@@ -42,7 +42,7 @@ from sklearn.linear_model import (
     SGDRegressor,
     TweedieRegressor,
 )
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold, RandomizedSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -91,6 +91,7 @@ _SPARSE = [
     VotingRegressor([("ridge", Ridge()), ("forest", RandomForestRegressor(2))]),
     StackingRegressor([("ridge", Ridge()), ("forest", RandomForestRegressor(2))]),
     GridSearchCV(Ridge(), {"alpha": [1, 2]}),
+    RandomizedSearchCV(Ridge(), {"alpha": [1, 2]}, n_iter=2, cv=KFold(3)),
     TransformedTargetRegressor(Ridge()),
     TransformedTargetRegressor(RandomForestRegressor(2), transformer=StandardScaler()),
     DummyRegressor(),
