@@ -89,6 +89,8 @@ def _find_parts(data: bytes, at: int, end: int) -> tuple[list[str], "array[int]"
         if tag == RECORD:
             records.extend(_find_record(data, at, at := at + size))
         elif tag == KEY:
+            if at + size > end:
+                raise _ProtobufError("a key is cut off")
             if size > MAX_KEY_BYTES:
                 raise InvalidRideError("aggregate", f"the aggregated record has a partition key of {size} bytes")
             keys.append(data[at : at + size].decode("utf-8", "replace"))

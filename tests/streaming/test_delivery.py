@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -199,6 +199,12 @@ class TestFailuresBucket:
         monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
         with chaos(lambda call: Delayed(60), "s3"):
             assert FailuresBucket(f"s3://{bucket}").store("key", b"lines", Deadline(1)) == "TimeoutError"
+
+    def test_the_sdk_leaves_time_for_a_large_object(self, bucket: str) -> None:
+        """The SDK's connect timeout limits how long the whole body may take to send, not only the connection."""
+        config: Any = FailuresBucket(f"s3://{bucket}")._client.meta.config
+        longest = delivery.REQUEST_SECONDS + 6_291_456 / delivery.BYTES_PER_SECOND
+        assert min(config.connect_timeout, config.read_timeout) > longest
 
     @pytest.mark.parametrize(
         ("url", "error"), [("http://127.0.0.1:1", "EndpointConnectionError"), ("no URL", "SDKSettingsError")]
