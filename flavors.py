@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from artifacts import Artifact, FolderArtifact, ModelError, in_one_line
+from artifacts import Artifact, FolderArtifact, ModelError, describe, in_one_line, open_artifact
 
 TRUSTED_TYPES = [
     "numpy.dtype",
@@ -68,6 +68,19 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
     else:
         names = ", ".join(map(str, flavors))
         raise ModelError(f"{artifact.location}: its MLmodel names no flavor that can be loaded, only {names}")
+
+
+def find_digest(location: str) -> str:
+    """Return the digest with which ``MODEL_SHA256`` pins the model as it is now. Raises ModelError.
+
+    It is the digest of the file that holds a scikit-learn pipeline, and of the whole folder for other models.
+    """
+    artifact = open_artifact(location)
+    flavors = describe(artifact).get("flavors")
+    flavor = flavors.get("sklearn") if isinstance(flavors, dict) else None
+    if isinstance(flavor, dict) and isinstance(flavor.get("pickled_model"), str) and not flavor.get("code"):
+        return _digest(artifact.read(flavor["pickled_model"]))
+    return _digest_of_files({name: artifact.read(name) for name in artifact.names()})
 
 
 def _load_sklearn(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | None) -> Pipeline:
@@ -191,8 +204,7 @@ def _signature_columns(description: Mapping[str, Any]) -> list[str]:
 def _verified_copy(artifact: Artifact, form: str, sha256: str | None) -> Artifact:
     """Return a copy of the whole model, whose digest was verified, in a folder that lasts as long as the process."""
     files = {name: artifact.read(name) for name in artifact.names()}
-    lines = "".join(f"{_digest(content)}  ./{name}\n" for name, content in files.items())
-    _check_digest(artifact.location, form, _digest(lines.encode()), sha256)
+    _check_digest(artifact.location, form, _digest_of_files(files), sha256)
     # A copy, because the files could change after their digest was verified, and some models keep reading them.
     folder = tempfile.mkdtemp(prefix="model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -244,6 +256,10 @@ def _check_digest(what: str, form: str, digest: str, sha256: str | None) -> None
         )
     if sha256.lower() != digest:
         raise ModelError(f"{what} is not what MODEL_SHA256 names: its digest is {digest}, not {sha256}")
+
+
+def _digest_of_files(files: Mapping[str, bytes]) -> str:
+    return _digest("".join(f"{_digest(content)}  ./{name}\n" for name, content in files.items()).encode())
 
 
 def _digest(content: bytes) -> str:

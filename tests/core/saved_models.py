@@ -116,11 +116,17 @@ class FrameReader(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return X[["trip_distance"]].to_numpy()
 
 
-def save_pyfunc_by_value(folder: str) -> None:
-    """Save a model with its class, as MLflow does if the class comes from a notebook."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    mlflow.pyfunc.save_model(folder, python_model=Doubler(), pip_requirements=[])
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+def save_pyfunc_by_value(compression: str = "") -> Callable[[str], None]:
+    """Prepare to save a model with its class, as MLflow does if the class comes from a notebook."""
+
+    def save(folder: str) -> None:
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_LOG_MODEL_COMPRESSION", compression)
+            mlflow.pyfunc.save_model(folder, python_model=Doubler(), pip_requirements=[])
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+    return save
 
 
 MODELS: dict[str, Callable[[str], None]] = {
@@ -138,5 +144,6 @@ MODELS: dict[str, Callable[[str], None]] = {
     "lambda": save_sklearn("cloudpickle", TransformedTargetRegressor(Ridge(), func=lambda y: y, inverse_func=abs)),
     "boosted": save_sklearn("skops", HistGradientBoostingRegressor(max_iter=3), sparse=False),
     "pyfunc": lambda folder: mlflow.pyfunc.save_model(folder, python_model=Doubler(), pip_requirements=[]),
-    "pyfunc by value": save_pyfunc_by_value,
+    "pyfunc by value": save_pyfunc_by_value(),
+    **{f"pyfunc {form}": save_pyfunc_by_value(form) for form in ("gzip", "bzip2", "lzma")},
 }

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import pandas as pd
 import pytest
 import skops.io
@@ -20,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 
 from artifacts import ModelError
 from model import load_from_settings, load_model, prepare_features
+from pickled_code import holds_code
 from settings import ModelSettings
 from tests.core.saved_models import MODELS, OWN_FEATURES, RIDES, UNSEEN, FrameReader, fitted
 
@@ -286,7 +290,7 @@ class TestRefusing:
             load_model(folder)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("kind", ["lambda", "pyfunc by value"])
+    @pytest.mark.parametrize("kind", ["lambda", "pyfunc by value", "pyfunc gzip", "pyfunc bzip2", "pyfunc lzma"])
     @pytest.mark.parametrize(("made_by", "maker"), [("3.9.18", "Python 3.9.18"), ("", "a Python that its MLmodel")])
     def test_code_of_another_python_is_refused(
         self, changed: Callable[..., str], kind: str, made_by: str, maker: str
@@ -297,6 +301,12 @@ class TestRefusing:
         here = f"{sys.version_info[0]}.{sys.version_info[1]}"
         with pytest.raises(ModelError, match=f"compiled by {maker}.*and here is Python {here},.*log the model"):
             load_model(folder, sha256=pinned)
+
+    @pytest.mark.parametrize("pack", [lambda content: content, zlib.compress, pickle.dumps], ids=["", "zlib", "bytes"])
+    def test_code_that_is_packed_in_a_pickle_is_found(self, pack: Callable[[bytes], bytes]) -> None:
+        """Some libraries keep what they pickle as compressed data, or as the bytes of another pickle."""
+        assert holds_code(pickle.dumps(pack(cloudpickle.dumps(lambda: 0))))
+        assert not holds_code(pickle.dumps(pack(cloudpickle.dumps(Ridge()))))
 
     @pytest.mark.parametrize("kind", ["cloudpickle", "pickle", "pyfunc"])
     @pytest.mark.parametrize("made_by", ["3.9.18", ""])
