@@ -14,8 +14,12 @@ import numpy as np
 
 State: TypeAlias = Mapping[str, Any]
 
+PIPELINE = "sklearn.pipeline.Pipeline"
 _MAX_TERMS = 10_000
 """The most columns that PolynomialFeatures may make: one number in the file, the degree, decides how many it makes."""
+
+_MAX_GROWTH = 10_000
+"""How many columns a pipeline may make of one column: ten unions of ten, one after the other, would make 10**10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,19 @@ def _require_none(state: State, *names: str) -> None:
 def check_pipeline(state: State) -> None:
     """Accept a pipeline that caches nothing: with a memory, joblib unpickles files."""
     _require_none(state, "memory", "transform_input")
+    _require(_growth(Instance(PIPELINE, state)) <= _MAX_GROWTH, f"it makes more than {_MAX_GROWTH:,} columns of one")
+
+
+def _growth(value: Any) -> int:
+    """Return how many columns an estimator may make of one column; a limit of PolynomialFeatures is its own."""
+    if not isinstance(value, Instance):
+        return 1
+    if value.kind == PIPELINE:
+        return math.prod(_growth(step[1]) for step in value.state.get("steps", ()))
+    members = value.state.get("transformer_list", value.state.get("transformers_"))
+    if members is not None:
+        return max(1, sum(_growth(member[1]) for member in members))
+    return _growth(value.state.get("best_estimator_"))
 
 
 def check_function_transformer(state: State) -> None:
@@ -74,8 +91,11 @@ def check_stacking(state: State) -> None:
 
 
 def check_column_transformer(state: State) -> None:
-    """Accept no format for the names of columns: the fields of a format could read any attribute."""
+    """Accept each column once, and no format for their names: the fields of a format could read any attribute."""
     _require(type(state["verbose_feature_names_out"]) is bool, "verbose_feature_names_out must be True or False")
+    for _, _, columns in state.get("transformers_", ()):
+        count = columns.shape[0] if isinstance(columns, Array) else len(columns) if isinstance(columns, list) else 0
+        _require(count <= _integers([state["n_features_in_"]])[0], "it names a column twice")
 
 
 def check_linear(state: State) -> None:

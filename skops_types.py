@@ -147,7 +147,7 @@ _SPECIAL: dict[str, Rule] = {
     ),
 }
 _NESTED: dict[str, tuple[str, str, Callable[[State], None]]] = {
-    "sklearn.pipeline.Pipeline": ("steps", "", checks.check_pipeline),
+    checks.PIPELINE: ("steps", "", checks.check_pipeline),
     "sklearn.pipeline.FeatureUnion": ("transformer_list", "", checks.trust),
     "sklearn.compose._column_transformer.ColumnTransformer": (
         "transformers transformers_ remainder _remainder",

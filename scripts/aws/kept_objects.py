@@ -257,6 +257,9 @@ def _decompress(body: bytes) -> bytes:
         raise UnreadableError(f"it is not compressed as its name says: {error}") from error
     if not decompressor.eof:
         raise UnreadableError(f"it is cut off, or its lines take more than {MAX_LINES_BYTES} bytes")
+    if decompressor.unused_data:
+        # Its records would be lost when the object is moved.
+        raise UnreadableError("something follows its compressed lines: compress all lines at once")
     return lines
 
 

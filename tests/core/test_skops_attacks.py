@@ -20,7 +20,7 @@ import sklearn
 import skops.io
 from sklearn.ensemble import StackingRegressor
 from sklearn.linear_model import Ridge
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from artifacts import ModelError
@@ -142,6 +142,14 @@ def test_what_runs_code_with_skops_alone_is_refused(
     with pytest.raises(ModelError, match=f"MODEL_SHA256={hashlib.sha256(content).hexdigest()}$"):
         load_model(str(model))
     assert set(tmp_path.iterdir()) == before | {model}
+
+
+def test_unions_in_a_row_are_bounded() -> None:
+    """Each union makes ten columns of one, so a file of a few kilobytes would fill any memory."""
+    union = FeatureUnion([(str(number), "passthrough") for number in range(10)])
+    pipeline = Pipeline([*((str(number), union) for number in range(5)), ("last", Ridge())])
+    with pytest.raises(SchemaError, match="more than 10,000 columns of one"):
+        check_schema(io.BytesIO(skops.io.dumps(pipeline)))
 
 
 def test_damaged_models_are_refused_or_predict(tmp_path: Path) -> None:

@@ -184,6 +184,26 @@ def hold_estimator(schema: Any, files: dict[str, bytes]) -> None:
     find_state(schema, "alpha")["alpha"]["__id__"] = step["__id__"]
 
 
+def equal_keys(schema: Any, files: dict[str, bytes]) -> None:
+    """Add two columns whose names are texts here, and one number in the model, which then has a column less."""
+    vocabulary = find_state(schema, "vocabulary_")["vocabulary_"]
+    for key in ("1", "01"):
+        vocabulary["key_types"]["content"].append(label_of_type("int"))
+        vocabulary["content"][key] = plain(0)
+
+
+def label_of_type(name: str) -> dict[str, Any]:
+    """Return a node of a builtin type."""
+    return {"__class__": name, "__module__": "builtins", "__loader__": "TypeNode", "__id__": next(IDS)}
+
+
+def empty(file: bytes) -> bytes:
+    """Return the file of an array with billions of rows and no column."""
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 0)})
+    return content.getvalue()
+
+
 def share_file(schema: Any, files: dict[str, bytes]) -> None:
     """Let two nodes read one file."""
     state = find_state(schema, "coef_")
@@ -255,6 +275,9 @@ FORGED: dict[str, tuple[str, Edit, str]] = {
         "size",
     ),
     "nothing, many times": ("Ridge-1", change_file(lambda file: file.replace(b"'<f8'", b"'<U0'")), "not safe"),
+    "billions of empty rows": ("Ridge-1", change_file(empty), "too many rows"),
+    "keys that become equal": ("Ridge-1", equal_keys, "two keys that are equal"),
+    "columns named many times": ("columns-union", put("n_features_in_", 0), "names a column twice"),
     "a type for a key": ("Ridge-1", label("vocabulary_", key_types=plain([])), "plain value"),
     "an unknown regressor": (
         "Ridge-1",
