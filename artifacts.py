@@ -19,6 +19,9 @@ MLMODEL = "MLmodel"
 MAX_MLMODEL_BYTES, MAX_MLMODEL_DEPTH = 256 * 1024, 32
 """The limits of an MLmodel file, because others may have written it. MLflow writes a few kilobytes."""
 
+MAX_MESSAGE_LENGTH = 1000
+"""Characters of an exception's message that are kept: thousands of rides could each bring a long one."""
+
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml, which is ten times as fast, if PyYAML was built with it."""
 
@@ -166,8 +169,12 @@ def _check_plain(text: bytes) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """Return the error's type and message without line breaks."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """Return the error's type and message without line breaks and control characters. A long message is cut.
+
+    The message may quote names in the model's files, and the line goes to a log or a terminal.
+    """
+    line = " ".join(f"{type(error).__name__}: {error}"[:MAX_MESSAGE_LENGTH].split())
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def find_run(bucket: str, experiment_id: str, run_id: str) -> str:

@@ -105,11 +105,11 @@ def _load_sklearn(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | 
             if not code:
                 _check_digest(what, f"a {serialization}", _digest(content), sha256)
             pipeline = _load_pinned_skops(content) if serialization == "skops" else _unpickle(what, content, flavors)
+        return _on_one_core(pipeline, what)
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"{what} cannot be loaded: {in_one_line(error)}{_hint(error)}") from error
-    return _on_one_core(pipeline, what)
 
 
 def _unpickle(what: str, content: bytes, flavors: Mapping[str, Any]) -> Pipeline:
@@ -170,7 +170,10 @@ def _input_forms(pipeline: Pipeline, signature_columns: Sequence[str], location:
     fitted_columns = getattr(pipeline, "feature_names_in_", None)
     if fitted_columns is None:
         yield pipeline.predict
-    columns = list(signature_columns if fitted_columns is None else fitted_columns)
+    try:
+        columns = list(signature_columns if fitted_columns is None else fitted_columns)
+    except TypeError as error:
+        raise ModelError(f"{location} cannot be used: its feature_names_in_ is not a list of names") from error
     if columns:
         yield _frame_call(pipeline, columns, location)
 

@@ -1,12 +1,12 @@
 """The model: loading one, the features of a ride, and predicting a batch of rides."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from artifacts import MLMODEL, ModelError, describe, find_run, in_one_line, open_artifact
+from artifacts import MAX_MESSAGE_LENGTH, MLMODEL, ModelError, describe, find_run, in_one_line, open_artifact
 from flavors import load_calls
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Features(TypedDict):
     trip_distance: float
 
 
-MAX_MESSAGE_LENGTH = 1000
-"""Characters of an exception's message that are kept: thousands of rides could each bring a long one."""
+MAX_VERSION_LENGTH = 256
+"""Each prediction carries the version. A run's id has 32 characters."""
 
 SAMPLE_FEATURES: Features = {"PU_DO": "130_205", "trip_distance": 3.66}
 """Features of an ordinary ride. A model that cannot predict it is refused when it is loaded."""
@@ -113,10 +113,18 @@ def load_model(location: str, *, sha256: str | None = None, version: str | None 
     artifact = open_artifact(location)
     description = describe(artifact)
     call = _choose_call(load_calls(artifact, description, sha256), location)
-    version = version or description.get("run_id") or description.get("model_uuid")
-    if not version:
-        raise ModelError(f"{artifact.location}/{MLMODEL} names no run: set RUN_ID to tag predictions with")
-    return Model(call, str(version))
+    return Model(call, version or _name_run(description, artifact.location))
+
+
+def _name_run(description: Mapping[str, Any], location: str) -> str:
+    """Return the id of the run that logged the model. Raises ModelError if it is not an id."""
+    run = description.get("run_id") or description.get("model_uuid")
+    if not run:
+        raise ModelError(f"{location}/{MLMODEL} names no run: set RUN_ID to tag predictions with")
+    text = str(run)
+    if isinstance(run, list | dict) or len(text) > MAX_VERSION_LENGTH or not text.isprintable():
+        raise ModelError(f"{location}/{MLMODEL} names a run that is not an id: set RUN_ID to tag predictions with")
+    return text
 
 
 def _choose_call(calls: Iterable[Callable[[list[Features]], Any]], location: str) -> Callable[[list[Features]], Any]:

@@ -16,13 +16,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
-from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from msgspec import Raw, Struct
 
 from arns import stream_name
 from scripts.sources.records import RideRecord
 from streaming.delivery import MAX_ENTRY_BYTES
-from streaming.envelope import NotAKinesisEventError, arrival_seconds, is_partition_key, kinesis_records, text_of
+from streaming.envelope import arrival_seconds, is_partition_key, kinesis_records, text_of
 from streaming.records import GZIP, MAX_OBJECT_BYTES, RejectionLine
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class KeptObjects:
         etag, written = response["ETag"], response["LastModified"]
         try:
             body = response["Body"].read()
-        except (HTTPClientError, IncompleteReadError) as error:
+        except BotoCoreError as error:  # the body was cut off, came too slowly, or has another checksum
             raise UnreadableError(str(error)) from error
         if key.removeprefix(REPLAYED).startswith(ON_FAILURE_PREFIX):
             return KeptObject(key, etag, *decode_discarded(body, written))
@@ -221,7 +221,7 @@ def decode_discarded(body: bytes, written: datetime) -> tuple[list[KeptRecord], 
     for number, source in enumerate(map(bytes, event.records), 1):
         try:
             (found,) = kinesis_records({"Records": [msgspec.json.decode(source)]})
-        except NotAKinesisEventError as error:
+        except (ValueError, RecursionError) as error:  # NotAKinesisEventError, or a number that is too large
             raise UnreadableError(f"record {number} of its payload is not what it should be: {error}") from error
         stream, condition = stream_name(found.stream_arn or failure.batch.stream_arn), failure.request_context.condition
         arrival, data = _time(found.kinesis.arrival, written), found.kinesis.data

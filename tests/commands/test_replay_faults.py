@@ -1,5 +1,6 @@
 """Replaying when one object or one record fails: it is named and counted, and the rest goes on."""
 
+import gzip
 import json
 from collections.abc import Callable
 from typing import Any
@@ -143,3 +144,23 @@ def test_an_odd_record_of_a_discarded_batch_does_not_hide_the_others(failures: B
     assert (plan.puttable, plan.complete) == (2, False)
     failures.replay(plan=plan)
     assert failures.on_stream() == [("7", b"1"), ("key-3", b"3")]
+
+
+def test_an_object_that_cannot_be_read_whole_stays(failures: Bucket) -> None:
+    """A second compressed part would be lost when the object is moved, and no float holds the number of a record."""
+    failures.keep(a=rejection(1))
+    (lines,) = failures.content().values()
+    huge = json.loads(discarded(b"{"))
+    huge["payload"] = '{"Records": [{"kinesis": {"sequenceNumber": 1e9999}}]}'
+    compressed = gzip.compress(lines)
+    odd = {
+        f"{REJECTIONS}/joined.jsonl.gz": compressed + compressed,
+        f"{REJECTIONS}/cut.jsonl.gz": compressed[:-1],
+        ON_FAILURE: json.dumps(huge).encode(),
+    }
+    failures.write(odd)
+    plan = failures.plan()
+    assert (plan.puttable, plan.left) == (1, 3)
+    assert failures.replay(plan=plan) == 1
+    content = failures.content()
+    assert {key: content[key] for key in odd} == odd

@@ -1,5 +1,6 @@
 """The features of a ride, a model's version, and predicting a batch."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from artifacts import ModelError
 from model import Features, Model, NotTriedError, PredictionError, load_model, prepare_features
 from rides import Ride
 from scripts.cli import SAMPLE_MODEL
@@ -26,6 +28,18 @@ def test_version_defaults_to_the_run_id(tmp_path: Path) -> None:
     lines = [line for line in description.read_text().splitlines() if not line.startswith("run_id")]
     description.write_text("\n".join([*lines, "run_id: e1efc53e9bd149078b0c12aeaa6365df", ""]))
     assert load_model(str(tmp_path / "model")).version == "e1efc53e9bd149078b0c12aeaa6365df"
+
+
+@pytest.mark.parametrize("run", [["abc"], {"a": "b"}, "a" * 257, "a\x1b[31m", "a\nb"])
+def test_a_run_that_is_not_an_id_is_refused(tmp_path: Path, run: object) -> None:
+    """Each prediction would carry it."""
+    shutil.copytree(SAMPLE_MODEL, tmp_path / "model")
+    description = tmp_path / "model" / "MLmodel"
+    lines = [line for line in description.read_text().splitlines() if not line.startswith("run_id")]
+    description.write_text("\n".join([*lines, f"run_id: {json.dumps(run)}", ""]))
+    with pytest.raises(ModelError, match="a run that is not an id: set RUN_ID"):
+        load_model(str(tmp_path / "model"))
+    assert load_model(str(tmp_path / "model"), version="mine").version == "mine"
 
 
 class Calls:

@@ -109,6 +109,15 @@ def unpickle_from_a_cache() -> bytes:
     return content
 
 
+def logged(model: Path, content: bytes) -> Path:
+    """Write a model with this skops file to a folder, and return the folder."""
+    model.mkdir()
+    flavor = {"pickled_model": "model.skops", "serialization_format": "skops", "sklearn_version": sklearn.__version__}
+    (model / "MLmodel").write_text(json.dumps({"run_id": "run", "flavors": {"sklearn": flavor}}))
+    (model / "model.skops").write_bytes(content)
+    return model
+
+
 def use(content: bytes, features: Any) -> None:
     """Load a skops file without a look at it, and predict with it; the prediction fails after the damage is done."""
     with pytest.raises(Exception, match="."):
@@ -134,14 +143,21 @@ def test_what_runs_code_with_skops_alone_is_refused(
     marker = set(tmp_path.iterdir()) - before
     assert len(marker) == 1
     shutil.rmtree(path) if (path := marker.pop()).is_dir() else path.unlink()
-    model = tmp_path / "model"
-    model.mkdir()
-    flavor = {"pickled_model": "model.skops", "serialization_format": "skops", "sklearn_version": sklearn.__version__}
-    (model / "MLmodel").write_text(json.dumps({"run_id": "run", "flavors": {"sklearn": flavor}}))
-    (model / "model.skops").write_bytes(content)
+    model = logged(tmp_path / "model", content)
     with pytest.raises(ModelError, match=f"MODEL_SHA256={hashlib.sha256(content).hexdigest()}$"):
         load_model(str(model))
     assert set(tmp_path.iterdir()) == before | {model}
+
+
+@pytest.mark.parametrize("names", [5, ["\x1b[31m" + "a" * 10_000]])
+def test_odd_names_of_columns_are_one_short_line(tmp_path: Path, names: object) -> None:
+    """Errors of scikit-learn quote them, and the line goes to a terminal."""
+    ridge = Ridge().fit(np.eye(2), [0, 1])
+    ridge.feature_names_in_ = names
+    with pytest.raises(ModelError) as raised:
+        load_model(str(logged(tmp_path / "model", skops.io.dumps(ridge))))
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 2000
 
 
 def test_unions_in_a_row_are_bounded() -> None:
