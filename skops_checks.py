@@ -93,9 +93,19 @@ def check_stacking(state: State) -> None:
 def check_column_transformer(state: State) -> None:
     """Accept each column once, and no format for their names: the fields of a format could read any attribute."""
     _require(type(state["verbose_feature_names_out"]) is bool, "verbose_feature_names_out must be True or False")
-    for _, _, columns in state.get("transformers_", ()):
-        count = columns.shape[0] if isinstance(columns, Array) else len(columns) if isinstance(columns, list) else 0
+    named = [columns for _, _, columns in state.get("transformers_", ())]
+    # With a DataFrame, these indices are used instead.
+    for columns in [*named, *state.get("_transformer_to_input_indices", {}).values()]:
+        count = math.prod(columns.shape) if isinstance(columns, Array) else _count(columns)
         _require(count <= _integers([state["n_features_in_"]])[0], "it names a column twice")
+
+
+def _count(columns: Any) -> int:
+    """Return the number of columns in a list or tuple. Raises ValueError if it holds more than names and numbers."""
+    if not isinstance(columns, list | tuple):
+        return 0  # a slice or a name, which name each column once
+    _require(all(isinstance(column, int | str) for column in columns), "it has something else in place of a column")
+    return len(columns)
 
 
 def check_linear(state: State) -> None:

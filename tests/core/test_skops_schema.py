@@ -278,6 +278,13 @@ FORGED: dict[str, tuple[str, Edit, str]] = {
     "billions of empty rows": ("Ridge-1", change_file(empty), "too many rows"),
     "keys that become equal": ("Ridge-1", equal_keys, "two keys that are equal"),
     "columns named many times": ("columns-union", put("n_features_in_", 0), "names a column twice"),
+    "an index used many times": (
+        "columns-union",
+        lambda schema, files: find_state(schema, "_transformer_to_input_indices")["_transformer_to_input_indices"][
+            "content"
+        ].update(zones={**plain(0), "__class__": "tuple", "__loader__": "TupleNode", "content": [plain(0)] * 9}),
+        "names a column twice",
+    ),
     "a type for a key": ("Ridge-1", label("vocabulary_", key_types=plain([])), "plain value"),
     "an unknown regressor": (
         "Ridge-1",
