@@ -1,19 +1,19 @@
-"""Kinesis streams as settings, options and events name them: by name, by ARN, or by the ARN of one of its consumers.
+"""Kinesis streams as settings, options and events name them: by name, by ARN, or by the ARN of one of their consumers.
 
-With enhanced fan-out, the records of an event name the consumer: the stream's ARN followed by ``/consumer/NAME:TIME``.
+With enhanced fan-out, an event's records have the consumer's ARN: the stream's ARN followed by ``/consumer/NAME:TIME``.
 """
 
 import re
 from typing import Any, NamedTuple
 
 NAME = "[a-zA-Z0-9_.-]{1,128}"
-"""A stream's name, and a consumer's (API reference, CreateStream and RegisterStreamConsumer)."""
+"""The pattern of a stream's name, and of a consumer's name (API reference, CreateStream and RegisterStreamConsumer)."""
 STREAM = re.compile(
     rf"(?P<arn>arn:aws[a-z-]*:kinesis:(?P<region>[a-z0-9-]+):[0-9]{{12}}:stream/(?P<of_arn>{NAME}))"
     rf"(/consumer/{NAME}:[0-9]+)?|(?P<name>{NAME})"
 )
 UNKNOWN = "stream"
-"""Stands for the name of a stream that nothing names."""
+"""Takes the place of a stream's name if the name is not known."""
 
 
 class StreamId(NamedTuple):
@@ -38,9 +38,9 @@ def stream_parameter(text: str) -> dict[str, Any]:
 
 
 def stream_name(arn: str) -> str:
-    """Return the name of the stream in an ARN; of a malformed one its last part, if that can be a stream's name.
+    """Return the name of the stream in an ARN. If the ARN is malformed, return its last part, or else ``UNKNOWN``.
 
-    The result is always a stream's name, so that it can be part of an object's key.
+    The result always has the form of a stream's name, so that it can be part of an object's key.
     """
     stream = parse_stream(arn) or parse_stream(arn.partition("/consumer/")[0].rpartition("/")[2])
     return stream.name if stream else UNKNOWN

@@ -1,12 +1,11 @@
 """The files of MLflow models: in a folder, or under a prefix of a bucket in the layout of MLflow 2 or 3."""
 
 import abc
-import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 MLMODEL = "MLmodel"
 """The file that makes a folder an MLflow model."""
 MAX_MLMODEL_BYTES, MAX_MLMODEL_DEPTH = 256 * 1024, 32
-"""The limits of an MLmodel file, which may be another run's. MLflow writes a few kilobytes."""
+"""The limits of an MLmodel file, because others may have written it. MLflow writes a few kilobytes."""
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml, which is ten times as fast, if PyYAML was built with it."""
@@ -37,31 +36,23 @@ class Artifact(abc.ABC):
 
     location: str
 
-    def open(self, name: str, at_most: int = -1) -> BinaryIO:
-        """Open a file for reading. If it is on a disk, it is not copied into memory.
+    def read(self, name: str, at_most: int = -1) -> bytes:
+        """Return a file's content, or its first ``at_most`` bytes.
 
-        ``at_most`` is the number of bytes that are downloaded, all by default. A name that leads out of the folder, or
-        that would be ambiguous in the list of files that a digest covers, is refused.
+        A name that leads out of the folder, or that would be ambiguous in the list of files that a digest covers, is
+        refused.
         """
         if not name.isprintable() or "\\" in name or name.startswith("/") or ".." in name.split("/"):
             raise ModelError(f"{self.location} names a file {name!r}: names must stay in the folder and be printable")
-        return self._open(name, at_most)
+        return self._read(name, at_most)
 
     @abc.abstractmethod
-    def _open(self, name: str, at_most: int) -> BinaryIO:
-        """Open a file with a valid name."""
+    def _read(self, name: str, at_most: int) -> bytes:
+        """Return a file's content; its name is valid."""
 
     @abc.abstractmethod
     def names(self) -> list[str]:
         """Return the names of all files, relative to the location, sorted."""
-
-    def read(self, name: str, at_most: int = -1) -> bytes:
-        """Return a file's content, or its first ``at_most`` bytes."""
-        with self.open(name, at_most) as file:
-            try:
-                return file.read(at_most)
-            except OSError as error:
-                raise ModelError(f"{self.location}/{name} cannot be read: {error}") from error
 
 
 class FolderArtifact(Artifact):
@@ -75,9 +66,10 @@ class FolderArtifact(Artifact):
             hint = "set MODEL_LOCATION to the one that holds the MLmodel file"
             raise ModelError(f"there is no folder {location}: {hint}")
 
-    def _open(self, name: str, at_most: int) -> BinaryIO:  # noqa: ARG002  a file is read as far as is needed
+    def _read(self, name: str, at_most: int) -> bytes:
         try:
-            return (self._folder / name).open("rb")
+            with (self._folder / name).open("rb") as file:
+                return file.read(at_most)
         except FileNotFoundError as error:
             raise _no_such_file(self.location, name) from error
         except (OSError, ValueError) as error:
@@ -99,13 +91,13 @@ class S3Artifact(Artifact):
         self._prefix = f"{prefix}/" if prefix else ""
         self._client = client or _s3()
 
-    def _open(self, name: str, at_most: int) -> BinaryIO:
+    def _read(self, name: str, at_most: int) -> bytes:
         # Imported here: a model in a folder, as in an image that holds its model, needs no SDK.
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
-            return io.BytesIO(body.read(None if at_most < 0 else at_most))
+            return body.read(None if at_most < 0 else at_most)
         except (ClientError, BotoCoreError) as error:
             raise self._explain(error, name) from error
 

@@ -1,4 +1,4 @@
-"""AWS clients, and the one line that says which of the SDK's own settings is wrong if there can be no client.
+"""AWS clients, and an error of one line that names the wrong setting of the SDK if a client cannot be made.
 
 The SDK reads dozens of variables and a configuration file, and its errors rarely say which of them is wrong.
 """
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_S3")
-"""The function makes its client for S3 late, and yet a wrong endpoint has to stop its cold start."""
+"""Checked with every client, so that a wrong URL stops the cold start: the client for S3 is made later."""
 SETTING = re.compile("AWS_|BOTO|REQUESTS_CA_BUNDLE")
-"""The beginning of every variable that the SDK reads, but for those of proxies."""
+"""How the names of the SDK's variables begin, except the variables of proxies."""
 FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 PROFILES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 KEPT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DATA_PATH")
-"""Variables that stay as they are while the wrong setting is searched. Without keys, the SDK asks servers for them."""
+"""Variables that stay set while the wrong setting is searched: without keys, the SDK would ask servers for keys."""
 HARMLESS = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 class SDKSettingsError(ValueError):
-    """The SDK's own settings give no client. The message says in one line which setting is wrong."""
+    """A client cannot be made with the SDK's own settings. The message says in one line which setting is wrong."""
 
 
 def kinesis(stream: str, config: "Config | None" = None) -> "KinesisClient":
-    """Return a client for a stream: in its region if it is an ARN, else in the SDK's. Raises SDKSettingsError."""
+    """Return a client for the region in a stream's ARN, or for the SDK's region. Raises SDKSettingsError."""
     found = parse_stream(stream)
     client: KinesisClient = _client("kinesis", config=config, region_name=found.region if found else None)
     return client
@@ -46,9 +46,9 @@ def s3(config: "Config | None" = None) -> "S3Client":
 
 
 def wrong_setting(*services: str) -> str | None:
-    """Return the line that names the setting with which a service gets no client; None if all services get theirs."""
+    """Return a line that names a setting with which a client cannot be made; None if all clients can be made."""
     for service in services:
-        if (error := _try(service, dict(os.environ))) is not None:
+        if (error := _find_error(service, dict(os.environ))) is not None:
             return _explain(service, error)
     return None
 
@@ -70,7 +70,7 @@ def _client(service: str, **arguments: Any) -> Any:
 
 
 def _check(client: Any, ca_bundle: str | None) -> None:
-    """Check settings that the SDK itself would only look at when it sends a request. Raises ValueError."""
+    """Check settings that the SDK itself would only use when it sends a request. Raises ValueError."""
     if not re.fullmatch("[A-Za-z0-9-]+", client.meta.region_name):
         raise ValueError(f"Invalid region: {client.meta.region_name!r}")
     for url in filter(None, [client.meta.endpoint_url, *map(os.environ.get, ENDPOINTS)]):
@@ -83,8 +83,8 @@ def _check(client: Any, ca_bundle: str | None) -> None:
         raise ValueError(f"there is no file {bundle}")
 
 
-def _try(service: str, environment: Mapping[str, str]) -> Exception | None:
-    """Return the error with which a service gets no client in an environment; None if it gets one."""
+def _find_error(service: str, environment: Mapping[str, str]) -> Exception | None:
+    """Return the error that making a service's client raises in an environment; None if the client can be made."""
     import botocore.session
     from botocore.exceptions import BotoCoreError, NoRegionError
 
@@ -106,9 +106,9 @@ def _try(service: str, environment: Mapping[str, str]) -> Exception | None:
 
 
 def _explain(service: str, error: Exception) -> str:
-    """Return the line for an error: the first setting with which alone a service gets no client, and the SDK's words.
+    """Return a line with the setting that causes an error and the SDK's message.
 
-    Trying each setting for itself finds every wrong one, also those of later versions of the SDK.
+    Each setting is tried alone, so that the settings of later versions of the SDK are found too.
     """
     found = next(_settings_that_fail(service), ("its own settings", error))
     line = " ".join(f"the SDK cannot use {found[0]}: {found[1]}".split())
@@ -123,9 +123,9 @@ def _settings_that_fail(service: str) -> Iterator[tuple[str, Exception]]:
     shared += [(name, os.environ[name]) for name in PROFILES if os.environ.get(name)]
     for name, value in shared:
         tried[name] = value
-        if error := _try(service, tried):
+        if error := _find_error(service, tried):
             yield name if name in os.environ else value, error
             return
     for name in sorted(filter(SETTING.match, os.environ)):
-        if error := _try(service, {**tried, name: os.environ[name]}):
+        if error := _find_error(service, {**tried, name: os.environ[name]}):
             yield name, error

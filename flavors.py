@@ -1,6 +1,6 @@
-"""The flavors of an MLflow model: scikit-learn's, read without mlflow, and all others, through ``mlflow.pyfunc``.
+"""The flavors of an MLflow model: sklearn is read without mlflow, and all other flavors with ``mlflow.pyfunc``.
 
-Importing mlflow takes longer than the rest of a cold start, and it trusts the types that the artifact itself names.
+Importing mlflow takes longer than the rest of a cold start, and mlflow trusts the types that the artifact itself names.
 """
 
 import atexit
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from artifacts import Artifact, FolderArtifact, ModelError, in_one_line
+from artifacts import Artifact, FolderArtifact, ModelError, describe, in_one_line, open_artifact
 
 TRUSTED_TYPES = [
     "numpy.dtype",
@@ -33,8 +33,9 @@ TRUSTED_TYPES = [
 """The types that a skops file without a pinned digest may hold besides those that skops trusts.
 
 They are the trees of scikit-learn's ensembles, the losses of a TweedieRegressor, the type of an imputer's array, the
-dictionary in which a VotingRegressor names its members, and what a GridSearchCV keeps of its search. ``skops_schema``
-looks at what they hold: skops vouches for types alone, and warns that forged node indices can crash ``predict``.
+dictionary in which a VotingRegressor names its members, and the folds and the scorer that a GridSearchCV keeps.
+``skops_schema`` checks the values in them: skops checks types alone, and warns that forged node indices can crash
+``predict``.
 """
 
 DEFAULT_FORMAT = "pickle"
@@ -70,6 +71,19 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
         raise ModelError(f"{artifact.location}: its MLmodel names no flavor that can be loaded, only {names}")
 
 
+def find_digest(location: str) -> str:
+    """Return the digest with which ``MODEL_SHA256`` pins the model as it is now. Raises ModelError.
+
+    It is the digest of the file that holds a scikit-learn pipeline, and of the whole folder for other models.
+    """
+    artifact = open_artifact(location)
+    flavors = describe(artifact).get("flavors")
+    flavor = flavors.get("sklearn") if isinstance(flavors, dict) else None
+    if isinstance(flavor, dict) and isinstance(flavor.get("pickled_model"), str) and not flavor.get("code"):
+        return _digest(artifact.read(flavor["pickled_model"]))
+    return _digest_of_files({name: artifact.read(name) for name in artifact.names()})
+
+
 def _load_sklearn(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | None) -> Pipeline:
     flavor = flavors["sklearn"]
     _check_sklearn(artifact, flavor.get("sklearn_version"))
@@ -101,7 +115,7 @@ def _load_sklearn(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | 
 
 def _unpickle(what: str, content: bytes, flavors: Mapping[str, Any]) -> Pipeline:
     _check_python(what, content, flavors)
-    # It reads what cloudpickle wrote too. Nothing is unpickled unless it has the pinned digest.
+    # The files of cloudpickle are pickles too. Nothing is unpickled unless it has the pinned digest.
     return pickle.loads(content)  # noqa: S301
 
 
@@ -150,8 +164,9 @@ def _load_pyfunc(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | N
 def _input_forms(pipeline: Pipeline, signature_columns: Sequence[str], location: str) -> Iterator[Call]:
     """Yield the pipeline's ``predict`` for dictionaries, and for a DataFrame if it may have been fitted on one.
 
-    scikit-learn keeps the names of a DataFrame's columns in ``feature_names_in_``. A first step that does not keep them
-    leaves the signature, which names columns even for some pipelines that take dictionaries: those are tried first.
+    scikit-learn keeps the names of a DataFrame's columns in ``feature_names_in_``. If the first step does not keep
+    them, only the signature has them. It names columns for some pipelines that take dictionaries too, so dictionaries
+    are tried first.
     """
     fitted_columns = getattr(pipeline, "feature_names_in_", None)
     if fitted_columns is None:
@@ -180,7 +195,7 @@ def _frame_call(pipeline: Pipeline, columns: Sequence[str], location: str) -> Ca
 
 
 def _signature_columns(description: Mapping[str, Any]) -> list[str]:
-    """Return the names of the columns in the model's signature; none if it has no signature or names no columns."""
+    """Return the names of the columns in the model's signature. The list is empty if there are no names."""
     try:
         return [str(column["name"]) for column in json.loads(description["signature"]["inputs"])]
     except (KeyError, TypeError, ValueError):
@@ -190,8 +205,7 @@ def _signature_columns(description: Mapping[str, Any]) -> list[str]:
 def _verified_copy(artifact: Artifact, form: str, sha256: str | None) -> Artifact:
     """Return a copy of the whole model, whose digest was verified, in a folder that lasts as long as the process."""
     files = {name: artifact.read(name) for name in artifact.names()}
-    lines = "".join(f"{_digest(content)}  ./{name}\n" for name, content in files.items())
-    _check_digest(artifact.location, form, _digest(lines.encode()), sha256)
+    _check_digest(artifact.location, form, _digest_of_files(files), sha256)
     # A copy, because the files could change after their digest was verified, and some models keep reading them.
     folder = tempfile.mkdtemp(prefix="model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -255,6 +269,10 @@ def _check_digest(what: str, form: str, digest: str, sha256: str | None) -> None
         raise ModelError(f"{what} is not what MODEL_SHA256 names: its digest is {digest}, not {sha256}")
 
 
+def _digest_of_files(files: Mapping[str, bytes]) -> str:
+    return _digest("".join(f"{_digest(content)}  ./{name}\n" for name, content in files.items()).encode())
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -275,7 +293,7 @@ def _check_sklearn(artifact: Artifact, made_with: object) -> None:
 
 
 def _on_one_core(pipeline: Pipeline, what: str) -> Pipeline:
-    """Set every ``n_jobs`` to 1: on a function's one core, a thread pool costs more than it brings."""
+    """Set every ``n_jobs`` to 1: on a function's one core, a thread pool costs more time than it saves."""
     if not hasattr(pipeline, "predict"):
         raise ModelError(f"{what} holds a {type(pipeline).__name__}, which cannot predict")
     for estimator in _estimators(pipeline):
@@ -285,7 +303,7 @@ def _on_one_core(pipeline: Pipeline, what: str) -> Pipeline:
 
 
 def _estimators(value: Any) -> Iterator[Any]:
-    """Yield a fitted estimator and every one inside it, such as steps, fitted clones and members of an ensemble."""
+    """Yield a fitted estimator and all estimators in it, such as steps, fitted clones and members of an ensemble."""
     if hasattr(value, "get_params") and not isinstance(value, type):
         yield value
         value = vars(value)

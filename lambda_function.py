@@ -3,7 +3,7 @@
     Records     -- decode  --> rides       | rejections
     rides       -- predict --> predictions | rejections     one model call for the whole batch
     predictions -- deliver --> accepted    | undelivered    PutRecords, with retries within the time left
-    rejections  -- store   --> stored      | undelivered    one S3 object for the batch
+    rejections  -- store   --> stored      | undelivered    one S3 object for the batch, if it is not too large
     undelivered -- respond --> batchItemFailures            Lambda redelivers from the lowest sequence number
 
 Every record is predicted and accepted by the output stream, rejected and stored in S3, or reported in the response.
@@ -25,8 +25,8 @@ from rides import Prediction, encode_prediction
 from settings import StreamSettings
 from streaming.delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
 from streaming.envelope import partition_key
-from streaming.records import ReceivedRide, Rejection, decode_event, rejections_object
-from streaming.telemetry import Telemetry
+from streaming.records import DecodedPart, ReceivedRide, Rejection, decode_parts
+from streaming.telemetry import Tally, Telemetry
 
 SETTINGS = StreamSettings.from_environment(os.environ)
 TELEMETRY = Telemetry(SETTINGS.model.name, level=SETTINGS.log_level, namespace=SETTINGS.metrics_namespace)
@@ -45,25 +45,44 @@ def lambda_handler(event: Mapping[str, Any], context: Context | None = None) -> 
     Raises:
         NotAKinesisEventError: if it is not a Kinesis event.
         DeliveryError: if the output stream accepts nothing, and no retry would change that.
-            In both cases Lambda counts an error and redelivers the whole batch.
+        StuckRequestsError: if abandoned requests do not end; it ends the process, and Lambda starts another.
+            In all cases Lambda counts an error and redelivers the whole batch.
     """
     deadline = Deadline.of(context)
+    undelivered: list[str] = []
+    shown: dict[str, list[Any]] = {"predictions": [], "rejections": []} if SETTINGS.dry_run else {}
     with TELEMETRY.invocation(context) as tally:
-        received, rejections = decode_event(event)
-        tally.decoded(len(event["Records"]), received, rejections)
-        # Predicting leaves half of the time to delivery; delivery leaves a quarter, five seconds at most, to storing.
-        with tally.predicting():
-            entries, unpredictable, not_tried = predict(received, deadline.reserving(0.5))
-        rejections += unpredictable
-        delivery = STREAM.put(entries, deadline.reserving(0.25, most=5.0)) if STREAM else Delivery()
-        tally.delivered(len(entries), delivery)
-        storage_error = store(rejections, deadline)
-        tally.stored(rejections, storage_error)
-        undelivered = not_tried + [entry.sequence_number for entry in delivery.undelivered]
-        if storage_error:
-            undelivered += [rejection.record.sequence_number for rejection in rejections]
+        # One part, unless aggregated records hold more rides than should be in memory at once: see ``decode_parts``.
+        for part in decode_parts(event, deadline.is_over):
+            tally.decoded(len(event["Records"]), part.received, part.rejections)
+            undelivered += process(part, deadline, tally, shown)
+            if undelivered:
+                break
+        # The time was over, or something is undelivered: Lambda redelivers what follows it anyway.
+        undelivered += part.rest
         tally.undelivered = len(undelivered)
-    return response(undelivered, entries, rejections)
+    failures = [{"itemIdentifier": number} for number in sorted(set(undelivered), key=int)]
+    return {"batchItemFailures": failures, **shown}
+
+
+def process(part: DecodedPart, deadline: Deadline, tally: Tally, shown: dict[str, list[Any]]) -> list[str]:
+    """Predict, deliver and store a part of an event; return the numbers of the records to deliver again.
+
+    In a dry run, ``shown`` gets the predictions and the rejections, for the response.
+    """
+    # Predicting leaves half of the time to delivery; delivery leaves a quarter, five seconds at most, to storing.
+    with tally.predicting():
+        entries, unpredictable, not_tried = predict(part.received, deadline.reserving(0.5))
+    delivery = STREAM.put(entries, deadline.reserving(0.25, most=5.0)) if STREAM else Delivery()
+    tally.delivered(len(entries), delivery)
+    rejections = part.rejections + unpredictable
+    not_stored, storage_error = store(rejections, deadline)
+    tally.stored(rejections, not_stored, storage_error)
+    if SETTINGS.dry_run:
+        shown["predictions"] += [msgspec.json.decode(entry.data) for entry in entries]
+        shown["rejections"] += [rejection.summary for rejection in rejections]
+    undelivered = not_tried + [entry.sequence_number for entry in delivery.undelivered]
+    return undelivered + [rejection.record.sequence_number for rejection in not_stored]
 
 
 def predict(received: Sequence[ReceivedRide], deadline: Deadline) -> tuple[list[Entry], list[Rejection], list[str]]:
@@ -92,19 +111,9 @@ def prediction_entry(ride: ReceivedRide, value: float) -> Entry:
     return Entry(record.sequence_number, partition_key(ride_id), encode_prediction(prediction))
 
 
-def store(rejections: Sequence[Rejection], deadline: Deadline) -> str | None:
-    """Keep the rejections in the failures bucket; return the name of the error if it does not hold them."""
+def store(rejections: Sequence[Rejection], deadline: Deadline) -> tuple[Sequence[Rejection], str | None]:
+    """Keep the rejections in the failures bucket; return those that it does not hold, and the name of the error."""
     # A dry run responds as if the bucket held them.
-    if not rejections or (SETTINGS.dry_run and SETTINGS.failures_location):
-        return None
-    return FAILURES.store(*rejections_object(rejections), deadline) if FAILURES else "NoFailuresLocation"
-
-
-def response(undelivered: Sequence[str], entries: Sequence[Entry], rejections: Sequence[Rejection]) -> dict[str, Any]:
-    """Return the undelivered records, lowest first; in a dry run the predictions and the rejections too."""
-    failures = [{"itemIdentifier": number} for number in sorted(set(undelivered), key=int)]
-    answer: dict[str, Any] = {"batchItemFailures": failures}
-    if SETTINGS.dry_run:
-        answer["predictions"] = [msgspec.json.decode(entry.data) for entry in entries]
-        answer["rejections"] = [rejection.summary for rejection in rejections]
-    return answer
+    if SETTINGS.dry_run and SETTINGS.failures_location:
+        return [], None
+    return FAILURES.keep(rejections, deadline) if FAILURES else (rejections, "NoFailuresLocation")

@@ -29,6 +29,9 @@ class Features(TypedDict):
     trip_distance: float
 
 
+MAX_MESSAGE_LENGTH = 1000
+"""Characters of an exception's message that are kept: thousands of rides could each bring a long one."""
+
 SAMPLE_FEATURES: Features = {"PU_DO": "130_205", "trip_distance": 3.66}
 """Features of an ordinary ride. A model that cannot predict it is refused when it is loaded."""
 
@@ -66,7 +69,7 @@ class Model:
             raise
         except Exception as error:
             if len(rides) == 1:
-                return [PredictionError(f"the model raised {type(error).__name__}: {error}")]
+                return [PredictionError(f"the model raised {type(error).__name__}: {error}"[:MAX_MESSAGE_LENGTH])]
         middle = len(rides) // 2
         predictions: list[float | PredictionError] = []
         for half in (rides[:middle], rides[middle:]):

@@ -1,5 +1,6 @@
 """The ride contract, which every entry point uses: rides, ride events and predictions, as values and as JSON."""
 
+import codecs
 import json
 from typing import Annotated, Literal
 
@@ -11,6 +12,12 @@ MAX_TRIP_DISTANCE = 100.0
 
 MAX_ID_LENGTH = 256
 """Characters: a ride_id becomes a partition key, and PutRecords takes no longer key (API reference)."""
+
+MAX_EXPLAINED_BYTES = 10_000
+"""JSON up to this size is read a second time for its error. Python's objects take up to twenty times the size."""
+
+PIECE_BYTES = 65_536
+"""The size of the pieces in which UTF-8 is checked."""
 
 RIDE_ID = "ride_id"
 """The field beside the predicted value in an output record. The value therefore cannot have this name."""
@@ -69,16 +76,14 @@ def decode_ride(data: bytes) -> RideEvent:
     Raises:
         InvalidRideError: if the data is not UTF-8, not JSON, or not a ride event.
     """
+    if not data.isascii():
+        _check_utf_8(data)
     try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidRideError("utf-8", f"the data is not UTF-8: {error.reason} at byte {error.start}") from error
-    try:
-        event = _ride_events.decode(text)
+        event = _ride_events.decode(data)
     except msgspec.ValidationError as error:
         raise InvalidRideError("ride", str(error)) from error
     except msgspec.DecodeError as error:
-        raise InvalidRideError("json", f"{error}{_explain_non_finite(text)}") from error
+        raise InvalidRideError("json", f"{error}{_explain_non_finite(data)}") from error
     except RecursionError as error:
         raise InvalidRideError("json", "JSON is nested too deeply") from error
     if isinstance(event.ride_id, int) and len(str(event.ride_id)) > MAX_ID_LENGTH:
@@ -98,10 +103,25 @@ def encode_prediction(prediction: Prediction) -> bytes:
     )
 
 
-def _explain_non_finite(text: str) -> str:
+def _check_utf_8(data: bytes) -> None:
+    """Check the data piece by piece, because the text of all of it may take four times its size."""
+    start = 0
+    while start < len(data):
+        end = start + PIECE_BYTES
+        try:
+            _, read = codecs.utf_8_decode(data[start:end], "strict", end >= len(data))
+        except UnicodeDecodeError as error:
+            place = start + error.start
+            raise InvalidRideError("utf-8", f"the data is not UTF-8: {error.reason} at byte {place}") from error
+        start += read
+
+
+def _explain_non_finite(data: bytes) -> str:
     """Name the field that holds NaN or Infinity, which Python's own writer puts into JSON. Else return empty text."""
+    if len(data) > MAX_EXPLAINED_BYTES:
+        return ""
     try:
-        msgspec.convert(json.loads(text), RideEvent)
+        msgspec.convert(json.loads(data.decode()), RideEvent)
     except msgspec.ValidationError as error:
         return f"; read as Python's JSON: {error}"
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Checks of what a skops file gives compiled code, which follows indices without a look.
+"""Checks of the values in a skops file that compiled code uses without checking them itself.
 
-A forged index makes ``predict`` read or write foreign memory, or go round in a circle. Each check takes the attributes
-of an object as ``skops_schema`` read them. It raises ValueError, or whatever a missing or odd value causes.
+A forged index makes ``predict`` read or write foreign memory, or loop forever. Each check takes the attributes of an
+object as ``skops_schema`` read them. It raises ValueError, or another error if a value is missing or of another type.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 State: TypeAlias = Mapping[str, Any]
 
 _MAX_TERMS = 10_000
-"""The most columns that PolynomialFeatures may make: a degree is one number in the file, and this many at predict."""
+"""The most columns that PolynomialFeatures may make: one number in the file, the degree, decides how many it makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,41 +45,41 @@ def _require(is_right: bool, text: str) -> None:
 
 
 def _integers(values: Iterable[Any]) -> list[int]:
-    """Return values that must be integers, and no booleans. Raises TypeError."""
+    """Return the values as a list. Raises TypeError if one is not an integer; a boolean is not an integer here."""
     integers = list(values)
     if any(type(value) is not int for value in integers):
         raise TypeError("it has something else in place of an integer")
     return integers
 
 
-def _none(state: State, *names: str) -> None:
+def _require_none(state: State, *names: str) -> None:
     for name in names:
         _require(state.get(name) is None, f"{name} must be None")
 
 
 def check_pipeline(state: State) -> None:
     """Accept a pipeline that caches nothing: with a memory, joblib unpickles files."""
-    _none(state, "memory", "transform_input")
+    _require_none(state, "memory", "transform_input")
 
 
 def check_function_transformer(state: State) -> None:
-    """Accept no functions, and no arguments for them."""
-    _none(state, "func", "inverse_func", "kw_args", "inv_kw_args")
+    """Accept a transformer without functions and without arguments for functions."""
+    _require_none(state, "func", "inverse_func", "kw_args", "inv_kw_args")
 
 
 def check_stacking(state: State) -> None:
-    """Accept no other method than ``predict``: the estimator calls the one that the file names."""
+    """Accept only the method ``predict``: the estimator calls the method that the file names."""
     methods = {*state.get("stack_method_", ()), state["stack_method"]}
     _require(methods == {"predict"}, "stack_method_ names another method than predict")
 
 
 def check_column_transformer(state: State) -> None:
-    """Accept no format of names: its fields could reach anything."""
+    """Accept no format for the names of columns: the fields of a format could read any attribute."""
     _require(type(state["verbose_feature_names_out"]) is bool, "verbose_feature_names_out must be True or False")
 
 
 def check_linear(state: State) -> None:
-    """Accept one coefficient a feature and one intercept. Others would be spread over each other to any size."""
+    """Accept one coefficient for each feature and one intercept: numpy would broadcast other shapes to any size."""
     if "coef_" in state:
         features = _integers([state["n_features_in_"]])[0]
         _require(
@@ -91,57 +91,70 @@ def check_linear(state: State) -> None:
 
 
 def check_columns(state: State) -> None:
-    """Accept fitted arrays with one value a feature, for the same reason."""
+    """Accept fitted arrays with one value for each feature: numpy would broadcast other shapes to any size."""
     for name, array in state.items():
         if name.endswith("_") and isinstance(array, Array) and array.shape:
             _require(array.shape == (state["n_features_in_"],), f"{name} has another shape than one for each feature")
 
 
 def check_target_encoder(state: State) -> None:
-    """Accept the encoding of a number: other targets make a column for each of their classes."""
+    """Accept the encoding of a number or of two classes: other targets make a column for each of their classes."""
     _require(state.get("target_type_", "continuous") in ("continuous", "binary"), "its target has several classes")
 
 
 def check_vectorizer(state: State) -> None:
-    """Accept columns that the sparse matrix has."""
+    """Accept a vocabulary whose columns all exist in the sparse matrix."""
     vocabulary = state.get("vocabulary_", {})
     indices = _integers(vocabulary.values())
     _require(not indices or (min(indices) >= 0 and max(indices) < len(indices)), "vocabulary_ has no such column")
 
 
 def check_encoder(state: State) -> None:
-    """Accept a OneHotEncoder if each column that it can compute is one of its sparse matrix."""
+    """Accept a OneHotEncoder if each column that it can compute is a column of its sparse matrix."""
     if "categories_" not in state:
         return
-    categories, outs = state["categories_"], []
     features = _integers([state["n_features_in_"]])[0]
-    grouped = state["_infrequent_enabled"]
+    categories, grouped = state["categories_"], state["_infrequent_enabled"]
     _require(len(categories) == features and type(grouped) is bool, "it has other features than categories")
-    for array in categories:
-        _require(len(array.shape) == 1 and array.shape[0] > 0, "its categories must be arrays of one dimension")
-        _require(_are_sorted(array.load()), "its categories are not sorted")
-        outs.append(array.shape[0])
+    columns = [_category_columns(array) for array in categories]
     if grouped:
         indices, mappings = state["_infrequent_indices"], state["_default_to_infrequent_mappings"]
         _require(len(indices) == len(mappings) == features, "it has other features than groups")
-        for index in range(features):
-            _require((indices[index] is None) == (mappings[index] is None), "it has indices without a mapping")
-            if indices[index] is not None:
-                groups, mapping = indices[index], mappings[index]
-                _require(groups.dtype.kind == mapping.dtype.kind == "i", "its groups are not integers")
-                _require(mapping.shape == (outs[index],), "its mapping has another size than its categories")
-                _require(len(groups.shape) == 1 and groups.shape[0] > 0, "its groups are empty")
-                _require(_are_indices(groups.load(), outs[index]), "its groups have no such category")
-                outs[index] -= groups.shape[0] - 1
-                _require(_are_indices(mapping.load(), outs[index]), "its mapping has no such column")
+        columns = list(map(_grouped_columns, columns, indices, mappings))
     if (drop := state["_drop_idx_after_grouping"]) is not None:
         dropped = drop.load()
         _require(drop.dtype == object and drop.shape == (features,), "it drops categories of other features")
-        for index, category in enumerate(dropped):
-            if category is not None:
-                _require(0 <= _integers([category])[0] < outs[index], "it drops a category that it does not have")
-                outs[index] -= 1
-    _require(_integers(state["_n_features_outs"]) == outs, "_n_features_outs is not what its categories need")
+        columns = list(map(_kept_columns, columns, dropped))
+    _require(_integers(state["_n_features_outs"]) == columns, "_n_features_outs is not what its categories need")
+
+
+def _category_columns(categories: Array) -> int:
+    """Return the number of columns that a feature's categories make."""
+    _require(len(categories.shape) == 1 and categories.shape[0] > 0, "its categories must be arrays of one dimension")
+    _require(_are_sorted(categories.load()), "its categories are not sorted")
+    return categories.shape[0]
+
+
+def _grouped_columns(columns: int, infrequent: Array | None, mapping: Array | None) -> int:
+    """Return the number of columns after the infrequent categories of a feature were put in one column."""
+    _require((infrequent is None) == (mapping is None), "it has indices without a mapping")
+    if infrequent is None or mapping is None:
+        return columns
+    _require(infrequent.dtype.kind == mapping.dtype.kind == "i", "its groups are not integers")
+    _require(mapping.shape == (columns,), "its mapping has another size than its categories")
+    _require(len(infrequent.shape) == 1 and infrequent.shape[0] > 0, "its groups are empty")
+    _require(_are_indices(infrequent.load(), columns), "its groups have no such category")
+    left = columns - (infrequent.shape[0] - 1)
+    _require(_are_indices(mapping.load(), left), "its mapping has no such column")
+    return left
+
+
+def _kept_columns(columns: int, dropped: Any) -> int:
+    """Return the number of columns after a category of a feature was dropped, if one is dropped."""
+    if dropped is None:
+        return columns
+    _require(0 <= _integers([dropped])[0] < columns, "it drops a category that it does not have")
+    return columns - 1
 
 
 def _are_sorted(values: Any) -> bool:
@@ -212,14 +225,14 @@ def _check_nodes(array: Array, dtype: "np.dtype[Any]", names: Sequence[str], fea
     else:
         inner = np.flatnonzero(nodes[names[0]] != -1)
     left, right, feature = (nodes[name][inner].astype(np.int64) for name in names)
-    # A child after its parent: no path comes back.
+    # Each child comes after its parent, so no path is a cycle.
     forward = (left > inner) & (left < len(nodes)) & (right > inner) & (right < len(nodes))
     _require(bool(forward.all()), "it has a node whose child is no later node")
     _require(_are_indices(feature, features), "it has a node whose feature does not exist")
 
 
 def check_tree_owner(state: State) -> None:
-    """Accept a tree of as many features as the estimator expects of its input."""
+    """Accept a tree that has as many features as the input of its estimator."""
     if "tree_" in state:
         _require(
             state["tree_"].state["args"][0] == _integers([state["n_features_in_"]])[0], "its tree has other features"
@@ -228,7 +241,7 @@ def check_tree_owner(state: State) -> None:
 
 
 def _check_members(members: Iterable[Any], features: int) -> None:
-    """Accept fitted trees that have as many features as the ensemble: it hands them its input without a check."""
+    """Accept fitted trees that have as many features as the ensemble, which does not check its input for each tree."""
     for member in members:
         _require(isinstance(member, Instance) and "tree_" in member.state, "it has a member that is not a fitted tree")
         _require(member.state["n_features_in_"] == features, "it has a tree with other features")
@@ -242,7 +255,7 @@ def check_forest(state: State) -> None:
 
 
 def check_gradient_boosting(state: State) -> None:
-    """Accept one fitted tree an iteration: compiled code writes to as many columns as there are trees."""
+    """Accept one fitted tree for each iteration: compiled code writes to as many columns as there are trees."""
     if "estimators_" not in state:
         return
     members, first = state["estimators_"], state["init_"]
@@ -253,10 +266,10 @@ def check_gradient_boosting(state: State) -> None:
 
 
 def check_hist_gradient_boosting(state: State) -> None:
-    """Accept one tree an iteration, and no categorical features, whose bits compiled code sets."""
+    """Accept one tree for each iteration, and no categorical features, whose bits compiled code sets."""
     if "_predictors" not in state:
         return
-    _none(state, "_preprocessor", "is_categorical_", "_is_categorical_remapped")
+    _require_none(state, "_preprocessor", "is_categorical_", "_is_categorical_remapped")
     features, trees = _integers([state["n_features_in_"], state["n_trees_per_iteration_"]])
     baseline = state["_baseline_prediction"]
     _require(trees == 1 and math.prod(baseline.shape) == 1 and len(baseline.shape) < 3, "it has many outputs")
@@ -269,27 +282,29 @@ def check_hist_gradient_boosting(state: State) -> None:
 
 
 def check_loss_function(state: State) -> None:
-    """Accept at most one number, such as a quantile."""
+    """Accept a loss with at most one number, such as a quantile."""
     arguments = state["args"]
     _require(state["state"] == {} and isinstance(arguments, tuple) and len(arguments) <= 1, "it holds too much")
     _require(all(type(number) in (int, float) for number in arguments), "it holds more than numbers")
 
 
 def check_random_state(state: State) -> None:
-    """Accept a position inside the key: numpy reads from there."""
+    """Accept a position inside the key, because numpy reads the key from there."""
     key, position = state["state"]["key"], state["state"]["pos"]
-    _require(state["bit_generator"] == "MT19937" and set(state["state"]) == {"key", "pos"}, "it is no MT19937")
+    _require(state["bit_generator"] == "MT19937" and set(state["state"]) == {"key", "pos"}, "it is not an MT19937")
     _require(key.shape == (624,) and key.dtype.kind == "u" and 0 <= _integers([position])[0] <= 624, "its key is wrong")
-    _require(type(state["has_gauss"]) is int and type(state["gauss"]) in (int, float), "its numbers are none")
+    _require(type(state["has_gauss"]) is int and type(state["gauss"]) in (int, float), "its numbers are not numbers")
 
 
 def check_generator(state: State) -> None:
-    """Accept a generator and a seed as numpy makes them. Histogram gradient boosting keeps one, and never uses it."""
+    """Accept a generator and a seed as numpy makes them. Histogram gradient boosting keeps them unused."""
     generator, seed = state["bit_generator"], state["seed_seq"]
     _integers(
         [generator["has_uint32"], generator["uinteger"], seed["n_children_spawned"], *generator["state"].values()]
     )
-    _require(generator["bit_generator"] == "PCG64" and set(generator["state"]) == {"state", "inc"}, "it is no PCG64")
+    _require(generator["bit_generator"] == "PCG64" and set(generator["state"]) == {"state", "inc"}, "it is not a PCG64")
     _require(set(seed) == {"entropy", "spawn_key", "pool_size", "n_children_spawned"}, "its seed has other attributes")
     _require(seed["pool_size"] == 4 and seed["spawn_key"] == (), "its seed is unusual")
-    _require(isinstance(seed["entropy"], int) or getattr(seed["entropy"], "shape", None) == (), "its seed is no number")
+    _require(
+        isinstance(seed["entropy"], int) or getattr(seed["entropy"], "shape", None) == (), "its seed is not a number"
+    )

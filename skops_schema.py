@@ -1,8 +1,8 @@
 """The check of a skops file that no digest vouches for: nothing in it may run code, crash or loop forever.
 
 A skops file is a zip file: ``schema.json`` describes a tree of nodes, and each array is a file of its own. skops itself
-vouches for the types of the objects that it builds, not for their attributes. An attribute can be a function that
-``predict`` calls, or an index that compiled code follows without a look. So this module reads the nodes as skops does,
+checks the types of the objects that it builds, but not their attributes. An attribute can be a function that
+``predict`` calls, or an index that compiled code follows without a check. So this module reads the nodes as skops does,
 builds nothing, and refuses every node that ``skops_types`` does not list.
 """
 
@@ -41,12 +41,12 @@ from skops_types import (
 )
 
 _MAX_SCHEMA = 2**26
-"""Bytes of ``schema.json``. That of 100,000 features has half of them."""
+"""The largest ``schema.json`` in bytes. A model of 100,000 features needs half of them."""
 _MAX_UNPACKED, _MAX_RATIO = 2**26, 20
-"""Bytes that a file may always unpack to, and how many times its own size if that is more."""
+"""The bytes that any file may unpack to, and how many times its own size a file may unpack to if that is more."""
 _MAX_NODES = 2**20
 _MAX_DEPTH = 60
-"""Nodes inside each other. An estimator in an estimator takes four; skops needs several calls of Python for each."""
+"""The deepest nesting of nodes. An estimator in an estimator takes four levels, and skops calls itself for each."""
 _MAX_INTEGER = 2**128
 _ONLY_PINNED = "if you trust the file, set MODEL_SHA256"
 _PROTOCOLS = (0, 1, 2)
@@ -62,7 +62,7 @@ _HEADER = re.compile(
 
 
 class SchemaError(ValueError):
-    """A skops file holds what is only loaded with a digest. The message is one line and ends with the setting."""
+    """A skops file is only loaded if its digest is pinned. The message is one line and ends with the setting's name."""
 
 
 def check_schema(file: BinaryIO) -> None:
@@ -72,7 +72,7 @@ def check_schema(file: BinaryIO) -> None:
         file: the very file that skops loads afterwards. It is read from its beginning, and rewound.
 
     Raises:
-        SchemaError: if it is not safe. A file that is no skops file raises what zipfile and json raise.
+        SchemaError: if it is not safe. If it is not a skops file, the errors of zipfile and json are raised.
     """
     size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
@@ -105,7 +105,7 @@ class _Reader:
         """The type in the label of the node that is being read."""
         self._opened: set[int] = set()
         self._values: dict[int, tuple[Any, frozenset[str], int]] = {}
-        """What was read: its value, what it holds besides plain values, and how many nodes, by the node's id."""
+        """The nodes that were read, by id: the value, what it holds besides plain values, and its number of nodes."""
         self._parts: set[str] = set()
         """What the value that is being read holds besides plain values: types of instances, and what PARTS names."""
         self._size = 0
@@ -119,7 +119,7 @@ class _Reader:
             if type(protocol) is not int or protocol not in _PROTOCOLS:
                 self._refuse(f"has the protocol {protocol!r}, which is not one of {_PROTOCOLS}")
             if not isinstance(self.read(schema, str(schema.get("__class__"))), Instance):
-                self._refuse("is no estimator")
+                self._refuse("is not an estimator")
         except SchemaError:
             raise
         except Exception as error:
@@ -127,8 +127,8 @@ class _Reader:
 
     def read(self, node: Any, part: str | int) -> Any:
         """Return a node's value; ``part`` is its name or place in the node around it."""
-        # skops takes the first node of an id for every other of that id, whatever the others say. It goes through the
-        # nodes in the order of this class.
+        # skops reads only the first node of an id, and uses its value for all other nodes of that id. It reads nodes in
+        # the same order as this class.
         identity = node.get("__id__") if isinstance(node, dict) else None
         known = self._values.get(identity) if type(identity) is int else None
         if known is None:
@@ -139,7 +139,7 @@ class _Reader:
         value, parts, size = known
         if parts:
             self._parts |= parts
-        # A node that is used many times counts as many: nested, a few of them would make a model without end.
+        # A node that is used many times counts many times: a few of them, nested, would make an endless model.
         self._size += size
         if self._size > _MAX_NODES:
             self._refuse(f"has more than {_MAX_NODES:,} nodes")
@@ -281,7 +281,7 @@ class _Reader:
         if content["__loader__"] == "DictNode" and content["__id__"] not in self._opened:
             identity, _ = self._open(content)
             if self._kind != "builtins.dict":
-                self._refuse("has attributes in another thing than a dict")
+                self._refuse("has attributes in a node that is not a dict")
             everything: set[str] = set()
             for name, item in self._items(content, _NAMES):
                 self._parts = set()
@@ -302,7 +302,7 @@ class _Reader:
             self._refuse(f"has in its attribute {name} {min(unexpected)}")
 
     def _make(self, kind: str, check: Callable[[Mapping[str, Any]], None], state: Mapping[str, Any]) -> Instance:
-        """Return an instance after a look at what its compiled code takes for granted."""
+        """Return an instance after a check of the values that its compiled code does not check."""
         self._kind, self._parts = kind, {kind}
         try:
             check(state)
@@ -342,7 +342,7 @@ _LOADERS: dict[Any, tuple[frozenset[str], Callable[..., Any]]] = {
     "RandomStateNode": (frozenset({RANDOM_STATE}), _Reader._random_state),
     "RandomGeneratorNode": (frozenset({GENERATOR}), _Reader._generator),
 }
-"""The kinds of nodes that are read, each with its types. A label says little: it is the kind that skops builds."""
+"""The kinds of nodes that are read, each with its types. The kind alone decides what skops builds, not the label."""
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from skops_checks import State
 
 TYPE, RECORDS = "a type", "an array of records"
 OBJECT_ARRAY, INSTANCES, MASKED = "an array of objects", "an array of estimators", "a masked array"
-"""What a value can hold besides plain values and instances, as a refusal calls it."""
+"""The things that a value can hold besides plain values and instances, in the words of an error."""
 TREE = "sklearn.tree._tree.Tree"
 RANDOM_STATE, GENERATOR = "numpy.random.mtrand.RandomState", "numpy.random._generator.Generator"
 SCALAR_TYPES = frozenset(
@@ -35,11 +35,11 @@ class Rule:
     """What an object of a type may hold besides parameters and fitted attributes with plain values."""
 
     private: frozenset[str]
-    """Its other attributes."""
+    """The other attributes that the type has."""
     parts: Mapping[str, frozenset[str]]
-    """What an attribute may hold besides plain values."""
+    """The types and things that an attribute may hold besides plain values."""
     check: Callable[[State], None]
-    """Raises ValueError, or what a missing or odd value causes, if the values do not fit together."""
+    """Raises an error if the values do not fit together."""
 
 
 def _rule(private: str = "", check: Callable[[State], None] = checks.trust, **parts: Iterable[str]) -> Rule:
@@ -181,7 +181,7 @@ _NESTED: dict[str, tuple[str, str, Callable[[State], None]]] = {
         checks.trust,
     ),
 }
-"""Estimators that hold any others, with those attributes, the private ones, and the check."""
+"""Estimators that hold others: the attributes that hold them, the private attributes, and the check."""
 _ANYTHING = frozenset({*_SPECIAL, *_NESTED, _FOLDS, OBJECT_ARRAY, MASKED})
 
 OBJECTS: dict[str, Rule] = {

@@ -3,8 +3,8 @@
 Files of green and of yellow taxis are read; only the names of their time columns differ. Distances are in miles, and
 times are New York's, without a time zone.
 
-A file that other tools have written since may have other types: text, categories, floating point for integers. Each
-cell is read if it has a value of ours. If it has none, because it is missing, NaN or absurd, it counts as missing.
+If another tool rewrote a file, it may have other types: text, categories, floating point for integers. Each cell is
+read if a number or time can be made of it. If it is null, NaN, or out of all bounds, it counts as missing.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ TIMES = {
 MONTH_IN_NAME = re.compile(r"(?<!\d)(\d{4})-(0[1-9]|1[0-2])(?!\d)")
 MICROSECONDS_A_MINUTE = 60_000_000
 MAX_ZONE = 2**31
-"""Above all zones, of which TLC has 265. A negative zone is a missing one that the writer converted to an integer."""
+"""Larger than every zone: TLC has 265 zones. A negative zone is a missing value that was converted to an integer."""
 FIRST_TIME, END_OF_TIME = datetime(1970, 1, 1), datetime(2100, 1, 1)
 """The first time that is read, and the first that is not. Clocks that were never set say 2001 or 2008 and are read;
 1677, 1900, 2262 and 9999 are what programs write for a missing time."""
@@ -70,7 +70,7 @@ class TripEvents:
 
     events: list[RideEvent]
     minutes: list[float | None]
-    """A ride's true duration. It is None if the file does not have it, or has an end that is not after the begin."""
+    """A ride's true duration. It is None if the file does not have it, or if the dropoff is not after the pickup."""
     left_out: int
 
 
@@ -92,7 +92,7 @@ def training_trips(path: Path) -> Trips:
 
 
 def is_usual(ride: Ride, minutes: float) -> bool:
-    """Return whether a model is trained and measured on a ride that takes so long: ``training_trips`` returns it."""
+    """Return whether ``training_trips`` returns a ride of this duration, so that models are trained on it."""
     return MIN_DURATION <= minutes <= MAX_DURATION and 0 < ride.trip_distance <= MAX_TRIP_DISTANCE
 
 
@@ -130,7 +130,7 @@ def _rides(table: Any) -> Iterator[Ride]:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what goes wrong in the block into a TripRecordError that names the file."""
+    """Turn an error in the block into a TripRecordError that names the file."""
     try:
         yield
     except FileNotFoundError:
@@ -141,22 +141,13 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path, required_times: list[str]) -> Any:
-    """Return the ride's columns, "pickup" and "minutes" as a table; a cell that has no value of ours is null.
+    """Return the ride's columns, "pickup" and "minutes" as a table; a cell that counts as missing is null.
 
     The table has all rows of the file, in order. A time column that is not required may be missing, or of any type: its
     cells are null then.
     """
     file = pq.ParquetFile(path)
-    present = file.schema_arrow.names
-    columns = {name: [one for one in TIMES.get(name, (name,)) if one in present] for name in (*RIDE, *TIMES)}
-    needed = [*RIDE, *required_times]
-    missing = [" or ".join(TIMES.get(name, (name,))) for name in needed if not columns[name]]
-    if missing:
-        raise TripRecordError(f"{path}: no column {', '.join(missing)}; is it of green or yellow taxis?")
-    chosen = {name: found[0] for name, found in columns.items() if found}
-    twice = [column for column in chosen.values() if present.count(column) > 1]
-    if twice:
-        raise TripRecordError(f"{path}: has more than one column {', '.join(twice)}")
+    chosen = _choose_columns(path, file.schema_arrow.names, [*RIDE, *required_times])
     table = file.read(columns=list(chosen.values()))
     cells = {name: _numbers(column, table[column]) for name, column in chosen.items() if name in RIDE}
     for name in TIMES:
@@ -176,6 +167,19 @@ def _read(path: Path, required_times: list[str]) -> Any:
     )
 
 
+def _choose_columns(path: Path, present: list[str], required: list[str]) -> dict[str, str]:
+    """Return the file's column for each of ``RIDE`` and ``TIMES`` that it has. Raises TripRecordError."""
+    columns = {name: [one for one in TIMES.get(name, (name,)) if one in present] for name in (*RIDE, *TIMES)}
+    missing = [" or ".join(TIMES.get(name, (name,))) for name in required if not columns[name]]
+    if missing:
+        raise TripRecordError(f"{path}: no column {', '.join(missing)}; is it of green or yellow taxis?")
+    chosen = {name: found[0] for name, found in columns.items() if found}
+    twice = [column for column in chosen.values() if present.count(column) > 1]
+    if twice:
+        raise TripRecordError(f"{path}: has more than one column {', '.join(twice)}")
+    return chosen
+
+
 def _zones(numbers: Any) -> Any:
     """Return the whole numbers of a column from 0 to ``MAX_ZONE``, and null for other cells."""
     within = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, MAX_ZONE))
@@ -184,7 +188,7 @@ def _zones(numbers: Any) -> Any:
 
 
 def _numbers(name: str, column: Any) -> Any:
-    """Return the column as floating point, which all zones and distances fit into."""
+    """Return the column as floating-point numbers, which can hold every zone and distance."""
     column = _without_text(name, column, float)
     is_number = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
     if not any(is_it(column.type) for is_it in is_number):
@@ -193,7 +197,7 @@ def _numbers(name: str, column: Any) -> Any:
 
 
 def _times(name: str, column: Any) -> Any:
-    """Return the column as microseconds, in its own time zone if it has one; a time that nobody can mean is null."""
+    """Return the column as microseconds, in its own time zone if it has one; a time out of bounds is null."""
     column = _without_text(name, column, _naive_time)
     zone = getattr(column.type, "tz", None)
     if pa.types.is_null(column.type):
@@ -207,7 +211,7 @@ def _times(name: str, column: Any) -> Any:
 
 
 def _without_text(name: str, column: Any, parse: Callable[[str], Any]) -> Any:
-    """Return a column of text as one of what ``parse`` makes of it, with null for text that it cannot parse."""
+    """Return a column of text as a column of the values that ``parse`` returns, with null for text that it refuses."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if not any(is_text(column.type) for is_text in IS_TEXT):

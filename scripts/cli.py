@@ -43,9 +43,9 @@ NEUTRAL_VARIABLES = {
     *("AWS_CA_BUNDLE", "AWS_CLI_AUTO_PROMPT", "AWS_DEFAULT_OUTPUT", "AWS_EC2_METADATA_DISABLED", "AWS_MAX_ATTEMPTS"),
     *("AWS_PAGER", "AWS_RETRY_MODE", "AWS_SDK_LOAD_CONFIG", "AWS_STS_REGIONAL_ENDPOINTS"),
 }
-"""The AWS variables that do not say which account, region or endpoint is meant. Any other one might."""
+"""AWS variables that do not choose an account, a region or an endpoint. Any other AWS variable might choose one."""
 MAX_COUNT = 1_000_000
-"""The most of anything that an option counts: a million rides take half a gigabyte of memory."""
+"""The largest number that an option takes: a million rides take half a gigabyte of memory."""
 MAX_SHARDS = 32
 """The most shards of a local stream. With 100, moto would be busy with polls alone: it does one request at a time."""
 MAX_SECONDS = 604_800
@@ -81,10 +81,10 @@ def run(main: Callable[[], int], explained: tuple[type[Exception], ...] = ()) ->
         interrupts.handle_with(interrupts.raise_interrupt)
         code, message = _run(main, (*own, OSError, *explained))
     except KeyboardInterrupt as interrupt:
-        # A command that knows how far it came raises this exception with a text.
+        # A command that knows how much it has done raises this exception with a text.
         code, message = INTERRUPTED, str(interrupt) or "interrupted"
     finally:
-        # From here on nobody would catch the exception.
+        # From here on, nothing would catch a KeyboardInterrupt.
         interrupts.handle_with(interrupts.end_at_once)
         _give_up_stdout()
     if message:
@@ -127,7 +127,7 @@ def _give_up_stdout() -> None:
 
 
 def reader_has_gone() -> bool:
-    """Return whether stdout is a pipe without a reader: ``| head`` would else wait for a write that may never come."""
+    """Return whether stdout is a pipe without a reader: otherwise ``| head`` could wait for ever for the next write."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
@@ -214,7 +214,8 @@ def use_profile(profile: str | None) -> None:
 def choose_account(profile: str | None) -> None:
     """Make all clients from now on use the profile; if nothing else is set, the local AWS of ``run --serve``.
 
-    Nobody who means another AWS gets there: any AWS variable and any profile in a file goes first. A line says which.
+    If there is any AWS variable or any profile in a file, the local AWS is not used, because the user may mean another
+    AWS. A line on stderr says whether it is used.
     """
     use_profile(profile)
     local = serving.find()
@@ -232,7 +233,10 @@ def choose_account(profile: str | None) -> None:
 
 
 def kinesis_client(stream: str) -> "KinesisClient":
-    """Return a client for a stream: in its region if it is an ARN, else in the SDK's."""
+    """Return a client for the region in a stream's ARN, or for the SDK's region.
+
+    In contrast to ``clients.kinesis`` it raises NoRegionError if no region is set, which ``run`` explains better.
+    """
     found = parse_stream(stream)
     return boto3.client("kinesis", region_name=found.region if found else None)
 

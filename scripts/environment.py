@@ -30,7 +30,7 @@ GRACE_SECONDS = 5
 
 
 class PipError(Exception):
-    """pip failed. The message is what it says about its errors."""
+    """pip failed. The message is the errors that pip printed."""
 
 
 def locked_packages(categories: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -67,7 +67,7 @@ def pip(
 
     Args:
         arguments: a subcommand of pip and its options.
-        requirements: the packages, each pinned and with its hashes. pip adds no dependencies of theirs.
+        requirements: the packages, each pinned and with its hashes. pip does not install their dependencies.
         python: the interpreter whose pip runs.
         on_line: called with each line of pip's output, while it runs.
         pass_fds: file descriptors that pip inherits.
@@ -87,7 +87,7 @@ def run_module(
     on_line: Callable[[str], None] = lambda _: None,
     pass_fds: Collection[int] = (),
 ) -> None:
-    """Run pip or ensurepip to its end, or end it and its children if this process is interrupted."""
+    """Run pip or ensurepip until it ends. If this process is interrupted, end pip and its children."""
     variables = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     lines = []
     with subprocess.Popen(
@@ -120,7 +120,7 @@ def _end_group(process: subprocess.Popen[str]) -> None:
 
 
 def _explanation(lines: Sequence[str]) -> str:
-    """Return pip's errors, or that it found no connection, which its errors do not say; else the end of its output."""
+    """Return the errors in pip's output, or its last lines. If there was no connection, say so: pip's errors do not."""
     errors = list(itertools.dropwhile(lambda line: not line.startswith("ERROR"), lines))
     errors = list(itertools.takewhile(lambda line: not line.startswith("Traceback"), errors))
     broken = [found[1] for line in lines if (found := re.match(r"WARNING: Retrying .*broken by '(.*)'", line))]

@@ -1,7 +1,7 @@
 """Print a command's help without any package: ``python -S -m scripts.help_page MODULE [ARG ...] --help``.
 
 On a bare clone, ``--help`` would otherwise install packages first. Commands import packages, but no help text depends
-on what is in them. So the command runs with placeholders for all packages, until its parser prints the help and exits.
+on their content. So the command runs with placeholders for all packages, until its parser prints the help and exits.
 """
 
 import importlib.abc
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class _PlaceholderType(type):
-    """Makes a class pass for anything that a package has: a base class, a function, a decorator, a type's argument."""
+    """Makes a class usable as all that a package offers: a base class, a function, a decorator, a type's argument."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], members: dict[str, Any], **_: object) -> "_PlaceholderType":
         return super().__new__(cls, name, bases, members)
@@ -36,11 +36,11 @@ class _PlaceholderType(type):
 
 
 class Placeholder(Exception, metaclass=_PlaceholderType):  # noqa: N818
-    """Stands for everything in a package. It is an exception, because "except" takes no other class."""
+    """Stands for everything in a package. It is an exception, because "except" accepts only exceptions."""
 
 
 def _placeholder(name: str) -> type:
-    # Python asks every object for some special names, and would call what it gets.
+    # Python looks for special methods on every object, and would call the placeholder.
     if name.startswith("__"):
         raise AttributeError(name)
     return Placeholder

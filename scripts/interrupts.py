@@ -1,6 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP: each ends a command with one line and exit code 130, whatever it is doing.
 
-It needs the standard library alone, and little of it: a command that is being started has imported nothing yet.
+This module imports little, and only from the standard library, because commands import it first.
 """
 
 import contextlib
@@ -14,14 +14,13 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C, as in a shell."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = "\x1b[?25h"
-"""Progress bars hide the cursor of a terminal (ECMA-48, DECTCEM)."""
+"""Shows the cursor of a terminal again, which progress bars hide (ECMA-48, DECTCEM)."""
 
 
 def handle_with(handler: Callable[..., NoReturn]) -> None:
-    """Let the function handle all three signals.
+    """Let the function handle all three signals. A signal that was postponed arrives now.
 
-    A signal that is ignored stays ignored: nohup and a shell's ``&`` start a command like that. A signal that was
-    postponed comes now.
+    A signal that is ignored stays ignored, because nohup and a shell's ``&`` start commands with ignored signals.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -32,7 +31,7 @@ def handle_with(handler: Callable[..., NoReturn]) -> None:
 def postpone() -> None:
     """Let signals wait until this process has become another program, which must call ``handle_with``.
 
-    Python handles them with a traceback while it starts, which takes some hundredths of a second.
+    Otherwise a signal that arrives while Python starts, which takes some hundredths of a second, prints a traceback.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
@@ -40,21 +39,21 @@ def postpone() -> None:
 def end_at_once(*_: object) -> NoReturn:
     """End the process, with a line on stderr. Servers and sandboxes that it has started end with their stdin."""
     cursor, program = SHOW_CURSOR if os.isatty(2) else "", sys.argv[0].rpartition("/")[2].removesuffix(".py")
-    # print() would fail if the signal came in the middle of another print(), and OSError means that nobody can read it.
+    # print() would fail if the signal came in the middle of another print(). OSError means that stderr has no reader.
     with contextlib.suppress(OSError):
         os.write(2, f"{cursor}{program}: interrupted\n".encode())
     os._exit(INTERRUPTED)
 
 
 def raise_interrupt(*_: object) -> NoReturn:
-    """Raise KeyboardInterrupt, so that the command ends in order. The next signal ends the process at once."""
+    """Raise KeyboardInterrupt, so that the command cleans up. The next signal ends the process at once."""
     handle_with(end_at_once)
     sys.unraisablehook = _end_if_lost
     raise KeyboardInterrupt
 
 
 def _end_if_lost(lost: "sys.UnraisableHookArgs") -> None:
-    """End the process if the interrupt was raised where Python only prints exceptions: in a callback of the GC."""
+    """End the process if the interrupt was raised in code whose exceptions Python only prints: a callback of the GC."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         end_at_once()
     sys.__unraisablehook__(lost)

@@ -10,7 +10,7 @@ import sys
 from scripts import interrupts
 
 if __name__ == "__main__":
-    # This is the name in its messages. What follows is not imported yet.
+    # Messages use this name. The handler is set before the other imports, so that an interrupt of them is one line.
     sys.argv[0] = "environment"
     interrupts.handle_with(interrupts.end_at_once)
 
@@ -26,7 +26,7 @@ import subprocess
 import threading
 import time
 import venv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from scripts.environment import (
 
 ENVIRONMENT = ROOT / ".venv"
 MARK = "installed.json"
-"""The file in an environment that says that this module made it, and which packages are not for this machine."""
+"""The file that this module writes into an environment: whether it made it, and which packages this machine skips."""
 USAGE = f"usage: scripts/environment CATEGORY [...] -- COMMAND [ARG ...], or {REQUIREMENTS} CATEGORY [...]"
 START = "scripts.start"
 """The module that starts the project's own commands."""
@@ -52,7 +52,7 @@ SUPPORTED = (3, 11), (3, 13)
 ARCHIVE = re.compile(
     r"(?:Downloading|Using cached|Processing) (?:\S*/)?([^-\s]+-[^-\s]+)\S*\.(?:whl|tar\.gz|zip)( \(.+\))?$"
 )
-"""A line of pip about a package's file, and not about its metadata, which may come before."""
+"""Matches a line of pip about a package's file, and not the line about its metadata, which may come before."""
 BAR_WIDTH = 20
 TICK_SECONDS = 0.25
 
@@ -123,7 +123,7 @@ def belongs_to_project(environment: Path) -> bool:
 
 
 def find_missing(environment: Path, packages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return those of the packages that an environment does not have as they are locked."""
+    """Return the packages that an environment does not have in the locked version."""
     folder = find_packages_folder(environment)
     installed = installed_versions(folder) if folder else {}
     skipped = read_mark(environment).get("skipped", []) if folder else []
@@ -155,9 +155,9 @@ def find_packages_folder(environment: Path) -> Path | None:
 
 
 def installed_versions(folder: Path) -> dict[str, str]:
-    """Return the versions of the packages in a folder, by name; not of those whose installation was interrupted.
+    """Return the versions of the packages in a folder, by name, without packages whose installation was interrupted.
 
-    Installers write the file INSTALLER when all other files of a package are there.
+    Installers write the file INSTALLER after all other files of a package.
     """
     names = (file.parent.name.removesuffix(".dist-info") for file in folder.glob("*.dist-info/INSTALLER"))
     return {_normalized(name): version for name, _, version in (name.partition("-") for name in names)}
@@ -172,7 +172,7 @@ def _digest(name: str, package: dict[str, Any]) -> str:
 
 
 def read_mark(environment: Path) -> dict[str, Any]:
-    """Return what this module has written about an environment: nothing if another tool made it."""
+    """Return the content of an environment's mark; it is empty if there is no mark."""
     try:
         mark: dict[str, Any] = json.loads((environment / MARK).read_text())
     except (OSError, ValueError):
@@ -182,7 +182,7 @@ def read_mark(environment: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock_project() -> Iterator[int]:
-    """Let one command at a time install packages, and give the lock's file descriptor.
+    """Let one command at a time install packages, and yield the lock's file descriptor.
 
     A lock on the project's folder leaves no file behind. If pip inherits it and this process is killed, no other
     command begins before pip has ended.
@@ -192,7 +192,7 @@ def lock_project() -> Iterator[int]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("Another command is installing packages: waiting for its end", file=sys.stderr)
+            print("Another command is installing packages: waiting until it ends", file=sys.stderr)
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield folder
     finally:
@@ -200,7 +200,7 @@ def lock_project() -> Iterator[int]:
 
 
 def create_environment(environment: Path) -> None:
-    """Create the environment without packages. Raises SystemExit if one is there that another tool made."""
+    """Create the environment without packages. Raises SystemExit if another tool made the present one."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if environment.is_symlink():
         sys.exit(f"{environment} is a link, and its target would be emptied: remove the link, then run this again.")
@@ -217,7 +217,7 @@ def create_environment(environment: Path) -> None:
             f" apt install python{version}-venv), then run this again."
         )
     environment.mkdir(exist_ok=True)
-    # The mark comes first and is kept, so that an interrupted environment is known as one that may be replaced.
+    # The mark is written first and kept, so that an unfinished environment may be replaced later.
     mark = environment / MARK
     mark.write_text(json.dumps({"made": [str(environment), *sys.version_info[:2]]}))
     for path in list(environment.iterdir()):
@@ -234,11 +234,7 @@ def install(environment: Path, packages: dict[str, dict[str, Any]], lock: int) -
     if not folder:
         raise PipError("its Python does not run")
     wanted = {(_normalized(name), package["version"].removeprefix("==")) for name, package in packages.items()}
-    # pip takes a package for installed if an interrupted installation has left this folder.
-    for information in folder.glob("*.dist-info"):
-        name = _normalized(information.name.partition("-")[0])
-        if name in {"pip", *dict(wanted)} and not (information / "INSTALLER").exists():
-            shutil.rmtree(information)
+    remove_unfinished(folder, {"pip", *dict(wanted)})
     if "pip" not in installed_versions(folder):
         run_module(python, ["ensurepip", "--default-pip"], pass_fds=[lock])
     lines = [requirement(name, package) for name, package in packages.items()]
@@ -251,14 +247,26 @@ def install(environment: Path, packages: dict[str, dict[str, Any]], lock: int) -
     with Progress(len(wanted), count_installed) as progress:
         pip(["install"], lines, python=python, on_line=progress.read, pass_fds=[lock])
     if skipped := find_missing(environment, packages):
-        # Their markers say that they are for other machines.
-        mark = read_mark(environment)
-        mark["skipped"] = [*mark.get("skipped", []), *(_digest(name, package) for name, package in skipped.items())]
-        (environment / MARK).write_text(json.dumps(mark))
+        remember_skipped(environment, skipped)
+
+
+def remove_unfinished(folder: Path, names: Collection[str]) -> None:
+    """Remove the metadata of packages whose installation was interrupted: pip would count them as installed."""
+    for information in folder.glob("*.dist-info"):
+        name = _normalized(information.name.partition("-")[0])
+        if name in names and not (information / "INSTALLER").exists():
+            shutil.rmtree(information)
+
+
+def remember_skipped(environment: Path, packages: dict[str, dict[str, Any]]) -> None:
+    """Write packages that pip skipped into the mark: their markers say that they are for other machines."""
+    mark = read_mark(environment)
+    mark["skipped"] = [*mark.get("skipped", []), *(_digest(name, package) for name, package in packages.items())]
+    (environment / MARK).write_text(json.dumps(mark))
 
 
 class Progress:
-    """Shows how far pip is while the block runs: on a terminal a bar, in a log a line for every tenth package."""
+    """Shows the progress of pip while the block runs: a bar on a terminal, a line for every tenth package in a log."""
 
     def __init__(self, total: int, count_installed: Callable[[], int]) -> None:
         """Take the number of packages, and a function that says how many of them are installed."""
@@ -269,7 +277,7 @@ class Progress:
         self._thread = threading.Thread(target=self._keep_showing, daemon=True)
 
     def __enter__(self) -> "Progress":
-        """Begin to show."""
+        """Start to show the progress."""
         self._thread.start()
         return self
 
@@ -279,7 +287,7 @@ class Progress:
         self._thread.join()
 
     def read(self, line: str) -> None:
-        """Learn from a line of pip's output. The size of a download is in it, and no line comes before its end."""
+        """Take a line of pip's output. pip prints the line of a download, with its size, when the download begins."""
         if found := ARCHIVE.search(line):
             self._file = f": {found[1]}{found[2] or ''}"
             self._fetched.add(found[1])

@@ -1,7 +1,7 @@
-"""The note that ``run --serve`` leaves in this folder while its local AWS is up, so that other commands find it.
+"""The note in the project's folder with which other commands find the local AWS of ``run --serve`` while it is up.
 
-The process that wrote the note holds a lock on it. The system removes the lock with the process, also after kill -9, so
-an old note is never taken for a new one, whoever has the port or the process id by then.
+The process that wrote the note holds a lock on it. The system releases the lock when the process ends, also after
+kill -9. So an old note never counts, even if another process has the port or the process id by then.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ NOTE = Path(__file__).parents[1] / ".serving.json"
 
 @contextlib.contextmanager
 def announce(variables: Mapping[str, str], path: Path = NOTE) -> Iterator[None]:
-    """Leave the note for the length of the block: the variables with which a process reaches this local AWS.
+    """Keep the note for the length of the block: the variables with which a process reaches this local AWS.
 
-    If several are up, the note is of the newest. If the folder takes no file or no lock, there is no note.
+    If several local AWS are up, the note is the newest one's. If no file or lock can be made, there is no note.
     """
     try:
         descriptor, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)
@@ -44,7 +44,7 @@ def announce(variables: Mapping[str, str], path: Path = NOTE) -> Iterator[None]:
 
 
 def find(path: Path = NOTE) -> dict[str, str] | None:
-    """Return the variables in the note; None if no local AWS of this folder and this user is up."""
+    """Return the variables in the note; None if this user serves no local AWS from this folder."""
     try:
         # A link could lead to a file that somebody else controls, and opening a pipe could wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

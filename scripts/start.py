@@ -12,10 +12,10 @@ from scripts import interrupts
 
 def main() -> int:
     """Run the command that the first argument names, with the arguments after it, and return its exit code."""
-    # From now on the name in messages and in the help is the command's.
+    # From now on, messages and the help use the command's name.
     del sys.argv[0]
     interrupts.handle_with(interrupts.end_at_once)
-    # Imported only now, as they take their time.
+    # Imported after the handler is set, because these imports take long.
     import importlib
 
     from scripts import cli
@@ -23,7 +23,7 @@ def main() -> int:
     command = importlib.import_module(f"scripts.commands.{sys.argv[0].replace('-', '_')}")
     code = cli.run(command.main, getattr(command, "EXPLAINED", ()))
     if code == interrupts.INTERRUPTED:
-        # Everything has ended by now but Python, which would take up to a second and may end by the signal instead.
+        # Only Python itself is left to end. It would take up to a second, and could end by the signal instead.
         os._exit(code)
     return code
 

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -17,6 +17,8 @@ from msgspec import Struct
 
 import clients
 from arns import stream_parameter
+from streaming.connections import UsedConnection, make_closable
+from streaming.records import Rejection, rejections_objects
 from streaming.wire import speed_up_put_records
 
 if TYPE_CHECKING:
@@ -43,6 +45,12 @@ MARGIN_SECONDS, MARGIN_SHARE = 1.0, 0.2
 REQUEST_SECONDS, REQUEST_SHARE = 5.0, 1 / 3
 """The most that one request may take: five seconds, or a third of the time left if that is less, for a retry to fit."""
 
+BYTES_PER_SECOND = 1_048_576
+"""An object gets another second for each MiB, because S3 may take it no faster."""
+
+MAX_ABANDONED = 16
+"""Abandoned requests whose threads may still run. Each keeps a request of up to 4.5 MiB, a thread and a socket."""
+
 MIN_REQUEST_SECONDS = 0.25
 """A request usually needs this long. No request is started with less time left, and no request gets less."""
 
@@ -51,6 +59,10 @@ SDK_CONFIG = Config(
 )
 """Retries are ours, because only we know the entries and the time that is left. Parameters are not validated: ours all
 have one form, and validating an entry takes longer than putting it."""
+
+S3_CONFIG = SDK_CONFIG.merge(Config(connect_timeout=60.0, read_timeout=60.0))
+"""``with_timeout`` limits the time of an object by its size. The SDK's connect timeout is also the time for sending the
+whole body, and one second would be too short for a large one."""
 
 RETRIED_STATUSES = {408, 409, 425, 429}
 """HTTP statuses that are retried, besides every status from 500 on."""
@@ -72,6 +84,9 @@ RETRIED_SDK_ERRORS = (
 )
 """Errors of the SDK itself that may pass. All others mean that it is configured wrongly."""
 
+_abandoned: list[threading.Thread] = []
+"""The threads of abandoned requests, which end soon after."""
+
 OUT_OF_TIME = "OutOfTime"
 """The error's name if a request was not started because too little time was left."""
 
@@ -92,6 +107,14 @@ class DeliveryError(Exception):
         """Keep the name that AWS or the SDK gives the error as ``code``."""
         self.code = code
         super().__init__(message)
+
+
+class StuckRequestsError(SystemExit):
+    """Too many abandoned requests have not ended, although their connections are closed.
+
+    It ends the process, because any other exception would leave the process, and their threads, for the next batch.
+    Lambda counts an error, redelivers the batch, and starts another process.
+    """
 
 
 class Deadline:
@@ -160,7 +183,7 @@ class OutputStream:
     @classmethod
     def connect(cls, name: str) -> "OutputStream":
         """Return the stream with a name, in the SDK's account and region, or with an ARN. Raises SDKSettingsError."""
-        return cls(speed_up_put_records(clients.kinesis(name, SDK_CONFIG)), name)
+        return cls(speed_up_put_records(make_closable(clients.kinesis(name, SDK_CONFIG))), name)
 
     def put(self, entries: Sequence[Entry], deadline: Deadline) -> Delivery:
         """Put the entries and return which of them Kinesis has not accepted.
@@ -230,21 +253,32 @@ class FailuresBucket:
     @functools.cached_property
     def _client(self) -> "S3Client":
         """The client, which is created with the first rejection because it takes six megabytes."""
-        return clients.s3(SDK_CONFIG)
+        return make_closable(clients.s3(S3_CONFIG))
 
-    def store(self, key: str, body: bytes, deadline: Deadline) -> str | None:
+    def keep(self, rejections: Iterable[Rejection], deadline: Deadline) -> tuple[list[Rejection], str | None]:
+        """Write the objects of the rejections; return the rejections that S3 does not hold and the error's name."""
+        not_stored: list[Rejection] = []
+        error = None
+        for part in rejections_objects(rejections):
+            error = error or self.store(part.key, part.body, deadline)
+            if error:
+                not_stored += part.rejections
+        return not_stored, error
+
+    def store(self, key: str, body: bytes | bytearray, deadline: Deadline) -> str | None:
         """Write an object under the prefix, with retries; return the name of the last error if S3 does not hold it."""
         try:
             client = self._client
         except (sdk.BotoCoreError, ValueError) as error:
             return error_name(error)  # the SDK is configured wrongly: no retry helps
-        put_object = functools.partial(client.put_object, Bucket=self._bucket, Key=self._prefix + key, Body=body)
+        content: Any = body
+        put_object = functools.partial(client.put_object, Bucket=self._bucket, Key=self._prefix + key, Body=content)
         reason = OUT_OF_TIME
         for attempt in range(MAX_ATTEMPTS_WITHOUT_PROGRESS):
             if not _wait(backoff(attempt), deadline):
                 break
             try:
-                with_timeout(put_object, deadline)
+                with_timeout(put_object, deadline, len(body))
             except MemoryError:
                 raise  # as in _put_once
             except Exception as error:
@@ -265,28 +299,42 @@ def _wait(seconds: float, deadline: Deadline) -> bool:
     return True
 
 
-def with_timeout(call: Callable[[], Response], deadline: Deadline) -> Response:
-    """Return what the call returns, unless it takes longer than one request may.
+def with_timeout(call: Callable[[], Response], deadline: Deadline, size: int = 0) -> Response:
+    """Return what the call returns, unless it takes longer than one request with a body of ``size`` bytes may.
 
     SDK timeouts limit a single socket read, not the whole call: a name lookup has none, and a response that arrives
-    byte by byte never runs into one. So the call runs in a thread and is abandoned if it takes too long. Its result is
-    then ignored, and if the request is applied after all, a retry makes a duplicate.
+    byte by byte never runs into one. So the call runs in a thread and is abandoned if it takes too long: its connection
+    is closed, which ends the thread, and its result is ignored. If the request is applied after all, a retry makes a
+    duplicate.
 
     Raises:
         TimeoutError: if it takes longer. An exception of the call itself is raised unchanged.
+        StuckRequestsError: if threads of abandoned calls have not ended.
     """
-    seconds = min(REQUEST_SECONDS, max(MIN_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE))
+    _abandoned[:] = [thread for thread in _abandoned if thread.is_alive()]
+    if len(_abandoned) >= MAX_ABANDONED:
+        raise StuckRequestsError(f"{len(_abandoned)} requests were abandoned and have not ended: starting afresh")
+    most = REQUEST_SECONDS + size / BYTES_PER_SECOND
+    seconds = min(most, max(MIN_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE))
     future: Future[Response] = Future()
+    used = UsedConnection()
 
     def run() -> None:
+        used.follow_this_thread()
         try:
             future.set_result(call())
         except BaseException as error:
             future.set_exception(error)
 
-    # The thread of an abandoned call is left behind and ends with the call. A daemon does not keep the process alive.
-    threading.Thread(target=run, daemon=True).start()
-    return future.result(seconds)
+    # A daemon does not keep the process alive.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        return future.result(seconds)
+    finally:
+        if not future.done():
+            used.close()
+            _abandoned.append(thread)
 
 
 def error_name(error: Exception) -> str:

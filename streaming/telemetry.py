@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 from rides import RejectionKind
-from streaming.delivery import Delivery
+from streaming.delivery import Delivery, DeliveryError
 from streaming.records import ReceivedRide, Rejection
 
 DURATIONS = dict.fromkeys(("PredictTime", "OldestRecordAge", "ModelLoadTime"), MetricUnit.Milliseconds)
@@ -34,8 +34,8 @@ class Tally:
     """Valid rides."""
     predictions: int = 0
     """Predictions that the output stream accepted; in a dry run, all."""
-    rejections: Sequence[Rejection] = ()
-    """All rejections, whether or not S3 holds them."""
+    rejections: Counter[RejectionKind] = field(default_factory=Counter)
+    """All rejections, whether or not S3 holds them, by kind."""
     put_again: int = 0
     """Entries that were put once more, counted each time."""
     undelivered: int = 0
@@ -45,33 +45,40 @@ class Tally:
     predict_seconds: float = 0.0
     oldest_arrival: float | None = None
     """Seconds since the epoch at which Kinesis got the oldest record."""
+    debug: Callable[..., None] = lambda *_, **__: None
+    """Log at the level DEBUG."""
 
     def decoded(self, records: int, received: Sequence[ReceivedRide], rejections: Sequence[Rejection]) -> None:
-        """Count the event's Kinesis records and rides, and keep its shard and the arrival of the oldest record."""
+        """Count the event's Kinesis records and a part's rides, and keep the shard and the oldest record's arrival."""
         self.records = records
-        self.rides = len(received)
+        self.rides += len(received)
         user_records = [ride.record for ride in received] + [rejection.record for rejection in rejections]
-        self.oldest_arrival = min((one.arrival for one in user_records if one.arrival is not None), default=None)
-        self.shard = user_records[0].event_id.partition(":")[0] if user_records else ""
+        oldest = min((one.arrival for one in user_records if one.arrival is not None), default=None)
+        if oldest is not None:
+            self.oldest_arrival = oldest if self.oldest_arrival is None else min(oldest, self.oldest_arrival)
+        self.shard = user_records[0].event_id.partition(":")[0] if user_records else self.shard
 
     @contextlib.contextmanager
     def predicting(self) -> Iterator[None]:
         """Measure the block as the time that the model needs."""
         began = time.perf_counter()
         yield
-        self.predict_seconds = time.perf_counter() - began
+        self.predict_seconds += time.perf_counter() - began
 
     def delivered(self, entries: int, delivery: Delivery) -> None:
         """Count the accepted entries, the retries and the errors of the output stream."""
-        self.predictions = entries - len(delivery.undelivered)
-        self.put_again = delivery.put_again
+        self.predictions += entries - len(delivery.undelivered)
+        self.put_again += delivery.put_again
         self.errors.update(delivery.errors)
 
-    def stored(self, rejections: Sequence[Rejection], error: str | None) -> None:
-        """Count the rejections, and the error if S3 does not hold them."""
-        self.rejections = rejections
-        if error:
-            self.errors[error] += len(rejections)
+    def stored(self, rejections: Sequence[Rejection], not_stored: Sequence[Rejection], error: str | None) -> None:
+        """Count the rejections, and the error for those that S3 does not hold."""
+        self.rejections.update(rejection.kind for rejection in rejections)
+        with contextlib.suppress(Exception):  # as in ``Telemetry.invocation``
+            for rejection in rejections:
+                self.debug("rejected", event_id=rejection.record.event_id, reason=rejection.reason)
+        if error and not_stored:
+            self.errors[error] += len(not_stored)
 
 
 class Telemetry:
@@ -98,7 +105,7 @@ class Telemetry:
 
         An error of the report itself is dropped: it must not turn a delivered batch into one that Lambda redelivers.
         """
-        tally = Tally(request_id=getattr(context, "aws_request_id", None))
+        tally = Tally(request_id=getattr(context, "aws_request_id", None), debug=self.logger.debug)
         # The traceback is left out, because Lambda itself logs it.
         log, message = self.logger.error, "the invocation failed: Lambda delivers the whole batch again"
         try:
@@ -106,12 +113,11 @@ class Telemetry:
             log, message = self.logger.info, "batch done"
             if tally.undelivered:
                 log, message = self.logger.warning, "records are left for redelivery"
-        except Exception as error:
+        except BaseException as error:  # StuckRequestsError is a SystemExit
             tally.undelivered = tally.records
-            tally.errors[getattr(error, "code", type(error).__name__)] += 1
+            tally.errors[error.code if isinstance(error, DeliveryError) else type(error).__name__] += 1
             raise
         finally:
-            kinds = Counter(rejection.kind for rejection in tally.rejections)
             with contextlib.suppress(Exception):
                 log(
                     message,
@@ -120,26 +126,24 @@ class Telemetry:
                     records=tally.records,
                     rides=tally.rides,
                     predictions=tally.predictions,
-                    rejections=dict(kinds),
+                    rejections=dict(tally.rejections),
                     put_again=tally.put_again,
                     undelivered=tally.undelivered,
                     errors=dict(tally.errors),
                 )
-                for rejection in tally.rejections:
-                    self.logger.debug("rejected", event_id=rejection.record.event_id, reason=rejection.reason)
             if self._metrics:
                 with contextlib.suppress(Exception), self._emitting:
-                    self._emit(self._metrics, tally, kinds)
+                    self._emit(self._metrics, tally)
 
-    def _emit(self, metrics: Metrics, tally: Tally, kinds: Counter[RejectionKind]) -> None:
+    def _emit(self, metrics: Metrics, tally: Tally) -> None:
         """Write the metrics. Their names are the same for every batch, except for the kinds of rejections."""
         metrics.clear_metrics()  # an earlier report may have failed on its way
         values: dict[str, float] = {
             "Records": tally.records,
             "Rides": tally.rides,
             "Predictions": tally.predictions,
-            "Rejections": len(tally.rejections),
-            **{f"Rejections{kind.title().replace('-', '')}": number for kind, number in kinds.items()},
+            "Rejections": tally.rejections.total(),
+            **{f"Rejections{kind.title().replace('-', '')}": number for kind, number in tally.rejections.items()},
             "EntriesPutAgain": tally.put_again,
             "Undelivered": tally.undelivered,
             "PredictTime": tally.predict_seconds * 1000,

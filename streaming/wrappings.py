@@ -8,14 +8,17 @@ import msgspec
 from streaming.aggregation import is_aggregated
 
 MAX_LAYERS = 4
+MAX_BYTES = 1_048_576
+"""Data that is larger than a stream takes by default is not searched, because each layer takes memory several times."""
 GZIP = b"\x1f\x8b"
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
+WHITESPACE = string.whitespace.encode()
 BASE64 = (string.ascii_letters + string.digits + "+/-_=").encode()
 
 
 def explain(data: bytes) -> str | None:
     """Return the reason why data that is not a ride is none, if it is wrapped; None if it is not."""
-    if is_aggregated(data):
+    if is_aggregated(data) or len(data) > MAX_BYTES:
         return None
     content = _content(data, MAX_LAYERS)
     if content in (None, "JSON"):
@@ -53,7 +56,7 @@ def _is_json(data: bytes) -> bool:
 
 def _decode_base64(data: bytes) -> bytes | None:
     """Return what base64 encodes, in lines or in the alphabet for URLs too; None for all other data."""
-    joined = b"".join(data.split())
+    joined = data.translate(None, WHITESPACE)
     if joined.translate(None, BASE64):
         return None
     text = joined.translate(URL_SAFE).rstrip(b"=")

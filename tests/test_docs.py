@@ -102,7 +102,7 @@ def test_each_metric_is_documented_once(capsys: pytest.CaptureFixture[str]) -> N
         pass
     with telemetry.invocation(None) as tally:
         tally.oldest_arrival = 0.0
-        tally.rejections = [Rejection(record, kind, "") for kind in get_args(RejectionKind)]
+        tally.stored([Rejection(record, kind, "") for kind in get_args(RejectionKind)], [], None)
     line = json.loads(capsys.readouterr().out)
     metrics = {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
     assert documented(section(ROOT / "docs" / "operations.md", "## The metrics")) == Counter(metrics)

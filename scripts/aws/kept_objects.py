@@ -1,12 +1,15 @@
 """The failures bucket: what the function rejected, and what the event source mapping discarded.
 
-An object of rejections has a line of JSON for each: see ``streaming.records.RejectionLine``. An object of discarded
-records is a batch, one JSON object that has the whole event in its ``payload``.
+An object of rejections has a line of JSON for each: see ``streaming.records.RejectionLine``. It is compressed if its
+name ends with ``.gz``. An object of discarded records is a batch, one JSON object that has the whole event in its
+``payload``.
 """
 
 import base64
+import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +23,7 @@ from arns import stream_name
 from scripts.sources.records import RideRecord
 from streaming.delivery import MAX_ENTRY_BYTES
 from streaming.envelope import NotAKinesisEventError, arrival_seconds, is_partition_key, kinesis_records, text_of
-from streaming.records import RejectionLine
+from streaming.records import GZIP, MAX_OBJECT_BYTES, RejectionLine
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -28,8 +31,11 @@ if TYPE_CHECKING:
 ON_FAILURE_PREFIX = "aws/lambda/"
 """Where mappings write what they discard. AWS fixes this prefix, which is relative to the bucket's root."""
 REPLAYED = "replayed/"
-REJECTIONS_KEY = re.compile(r"[^/]+/[^/]+/[^/]+\.jsonl")
+REJECTIONS_KEY = re.compile(r"[^/]+/[^/]+/[^/]+\.jsonl(\.gz)?")
 """Stream, shard and sequence numbers, relative to the prefix. The keys of replayed rejections have one level more."""
+COMPRESSED = ".gz"
+MAX_LINES_BYTES = 16 * MAX_OBJECT_BYTES
+"""The lines of a compressed object may take no more. The function writes far fewer; replay adds objects of one key."""
 CHANGED_CODES = {"ConditionalRequestConflict", "NoSuchKey", "PreconditionFailed"}
 """S3's error codes if an object is not, or no longer, the one that a condition names (conditional requests)."""
 ARCHIVED_CODE = "InvalidObjectState"
@@ -38,7 +44,7 @@ LASTING_CODES = {
     *("AccountProblem", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket", "RequestTimeTooSkewed"),
     *("SignatureDoesNotMatch", "TokenRefreshRequired"),
 }
-"""S3's error codes that every other object would get too (API reference, error responses)."""
+"""S3's error codes that requests for all other objects would get too (API reference, error responses)."""
 DISCARDED = "discarded"
 """The kind of a record that the mapping discarded; its reason is the mapping's condition."""
 
@@ -52,7 +58,7 @@ class ChangedError(Exception):
 
 
 class UnreadableError(Exception):
-    """S3 does not hand an object out or take it, or nobody can read it; the message says what is wrong."""
+    """S3 refuses to return or to move an object, or its content cannot be read; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,8 @@ class KeptObjects:
             raise UnreadableError(str(error)) from error
         if key.removeprefix(REPLAYED).startswith(ON_FAILURE_PREFIX):
             return KeptObject(key, etag, *decode_discarded(body, written))
+        if key.endswith(COMPRESSED):
+            body = _decompress(body)
         *_, stream, _, _ = key.split("/")
         return KeptObject(key, etag, decode_rejections(body, stream, written))
 
@@ -145,7 +153,7 @@ class KeptObjects:
         moved = set(records)
         rest = [record for record in kept.records if record not in moved]
         if rest:
-            body = encode_records(rest, kept.envelope)
+            body = _body(kept.key, rest, kept.envelope)
             self._unless_changed(kept.key, self._client.put_object, Body=body, IfMatch=kept.etag)
         else:
             self._unless_changed(kept.key, self._client.delete_object, IfMatch=kept.etag)
@@ -157,12 +165,12 @@ class KeptObjects:
         except UnreadableError as error:
             raise UnreadableError(f"what was moved to {self.uri(key)} cannot be read: {error}") from error
         except ChangedError:
-            body = encode_records(records, envelope)
+            body = _body(key, records, envelope)
             self._unless_changed(key, self._client.put_object, Body=body, IfNoneMatch="*")
             return
         # A record that is there already, because a replay was interrupted, is not added twice.
         every = {record.source: record for record in (*there.records, *records)}
-        body = encode_records(every.values(), envelope)
+        body = _body(key, every.values(), envelope)
         self._unless_changed(key, self._client.put_object, Body=body, IfMatch=there.etag)
 
     def _replayed_key(self, key: str) -> str:
@@ -231,6 +239,25 @@ def encode_records(records: Iterable[KeptRecord], envelope: Envelope) -> bytes:
         return b"".join(record.source + b"\n" for record in records)
     event = msgspec.json.encode({"Records": [Raw(record.source) for record in records]})
     return msgspec.json.encode({**envelope, "payload": event.decode()})
+
+
+def _body(key: str, records: Iterable[KeptRecord], envelope: Envelope) -> bytes:
+    """Return the body of an object with this key, compressed if the key says so."""
+    body = encode_records(records, envelope)
+    # Without the time, the same records give the same bytes.
+    return gzip.compress(body, mtime=0) if key.endswith(COMPRESSED) and not envelope else body
+
+
+def _decompress(body: bytes) -> bytes:
+    """Return the lines of a compressed object. Raises UnreadableError."""
+    decompressor = zlib.decompressobj(GZIP)
+    try:
+        lines = decompressor.decompress(body, MAX_LINES_BYTES)
+    except zlib.error as error:
+        raise UnreadableError(f"it is not compressed as its name says: {error}") from error
+    if not decompressor.eof:
+        raise UnreadableError(f"it is cut off, or its lines take more than {MAX_LINES_BYTES} bytes")
+    return lines
 
 
 def _original(data: str, partition_key: str | None) -> tuple[RideRecord | None, str]:

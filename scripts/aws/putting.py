@@ -9,7 +9,7 @@ from streaming.delivery import Deadline, Entry, OutputStream, split_into_request
 
 
 class _UntilInterrupted(Deadline):
-    """A deadline that is over as soon as somebody interrupts the command: no request is started then."""
+    """A deadline that is over when the command is interrupted, so that no other request is started."""
 
     is_interrupted = False
 
@@ -21,14 +21,14 @@ def put(stream: OutputStream, records: Sequence[RideRecord]) -> Iterator[list[En
     """Put the records in order, and yield entries that Kinesis has accepted; their numbers are the records' indices.
 
     If Ctrl-C comes during a request, its response is awaited and its entries are yielded before KeyboardInterrupt is
-    raised. Nobody would know otherwise whether they are on the stream.
+    raised. Otherwise nobody would know whether these records are on the stream.
 
     Raises CommandError with the reasons if Kinesis accepts no more entries, after the retries of ``OutputStream``, and
     DeliveryError if Kinesis refuses the request, and would refuse a retry too.
     """
     entries = [Entry(str(place), record.partition_key, record.data) for place, record in enumerate(records)]
     deadline, done = _UntilInterrupted(), 0
-    # In its own thread, which Ctrl-C cannot stop between a request and its response.
+    # Requests run in another thread, because Ctrl-C cannot stop that thread between a request and its response.
     with ThreadPoolExecutor(1, thread_name_prefix="putting") as thread:
         for pending in split_into_requests(entries):
             while pending:

@@ -15,10 +15,10 @@ from scripts.cli import CommandError
 from streaming.delivery import DeliveryError, OutputStream
 
 LEFT = CANNOT_BE_READ, CANNOT_BE_PUT, CANNOT_BE_MOVED = "cannot be read", "cannot be put", "cannot be moved"
-"""In place of a kind: the groups of what cannot be replayed."""
+"""Groups of records that cannot be replayed have one of these texts in place of a kind."""
 
 REFUSED_CODES = {"InvalidArgumentException", "SerializationException", "ValidationException"}
-"""Kinesis' error codes for a request that has a record which it refuses (API reference, PutRecords, common errors)."""
+"""Kinesis' error codes for a request with a record that it refuses (API reference, PutRecords, common errors)."""
 
 GroupName: TypeAlias = tuple[str, str, str]
 """Stream, kind and reason."""
@@ -86,14 +86,14 @@ class ReplayPlan:
         self.complete &= puttable == len(selected)
 
     def leave(self, uri: str, error: Exception, kind: str = CANNOT_BE_READ) -> None:
-        """Add an object that stays, which may have records that would be selected, and log a warning."""
+        """Add an object that stays in the bucket, and log a warning. It may have records that would be selected."""
         _log.warning("%s stays as it is: %s", uri, error)
         self.groups["", kind, str(error)].add_object([])
         self.complete = False
 
     @property
     def left(self) -> int:
-        """The number of objects that stay because of what cannot be replayed; an object counts once for each reason."""
+        """The number of objects that stay because records cannot be replayed; an object counts once for each reason."""
         return sum(group.objects for (_, kind, _), group in self.groups.items() if kind in LEFT)
 
 
@@ -128,9 +128,9 @@ def replay(objects: KeptObjects, stream: OutputStream, plan: ReplayPlan) -> int:
     """Put the records of a plan on the stream, object by object, move them, and return how many were put.
 
     Objects that were written after the plan was made are left alone: otherwise records that are rejected again would
-    make a replay endless. An object of which Kinesis refuses a record, or which S3 does not hand out or move, is left
-    too, and the plan is then not complete. Raises CommandError if Kinesis accepts no more records: the objects before
-    are moved, and the current one stays as it is.
+    make a replay endless. If Kinesis refuses a record of an object, or S3 refuses to return or move the object, it is
+    left too, and the plan is then not complete. Raises CommandError if Kinesis accepts no more records: the objects
+    before are moved, and the current object stays as it is.
     """
     done = 0
     with cli.progress_bar("records") as progress:

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from artifacts import ModelError, find_run
+from flavors import find_digest
 from scripts import cli
 from scripts.aws.stack import find_stack
 from scripts.cli import CONSOLE, CommandError
@@ -38,7 +40,7 @@ PREVIOUS = "PreviousModelPath"
 INSTALL_SAM = (
     "python3 -m venv .sam && .sam/bin/pip install -r .github/requirements.txt && export PATH=$PWD/.sam/bin:$PATH"
 )
-"""An environment of its own, because the SAM CLI pins other versions than Pipfile.lock. The file has hashes."""
+"""An environment of its own, because the SAM CLI pins other versions than Pipfile.lock. pip checks the hashes."""
 
 
 class _CloudFormationLoader(yaml.SafeLoader):
@@ -60,6 +62,7 @@ def main() -> int:
     current = stack.parameters if stack else {}
     own = {RELEASE: str(int(time.time())), PREVIOUS: current.get("ModelPath", "")}
     given = {**dict(options.parameters), **own}
+    given |= pin_models(current, given)
     if options.template:
         image = ["--template-file", str(options.template), "--image-repository", image_repository(options.template)]
     else:
@@ -88,6 +91,34 @@ def parse_arguments() -> argparse.Namespace:
         if complaint := explain_refusal(name, known):
             parser.error(complaint)
     return options
+
+
+def pin_models(current: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests of the models that are given anew, so that no other file can take their place.
+
+    A digest on the command line goes first: ``ModelSha256=`` pins nothing.
+    """
+    pinned: dict[str, str] = {}
+    wanted = {"ExperimentId": "1", **current, **given}
+    for kind in ("", "Shadow"):
+        digest, path, run = (f"{kind}{name}" for name in ("ModelSha256", "ModelPath", "RunId"))
+        if digest in given or given.keys().isdisjoint({"ModelBucket", "ExperimentId", path, run}):
+            continue
+        bucket, folder, run_id = (wanted.get(name) for name in ("ModelBucket", path, run))
+        if bucket and (folder or run_id):
+            try:
+                location = (
+                    f"s3://{bucket}/{folder}" if folder else find_run(bucket, wanted["ExperimentId"], run_id or "")
+                )
+                pinned[digest] = find_digest(location)
+                CONSOLE.print(f"{digest}={pinned[digest]} pins the model in {location}", soft_wrap=True)
+            except ModelError as error:
+                CONSOLE.print(
+                    f"{digest} is not set anew, because the model cannot be read here: {error}", soft_wrap=True
+                )
+        elif current.get(digest):
+            pinned[digest] = ""
+    return pinned
 
 
 def parameter(text: str) -> tuple[str, str]:

@@ -59,7 +59,8 @@ def main() -> int:
     print(f"put {replay(objects, OutputStream.connect(options.stream), plan)} records on {options.stream}")
     if plan.complete:
         return 0
-    print(f"left in {options.failures}: {plan.left} objects with what is not put or not moved (see the warnings)")
+    hint = "the reasons are above; correct them, then run it again"
+    print(f"left in {options.failures}: {plan.left} objects; {hint}")
     return 1
 
 

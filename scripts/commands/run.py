@@ -52,7 +52,7 @@ class DeliveredRides:
         self._lock = threading.Lock()
 
     def add(self, records: Sequence[EventRecord]) -> None:
-        """Count the rides in records that the function is done with, from any thread."""
+        """Count the rides in records that the function has finished. Any thread may call this."""
         received, rejections = decode_event(rules.event_of(records))
         with self._lock:
             self.count += len(received) + len(rejections)
@@ -89,11 +89,7 @@ def main() -> int:
             if not is_settled:
                 abandon()
             if options.serve:
-                shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
-                with serving.announce(setup.variables(local.endpoint)):
-                    print(f"\nIn another terminal:\n\n{report.aws_commands(local.endpoint, shard_id)}\n", flush=True)
-                    stay_up(mapping, delivered)
-                CONSOLE.print(f"Served {delivered.count:,} rides", highlight=False)
+                serve(local, mapping, delivered)
     return 0 if found.is_exact else 1
 
 
@@ -132,6 +128,15 @@ def abandon() -> NoReturn:
     CONSOLE.print(f"The consumer settled nothing for {account.STALL_SECONDS} seconds: the run ends here.")
     sys.stdout.flush()
     os._exit(1)
+
+
+def serve(local: setup.LocalStack, mapping: EventSourceMapping, delivered: DeliveredRides) -> None:
+    """Show how to use the local AWS from another terminal, and keep it up until the user ends it."""
+    shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
+    with serving.announce(setup.variables(local.endpoint)):
+        print(f"\nIn another terminal:\n\n{report.aws_commands(local.endpoint, shard_id)}\n", flush=True)
+        stay_up(mapping, delivered)
+    CONSOLE.print(f"Served {delivered.count:,} rides", highlight=False)
 
 
 def stay_up(mapping: EventSourceMapping, delivered: DeliveredRides) -> None:

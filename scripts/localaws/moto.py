@@ -35,7 +35,7 @@ def environment_without_account(environment: Mapping[str, str]) -> dict[str, str
 
 def main() -> None:
     """Listen on a free port, print it, and serve until stdin ends, which it does with the parent process."""
-    # From the first moment on: the parent may be interrupted while moto is imported, which takes two seconds.
+    # Called before the imports, because the parent may be interrupted while moto is imported, which takes two seconds.
     server.end_with_parent()
     from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server

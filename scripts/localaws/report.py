@@ -55,7 +55,9 @@ def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, secon
 
 
 def _stored(place: str, stays: bool) -> str:
-    return f"are kept in {place}" if stays else f"were stored in {place}, which ends with this run: --serve keeps it up"
+    if stays:
+        return f"are kept in {place}"
+    return f"were stored in {place}, which is gone after this run; to read them, run it with --serve"
 
 
 def latency(account: Account, rides: Mapping[str, PutRide], percent: int) -> float | None:
@@ -82,8 +84,8 @@ def _rides_table(account: Account, rides: Mapping[str, PutRide], event_ids: Sequ
 def errors(account: Account, rides: Mapping[str, PutRide]) -> dict[str, str]:
     """Return the rows of the summary that compare predictions with true durations, if any is known.
 
-    Rides that ``train`` would use have rows of their own if there are others, because a meter that was left on for a
-    day outweighs them all.
+    Rides that ``train`` would use have rows of their own if there are other rides too, because one meter that was left
+    on for a day would outweigh all of them.
     """
     found = ((rides[event_id].record, read) for event_id, read in account.predicted.items() if event_id in rides)
     known = [(one.event, one.minutes, read.prediction.value) for one, read in found if one.event and one.minutes]

@@ -199,7 +199,7 @@ def log_run(
 def log_model(pipeline: Any) -> Any:
     """Log the pipeline with the run that is open, as skops, and return MLflow's description of it.
 
-    The pipeline takes a list of dictionaries. MLflow's server makes a DataFrame of all that it is sent, and makes it a
+    The pipeline takes a list of dictionaries. MLflow's server makes a DataFrame of every request, and turns it into a
     list of dictionaries again if the signature says that the input must look like the example.
     """
     columns = [ColSpec(DataType.string, "PU_DO"), ColSpec(DataType.double, "trip_distance")]

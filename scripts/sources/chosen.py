@@ -10,7 +10,7 @@ import msgspec
 from rides import InvalidRideError, decode_ride
 from scripts.cli import CommandError, count, percent
 from scripts.sources.bad import with_bad_rides
-from scripts.sources.documents import STDIN, read_documents, shown
+from scripts.sources.documents import STDIN, display_name, read_documents
 from scripts.sources.download import open_trips
 from scripts.sources.records import RideRecord, encode_ride
 from scripts.sources.synthetic import generate_rides
@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser, *, documents: bool) -> None:
         taken = (
             "take JSON documents, each the data of a record, good or bad: one on each line, over several lines, or in"
         )
-        ending = f"an array; in UTF-8 or UTF-16. {STDIN} reads stdin to its end, and puts the rides then"
+        ending = f"an array; in UTF-8 or UTF-16. {STDIN} reads stdin to its end, and then puts the rides"
         source.add_argument("--json", metavar="FILE", help=f"{taken} {ending}")
         raw = "if the file of --json is not JSON, put each of its lines as it is (default: put nothing)"
         parser.add_argument("--raw", action="store_true", help=raw)
@@ -68,7 +68,7 @@ def rides_from_options(options: argparse.Namespace, seed: int) -> RideSource:
     else:
         source = RideSource(generate_rides(options.rides or DEFAULT_RIDES, seed))
     if not source.records:
-        raise CommandError(f"there is no ride in {shown(options.data or options.json)}")
+        raise CommandError(f"there is no ride in {display_name(options.data or options.json)}")
     return RideSource(with_bad_rides(source.records[: options.rides], options.bad, seed), source.left_out)
 
 
@@ -89,8 +89,8 @@ def read_json_rides(name: str, *, raw: bool = False) -> list[RideRecord]:
     for record in records:
         if len(record.data) + len(record.partition_key.encode()) > MAX_ENTRY_BYTES:
             raise CommandError(
-                f"{shown(name)}: a record of {len(record.data)} bytes is more than a stream takes, which is 1 MiB:"
-                f" {record.data[:40]!r}..."
+                f"{display_name(name)}: a record of {len(record.data)} bytes is more than a stream takes, which is"
+                f" 1 MiB: {record.data[:40]!r}..."
             )
     return records
 

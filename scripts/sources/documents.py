@@ -14,7 +14,7 @@ STDIN = "-"
 # The text of a document is used and not its value, so numbers need not be converted. Converting an integer of more than
 # 4,300 digits would raise an error.
 _decoder = json.JSONDecoder(parse_int=str, parse_float=str)
-# Files that were joined by `cat` have a byte order mark in the middle.
+# If `cat` joined files, there may be a byte order mark between two documents.
 _SPACE = re.compile("[ \t\r\n\ufeff]*")
 _REST_OF_LINE = re.compile("[ \t\r\ufeff]*(\n|$)")
 
@@ -22,8 +22,9 @@ _REST_OF_LINE = re.compile("[ \t\r\ufeff]*(\n|$)")
 def read_documents(name: str, *, raw: bool = False) -> list[bytes]:
     """Return the JSON documents in a file, or in stdin for ``STDIN``, each as its producer wrote it, in UTF-8.
 
-    The objects in an array are documents of their own. NaN and Infinity count as JSON, because Python's writer puts
-    them there. With ``raw``, each line that is not blank is returned as it is if the file is not JSON.
+    If an array is empty or has an object, its elements are documents of their own. NaN and Infinity count as JSON,
+    because Python's ``json.dumps`` writes them. With ``raw``, each line that is not blank is returned as it is if the
+    file is not JSON.
 
     Raises:
         CommandError: if the file cannot be read, or is not JSON. The message has the line and the column.
@@ -37,7 +38,7 @@ def read_documents(name: str, *, raw: bool = False) -> list[bytes]:
     except json.JSONDecodeError as error:
         if raw:
             return [line.strip() for line in content.split(b"\n") if line.strip()]
-        place = f"{shown(name)}, line {error.lineno}, column {error.colno}"
+        place = f"{display_name(name)}, line {error.lineno}, column {error.colno}"
         raise CommandError(
             f"{place}: this is not JSON ({error.msg}), so nothing was put. Correct it, or put each line as it is, good"
             " or bad, with --raw"
@@ -45,17 +46,17 @@ def read_documents(name: str, *, raw: bool = False) -> list[bytes]:
 
 
 def _read_stdin() -> bytes:
-    # A process that was started with stdin closed has none.
+    # sys.stdin is None if the process was started with a closed stdin.
     return sys.stdin.buffer.read() if sys.stdin else b""
 
 
-def shown(name: str) -> str:
-    """Return the name that messages have for a file."""
+def display_name(name: str) -> str:
+    """Return a file's name for messages."""
     return "stdin" if name == STDIN else name
 
 
 def _decode(content: bytes) -> str:
-    """Return the text of a file, whose encoding is found as ``json.loads`` finds it. Raises JSONDecodeError."""
+    """Return the text of a file, with the encoding that ``json.loads`` would detect. Raises JSONDecodeError."""
     content = content.removeprefix(codecs.BOM_UTF8)
     encoding = json.detect_encoding(content)
     try:
@@ -72,7 +73,7 @@ def _documents(text: str) -> Iterator[str]:
     while place < len(text):
         value, end = _parse(text, place)
         if not isinstance(value, dict | list):
-            # Otherwise "130 205 3.66" would be three documents, and not a line of something else.
+            # Only a scalar alone on its line is a document: otherwise "130 205 3.66" would be three documents.
             if _skip_space(text, text.rfind("\n", 0, place) + 1) != place:
                 raise json.JSONDecodeError("Extra data", text, place)
             if not _REST_OF_LINE.match(text, end):
@@ -99,7 +100,7 @@ def _parse(text: str, place: int) -> tuple[object, int]:
     try:
         return _decoder.raw_decode(text, place)
     except RecursionError as error:
-        raise json.JSONDecodeError("what begins here is nested too deeply", text, place) from error
+        raise json.JSONDecodeError("the value that begins here is nested too deeply", text, place) from error
 
 
 def _skip_space(text: str, place: int) -> int:

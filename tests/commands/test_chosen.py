@@ -131,7 +131,7 @@ NAN = '{"ride": {"PULocationID": 130, "DOLocationID": 205, "trip_distance": NaN}
 def test_every_json_document_is_a_record_as_it_was_written(
     tmp_path: Path, text: str, documents: list[str], encoding: str
 ) -> None:
-    """Only the encoding changes, to UTF-8. Whether a document is a ride is for the consumer to say."""
+    """Only the encoding changes, to UTF-8. The consumer decides whether a document is a ride."""
     big = "\ufeff".encode("utf-16-be") + text.encode("utf-16-be")
     path = tmp_path / "rides.json"
     path.write_bytes(big if encoding.startswith("utf-16 big") else text.encode(encoding))
@@ -166,7 +166,7 @@ def test_every_json_document_is_a_record_as_it_was_written(
 def test_a_file_that_is_not_json_is_refused_unless_its_lines_are_wanted(
     tmp_path: Path, content: bytes, place: str, lines: int
 ) -> None:
-    """The message has the place, which Python versions see differently once, and names the option for lines."""
+    """The message has the line and column, which differ between Python versions in one case, and names ``--raw``."""
     path = tmp_path / "rides.json"
     path.write_bytes(content)
     with pytest.raises(CommandError, match=rf"rides\.json, {place}: this is not JSON \(.*\), so .* with --raw$"):
@@ -176,7 +176,7 @@ def test_a_file_that_is_not_json_is_refused_unless_its_lines_are_wanted(
     assert [record.data for record in records] == [line.strip() for line in content.split(b"\n") if line.strip()]
 
 
-def test_what_cannot_be_read_in_python_only_is_a_ride_that_the_function_rejects(tmp_path: Path) -> None:
+def test_nan_is_put_and_the_function_rejects_the_ride(tmp_path: Path) -> None:
     """The reason names the field that has NaN."""
     path = tmp_path / "rides.json"
     path.write_text(f"{NAN}\n{PRETTY}")
@@ -221,15 +221,15 @@ def test_a_file_without_rides_is_refused(tmp_path: Path) -> None:
             chosen("--json", str(empty))
 
 
-def test_a_closed_stdin_is_like_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python has no stdin then."""
+def test_a_closed_stdin_has_no_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sys.stdin`` is None if the shell closed stdin."""
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(CommandError, match="no ride in stdin"):
         chosen("--json", "-")
 
 
 def test_raw_lines_need_a_file() -> None:
-    """The option is about the lines of a file."""
+    """``--raw`` is refused without ``--json``."""
     with pytest.raises(CommandError, match="--json"):
         chosen("--raw")
 

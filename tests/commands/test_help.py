@@ -39,7 +39,7 @@ def ask(clone: Path, *arguments: str) -> str:
 def test_help_without_packages_is_the_commands_own(
     name: str, bare_clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The parser itself prints it, so it cannot be out of date."""
+    """The parser itself prints the help, so it cannot be out of date."""
     module = importlib.import_module(f"scripts.commands.{name.replace('-', '_')}")
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys, "argv", [name, "--help"])
@@ -52,7 +52,7 @@ def test_help_without_packages_is_the_commands_own(
     "arguments", [["test", "-h"], ["test", "--quick", "tests/core", "--help"], ["environment", "--help"]]
 )
 def test_help_of_the_other_launchers_is_their_comment(arguments: list[str], bare_clone: Path) -> None:
-    """They run no check, and install nothing."""
+    """``--help`` of environment and test runs no check, and installs nothing."""
     comment = [line[2:] for line in (ROOT / "scripts" / arguments[0]).read_text().splitlines() if line.startswith("# ")]
     lines = ask(bare_clone, *arguments).splitlines()
     assert lines[0].startswith(f"{arguments[0]} ")

@@ -131,13 +131,13 @@ def test_a_second_signal_does_not_wait_for_what_the_first_one_ends(tmp_path: Pat
 
 
 def test_an_interrupt_that_python_would_lose_ends_the_command() -> None:
-    """It may be raised in a callback of the garbage collector."""
+    """The interrupt may be raised in a callback of the garbage collector, whose exceptions Python only prints."""
     done = subprocess.run([sys.executable, "-c", SWALLOWED], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "command: interrupted\n")
 
 
 def test_a_signal_that_comes_while_python_starts_is_one_line() -> None:
-    """The launcher postpones it. Here it comes before there is the other program."""
+    """The launcher postpones the signal. Here it arrives before the launcher has become the command."""
     code = (
         "import os, signal, sys; from scripts import interrupts; interrupts.postpone();"
         "os.kill(os.getpid(), signal.SIGINT); os.execv(sys.executable, ['python', '-m', 'scripts.start', 'run'])"

@@ -118,7 +118,7 @@ def lock(version: str = "1.0") -> dict[str, dict[str, Any]]:
 def test_a_package_counts_if_its_metadata_has_the_locked_version(
     information: str, complete: bool, version: str, is_missing: bool, environment: Path
 ) -> None:
-    """It does not matter which tool installed it."""
+    """It does not matter which tool installed the package."""
     add_package(environment, information, complete=complete)
     assert bool(launcher.find_missing(environment, lock(version))) == is_missing
 
@@ -130,7 +130,7 @@ def test_a_package_counts_if_its_metadata_has_the_locked_version(
 def test_the_active_environment_is_used_if_it_is_the_projects_or_lacks_nothing(
     owner: str | None, has_package: bool, is_used: bool, environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So Pipenv's users have one environment. One that belongs to something else never gets a package."""
+    """Pipenv's users have one environment. No package is installed into an environment of another project."""
     monkeypatch.setenv("VIRTUAL_ENV", str(environment))
     if owner:
         (environment / ".project").write_text(f"{ROOT if owner == 'this' else environment}\n")
@@ -143,7 +143,7 @@ def test_the_active_environment_is_used_if_it_is_the_projects_or_lacks_nothing(
 def test_an_environment_that_cannot_be_used_is_replaced_only_if_it_is_our_own(
     state: str, environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pipenv, uv and people make .venv too, and may have more in it."""
+    """Pipenv, uv and people make .venv too, and may have other packages in it."""
     made = [str(environment), *sys.version_info[:2]]
     if state == "a Python that is too old":
         monkeypatch.setattr(launcher, "SUPPORTED", ((3, 0), (3, 1)))
@@ -180,7 +180,7 @@ def test_packages_are_installed_once_and_again_after_an_interruption(project: Pa
 
 @pytest.mark.slow
 def test_an_environment_that_pipenv_made_is_completed(project: Path, environment: Path) -> None:
-    """It has no mark of ours, and may lack pip. What is in it stays."""
+    """Pipenv's environment has no mark, and may lack pip. The packages in it stay."""
     (environment / ".project").write_text(str(project))
     (environment / "kept").touch()
     done = run(project, *IMPORT, VIRTUAL_ENV=str(environment))
@@ -215,13 +215,13 @@ def test_a_signal_during_an_installation_is_one_line_and_ends_pip(project: Path,
 
 
 def test_a_signal_while_another_command_installs_is_one_line(project: Path) -> None:
-    """The command says that it waits, and for what."""
+    """The command says that it waits for the other command."""
     folder = os.open(project, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     try:
         with start(project, *IMPORT) as tool:
             assert tool.stderr
-            assert tool.stderr.readline() == "Another command is installing packages: waiting for its end\n"
+            assert tool.stderr.readline() == "Another command is installing packages: waiting until it ends\n"
             tool.send_signal(signal.SIGINT)
             assert tool.communicate(timeout=PATIENCE) == ("", LINE)
     finally:

@@ -55,14 +55,14 @@ def test_bad_rides_are_put_among_good_ones(kinesis: "KinesisClient", stream: str
 
 
 def test_documents_of_stdin_are_put_as_they_are(kinesis: "KinesisClient", stream: str) -> None:
-    """A ride that is bad is put too: rejecting it is the consumer's task."""
+    """A bad ride is put too, because the consumer rejects it."""
     done = finish("put-rides", "--stream", stream, "--json", "-", stdin=b'{"ride_id": "a"}\n\n[{"ride_id": \n1}]')
     assert done.stdout == f"put 2 rides on {stream}\n"
     assert [record["Data"] for record in read(kinesis, stream)] == [b'{"ride_id": "a"}', b'{"ride_id": \n1}']
 
 
-def test_text_is_put_only_if_its_lines_are_wanted(kinesis: "KinesisClient", stream: str) -> None:
-    """Otherwise one line says where the text stops being JSON, and nothing is put."""
+def test_text_that_is_not_json_is_put_only_with_raw(kinesis: "KinesisClient", stream: str) -> None:
+    """Without ``--raw``, one line says at which line and column the text is not JSON, and nothing is put."""
     text = b'{"ride_id": "a"}\n\n{"ride_id": \xff\n'
     line = failed(finish("put-rides", "--stream", stream, "--json", "-", stdin=text))
     assert line.startswith("put-rides: stdin, line 3, column 13: this is not JSON (not UTF-8: invalid start byte)")
@@ -178,7 +178,7 @@ def test_a_profile_chooses_the_region(stream: str, tmp_path: Path, monkeypatch: 
 
 
 def test_an_arn_names_a_stream_of_any_region(stream: str) -> None:
-    """The commands put to it and read from it, though another region is set."""
+    """The commands put records on the stream and read its records, although another region is set."""
     client = boto3.client("kinesis", region_name="eu-west-1")
     client.create_stream(StreamName=stream, ShardCount=1)
     arn = client.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]["StreamARN"]

@@ -62,7 +62,7 @@ def test_an_object_that_s3_does_not_hand_out_stays(
 def test_an_object_that_cannot_be_moved_stays(
     failures: Bucket, deny: Deny, caplog: pytest.LogCaptureFixture, operation: str
 ) -> None:
-    """Its records are put, and a warning says that they will be put again."""
+    """The object's records are put, and a warning says that the next replay puts them again."""
     failures.keep(a=rejection(1), b=rejection(2), c=rejection(3))
     plan = failures.plan()
     deny(operation, "/b.jsonl", s3_error("AccessDenied"))
@@ -88,7 +88,7 @@ def test_credentials_that_expired_end_it(failures: Bucket, deny: Deny) -> None:
 def test_a_record_that_kinesis_refuses_leaves_its_object_alone(
     failures: Bucket, chaos: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The rest of the objects are put, whatever the reason of the refusal is."""
+    """The records of the other objects are put, whatever the reason of the refusal is."""
     failures.keep(a=rejection(1), b=rejection(2), c=rejection(3))
     plan = failures.plan()
 
@@ -113,7 +113,7 @@ def test_the_command_counts_what_stays_and_goes_on(failures: Bucket) -> None:
     assert done.returncode == 1
     last, before = done.stdout.splitlines()[-1], done.stdout.splitlines()[-2]
     assert before == f"put 2 records on {failures.stream}"
-    assert last == f"left in {location}: 2 objects with what is not put or not moved (see the warnings)"
+    assert last == f"left in {location}: 2 objects; the reasons are above; correct them, then run it again"
     assert f"warning: {location}/ride_events/{SHARD}/b\\x1b[2J.jsonl stays as it is: " in done.stderr
     assert "\x1b[2J" not in done.stdout + done.stderr
     assert [key for key, _ in failures.on_stream()] == ["key-2", "key-3"]

@@ -89,7 +89,7 @@ def test_bad_rides_are_accounted_for(tmp_path: Path) -> None:
     assert len(rows_of_rides(done.stdout)) == 20
     assert "and 250 more" in done.stdout
     assert [numbers[name] for name in ("put", "predicted", "rejected")] == ["300", "270", "30"]
-    assert "were stored in s3://ride-failures/rejections/, which ends with this run: --serve keeps it up" in done.stdout
+    assert "were stored in s3://ride-failures/rejections/, which is gone after this run" in done.stdout
     kinds = re.findall(r"^│ (json|ride|utf-8) +│ +(\d+) │", done.stdout, re.MULTILINE)
     assert sum(int(number) for _, number in kinds) == 30
     assert list(tmp_path.iterdir()) == []
@@ -135,7 +135,7 @@ def stop(stack: Tool) -> str:
 
 
 def test_the_printed_commands_are_those_of_the_readme_and_do_what_it_shows(tmp_path: Path) -> None:
-    """They are pasted as a whole. Only the first one, and the end of the predictions of the first rides, differ."""
+    """The commands are pasted as a whole. Only the first command and the predictions of the first rides differ."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with start("run", "--serve", cwd=tmp_path) as stack:
         commands = read_commands(stack)
@@ -165,7 +165,7 @@ def test_the_printed_commands_are_those_of_the_readme_and_do_what_it_shows(tmp_p
 
 
 def test_other_commands_find_the_stack_while_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They say so. All rides of an aggregated record are counted as served."""
+    """The commands say that they use it. Each ride of an aggregated record counts as a served ride."""
     for name in [name for name in os.environ if name.startswith("AWS_") and name not in NEUTRAL_VARIABLES]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -30,7 +30,7 @@ def serve(note: Path) -> Tool:
 
 
 def test_the_note_is_there_as_long_as_its_block(tmp_path: Path) -> None:
-    """Only its owner may read it."""
+    """Only the owner may read the note."""
     note = tmp_path / "note"
     assert serving.find(note) is None
     with serving.announce(VARIABLES, note):
@@ -65,7 +65,7 @@ def test_the_newest_local_aws_is_found(tmp_path: Path) -> None:
 
 
 def test_a_note_is_not_followed_if_others_may_have_written_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It belongs to another user, it is a link, or it is a pipe, which could be waited for in vain."""
+    """The note is ignored if it belongs to another user, is a link, or is a pipe, whose content may never come."""
     note, link, pipe = (tmp_path / name for name in ("note", "link", "pipe"))
     link.symlink_to(note)
     os.mkfifo(pipe)
@@ -77,7 +77,7 @@ def test_a_note_is_not_followed_if_others_may_have_written_it(tmp_path: Path, mo
 
 
 def test_a_folder_that_cannot_be_written_has_no_note(tmp_path: Path) -> None:
-    """The block runs all the same."""
+    """Without a note, the block runs as usual."""
     note = tmp_path / "none" / "note"
     with serving.announce(VARIABLES, note):
         assert serving.find(note) is None
@@ -106,7 +106,7 @@ def test_a_local_aws_is_used_only_if_nothing_else_is_set(
     profile: str | None,
     says: str,
 ) -> None:
-    """Whoever means another AWS gets there. No command changes the one that it talks to without a line."""
+    """A user who means another AWS never reaches the local AWS, and a line says whether it is used."""
     home = tmp_path / "home"
     (home / ".aws").mkdir(parents=True)
     (home / ".aws" / "config").write_text("[profile mine]\nregion = eu-west-1\n")

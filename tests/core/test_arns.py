@@ -40,7 +40,7 @@ def test_a_stream_is_taken_out_of_its_arn(text: str, stream: StreamId | None) ->
     ],
 )
 def test_a_malformed_arn_gives_a_name_too(arn: str, name: str) -> None:
-    """It can always be part of an object's key."""
+    """The name can always be part of an object's key."""
     assert stream_name(arn) == name
 
 

@@ -59,7 +59,7 @@ def test_a_wrong_variable_is_named_in_one_line(name: str, value: str, monkeypatc
     ],
 )
 def test_a_wrong_file_is_named(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables are right, so the file is wrong."""
+    """If all variables are right, the line names the file."""
     (tmp_path / "config").write_text(content)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.delenv("AWS_ENDPOINT_URL")
@@ -67,7 +67,7 @@ def test_a_wrong_file_is_named(content: str, tmp_path: Path, monkeypatch: pytest
 
 
 def test_one_of_several_wrong_variables_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The region, which is right, is not taken for the cause."""
+    """The line does not name the region, which is right."""
     monkeypatch.setenv("AWS_RETRY_MODE", "x")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
     assert "AWS_MAX_ATTEMPTS" in str(clients.wrong_setting("s3"))
@@ -90,6 +90,6 @@ def test_a_cold_start_names_the_variable(cold_start: Callable[..., ModuleType]) 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", ["put-rides", "read-predictions", "replay", "smoke-test"])
 def test_a_command_names_the_variable(tool: str) -> None:
-    """It does so in one line, whichever client it makes first."""
+    """The error is one line that names the variable, whichever client the command makes first."""
     line = failed(finish(tool, AWS_MAX_ATTEMPTS="many", FAILURES_LOCATION="s3://failures"))
     assert line.startswith(f"{tool}: the SDK cannot use AWS_MAX_ATTEMPTS: ")

@@ -122,7 +122,7 @@ class TestLoading:
         assert load_model(folder, sha256=folder_digest(folder)).predict(UNSEEN[:1]) == [7.32]
 
     def test_a_pipeline_fitted_on_a_dataframe_gets_one(self, saved: Saved) -> None:
-        """It predicts what mlflow.pyfunc predicts, which gives the pipeline a DataFrame too."""
+        """Both loaders give the pipeline a DataFrame, and predict the same."""
         features = pd.DataFrame([prepare_features(ride) for ride in RIDES])
         theirs = mlflow.pyfunc.load_model(saved("data frame")).predict(features)
         assert load_model(saved("data frame"), version="v").predict(RIDES) == theirs.tolist()
@@ -308,7 +308,7 @@ class TestRefusing:
     def test_code_of_another_python_is_refused(
         self, changed: Callable[..., str], kind: str, made_by: str, maker: str
     ) -> None:
-        """Its bytecode could crash or hang the process, which no ``except`` could catch."""
+        """Bytecode of another Python could crash or hang the process, which no ``except`` could catch."""
         folder = changed(kind, made_by=made_by)
         pinned = digest(folder, "model.pkl") if kind == "lambda" else folder_digest(folder)
         here = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -326,7 +326,7 @@ class TestRefusing:
     def test_a_pickle_without_code_loads_on_every_python(
         self, changed: Callable[..., str], kind: str, made_by: str
     ) -> None:
-        """It names functions and classes, and the Python here has its own."""
+        """A pickle without code only names functions and classes, which every Python has."""
         folder = changed(kind, made_by=made_by)
         pinned = folder_digest(folder) if kind == "pyfunc" else digest(folder, "model.pkl")
         assert load_model(folder, sha256=pinned).predict(UNSEEN)

@@ -125,6 +125,15 @@ class TestPredicting:
         found = Model(call, "v").predict(rides(2))
         assert [None if isinstance(value, PredictionError) else value for value in found] == expected
 
+    def test_a_long_message_of_the_model_is_cut(self) -> None:
+        """Each of thousands of rides could bring such a message."""
+
+        def call(features: list[Features]) -> list[float]:
+            raise ValueError("long" * 10_000)
+
+        (error,) = Model(call, "v").predict(rides(1))
+        assert 100 < len(str(error)) <= 1000
+
     def test_a_model_may_change_its_input(self) -> None:
         """The input belongs to that call alone."""
 

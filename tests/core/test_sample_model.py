@@ -146,7 +146,7 @@ def test_the_cards_errors_are_those_on_the_real_february(months: list[Trips], ro
 
 
 def test_the_default_of_train_is_better_than_its_simplest_model(months: list[Trips]) -> None:
-    """Its errors on the real February are smaller."""
+    """The default model's errors on the real February are smaller than the linear model's."""
     january, february = months
     features = list(training.features(january.rides, 1))
     default, simplest = (

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def zipped(*files: tuple[str, bytes], **options: Any) -> bytes:
-    """Return a zip file with these files, of which two may have one name."""
+    """Return a zip file with these files. Two files may have the same name."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", **options) as archive:
         for name, file in files:

@@ -110,6 +110,18 @@ def change_file(change: Callable[[bytes], bytes], attribute: str = "coef_") -> E
     return edit
 
 
+def change_item(outer: str, attribute: str, change: Callable[[Any], Any]) -> Edit:
+    """Return an edit of the first array in a list, somewhere inside another attribute."""
+
+    def edit(schema: Any, files: dict[str, bytes]) -> None:
+        state = find_state(find_state(schema, outer)[outer], attribute)
+        name, file = state[attribute]["content"][0]["file"], io.BytesIO()
+        np.save(file, change(np.load(io.BytesIO(files[name]))))
+        files[name] = file.getvalue()
+
+    return edit
+
+
 def widen(file: bytes) -> bytes:
     """Put another digit before the shape of an array."""
     return file.replace(b"': (", b"': (9").replace(b" \n", b"\n")
@@ -197,7 +209,7 @@ FORGED: dict[str, tuple[str, Edit, str]] = {
     "a category": (HISTOGRAM, change_array(PREDICTOR_NODES, set_field("is_categorical", 1)), "categorical"),
     "trees across": (HISTOGRAM, put("n_trees_per_iteration_", 10**9), "many outputs"),
     "a state that skips the checks": (HISTOGRAM, rename("n_iter_no_change", "_in_fit"), "_in_fit"),
-    "a generator of another kind": (HISTOGRAM, in_dict("bit_generator", "bit_generator", "seed"), "no PCG64"),
+    "a generator of another kind": (HISTOGRAM, in_dict("bit_generator", "bit_generator", "seed"), "not a PCG64"),
     "a huge pool": (HISTOGRAM, in_dict("seed_seq", "pool_size", 2**40), "unusual"),
     "columns to write to": (BOOSTED, put("n_trees_per_iteration_", 2), "several trees"),
     "no first answer": (BOOSTED, put("init_", None), "init_"),
@@ -207,7 +219,13 @@ FORGED: dict[str, tuple[str, Edit, str]] = {
     "a column beyond the matrix": ("Ridge-1", in_dict("vocabulary_", "trip_distance", 10**8), "no such column"),
     "a column that is no number": ("Ridge-1", in_dict("vocabulary_", "trip_distance", True), "integer"),
     "too few columns": ("objects-one-hot", in_list("_n_features_outs", 0, 1), "_n_features_outs"),
-    "unsorted numbers": ("objects-union", put("_infrequent_enabled", 1), "features"),
+    "a switch that is a number": ("objects-union", put("_infrequent_enabled", 1), "features"),
+    "unsorted numbers": ("objects-union", change_item("_encoder", "categories_", lambda array: array[::-1]), "sorted"),
+    "a column for a group": (
+        "objects-infrequent",
+        change_item("steps", "_default_to_infrequent_mappings", lambda array: array + 10**6),
+        "no such column",
+    ),
     "a group that is not there": ("objects-infrequent", put("_infrequent_indices", None), "TypeError"),
     "a category to drop": ("objects-dropped", in_list("_drop_idx_after_grouping", 0, -1), "does not have"),
     "a huge degree": ("Pipeline-11", put("_max_degree", 90), "columns"),

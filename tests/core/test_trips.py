@@ -100,7 +100,7 @@ def test_a_ride_outside_the_contract_is_not_put(tmp_path: Path, refused: dict[st
 
 
 def test_the_true_duration_is_handed_on_if_it_is_known(tmp_path: Path) -> None:
-    """It may be of any length. A ride whose end is missing or not after its begin is put all the same."""
+    """The duration may have any length. If the dropoff is missing or not after the pickup, it is None."""
     trips = ride_events(write(tmp_path / "2023-02.parquet", [trip(90), trip(dropoff=None), trip(-5), trip(0)]))
     assert trips.minutes == [90, None, None, None]
     assert trips.left_out == 0
@@ -201,7 +201,7 @@ def test_a_row_with_an_absurd_time_is_not_trained_on(tmp_path: Path, name: str, 
     assert (dated.minutes, dated.left_out) == ([20, None, 20], 0)
 
 
-def test_the_month_is_that_of_the_clocks_where_the_pickup_was(tmp_path: Path) -> None:
+def test_the_month_is_in_the_time_zone_of_the_pickup(tmp_path: Path) -> None:
     """A time with a time zone is stored as UTC. Nanoseconds, which the fractions of Python do not have, are cut."""
     march_in_utc = 1_677_632_400_123_456_789  # 2023-02-28, 20:00 in New York
     column = pa.array([march_in_utc], pa.int64()).cast(pa.timestamp("ns", "America/New_York"))
@@ -210,7 +210,7 @@ def test_the_month_is_that_of_the_clocks_where_the_pickup_was(tmp_path: Path) ->
 
 
 def test_dates_have_a_month_and_no_duration(tmp_path: Path) -> None:
-    """All of the file is read."""
+    """All rows are read, and have no duration."""
     column = pa.array([PICKUP.date(), datetime.date(9999, 12, 31)], pa.date32())
     path = with_column(tmp_path / "trips.parquet", "lpep_pickup_datetime", column)
     assert ids(ride_events(path)) == ["2023/02_0"]
@@ -236,7 +236,7 @@ def test_a_time_column_that_is_not_needed_may_be_anything(tmp_path: Path) -> Non
     ],
 )
 def test_a_column_of_another_kind_is_one_line(tmp_path: Path, name: str, column: pa.Array, reason: str) -> None:
-    """It names the file, the column, and what is in it."""
+    """The error names the file, the column, and the type of the column."""
     path = with_column(tmp_path / "trips.parquet", name, column)
     for read in (training_trips, ride_events):
         with pytest.raises(TripRecordError, match=rf"^{path}: cannot be read as parquet trip records: {reason}$"):
@@ -250,8 +250,8 @@ def test_a_column_of_nothing_leaves_all_rows_out(tmp_path: Path, name: str) -> N
     assert (trips.rides, trips.left_out) == ([], 2)
 
 
-def test_a_column_that_is_there_twice_is_one_line(tmp_path: Path) -> None:
-    """Nobody knows which one is meant."""
+def test_a_column_that_a_file_has_twice_is_one_line(tmp_path: Path) -> None:
+    """The error names the column, because nobody knows which of the two is meant."""
     path = write(tmp_path / "2023-02.parquet", [trip()])
     table = pq.read_table(path)
     pq.write_table(table.append_column("PULocationID", table["PULocationID"]), path)

@@ -140,7 +140,8 @@ def emitted(cold_start: Callable[..., ModuleType], capsys: pytest.CaptureFixture
     _, (rejection,) = decode_event(kinesis_event(b"no ride"))
     with telemetry.invocation(None) as tally:
         tally.decoded(1, [], [rejection])
-        tally.rejections = [Rejection(rejection.record, kind, "no reason") for kind in get_args(RejectionKind)]
+        rejections = [Rejection(rejection.record, kind, "no reason") for kind in get_args(RejectionKind)]
+        tally.stored(rejections, [], None)
     (metrics,) = [line for line in map(json.loads, capsys.readouterr().out.splitlines()) if "_aws" in line]
     return dict(metrics)
 

@@ -1,18 +1,24 @@
 """The deploy command, with stand-ins for the SAM CLI and Docker that write down how they were called."""
 
+import hashlib
 import json
 import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 
 from tests.tools import ROOT, failed, finish
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SAMPLE = ROOT / "scripts" / "sample_model" / "model"
+SAMPLE_DIGEST = hashlib.sha256((SAMPLE / "model.skops").read_bytes()).hexdigest()
 STAND_IN = """\
 #!/bin/sh
 for argument in "$@"; do printf '%s\\0' "$argument"; done >> {calls}
@@ -114,7 +120,7 @@ def test_the_image_is_built_for_the_stack_as_it_will_be(programs: StandIns, stag
 def test_the_previous_version_keeps_its_models_folder(
     programs: StandIns, staging: None, tmp_path: Path, template: bool
 ) -> None:
-    """It loads its model until the canary is over. A new stack has no previous version."""
+    """The previous version loads its model until the canary is over. A new stack has no previous version."""
     (tmp_path / "packaged.yaml").write_text(PACKAGED.replace("RunId:", "ModelPath:"))
     options = ["--template", str(tmp_path / "packaged.yaml")] if template else []
     for stage in ("staging", "production"):
@@ -123,6 +129,33 @@ def test_the_previous_version_keeps_its_models_folder(
     old, new = (call for call in programs.calls("sam") if call[0] == "deploy")
     assert {'PreviousModelPath="models/old"', 'ModelPath="models/new"'} <= set(old)
     assert 'PreviousModelPath=""' in new
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["ModelPath=model"], [f'ModelSha256="{SAMPLE_DIGEST}"']),
+        (["ModelPath=model", "ModelSha256="], ['ModelSha256=""']),
+        (["ModelPath=gone"], []),
+        (["ShadowModelPath=model", "ModelPath=gone"], [f'ShadowModelSha256="{SAMPLE_DIGEST}"']),
+        (["LogLevel=INFO"], []),
+    ],
+)
+def test_the_model_is_pinned_as_it_is_now(
+    programs: StandIns, s3: "S3Client", bucket: str, arguments: list[str], expected: list[str]
+) -> None:
+    """A line says which model has the digest, or why it has none; a digest on the command line goes first."""
+    for path in SAMPLE.iterdir():
+        s3.put_object(Bucket=bucket, Key=f"model/{path.name}", Body=path.read_bytes())
+    done = finish("deploy", f"ModelBucket={bucket}", *arguments, PATH=programs.path)
+    assert done.returncode == 0, done.stderr
+    assert [one for one in parameters(programs.calls("sam")[1]) if "Sha256" in one] == expected
+    if arguments == ["ModelPath=model"]:
+        assert f"ModelSha256={SAMPLE_DIGEST} pins the model in s3://{bucket}/model" in done.stderr
+    if "ModelPath=gone" in arguments:
+        assert (
+            "ModelSha256 is not set anew, because the model cannot be read here: there is no MLmodel in" in done.stderr
+        )
 
 
 def test_empty_values_and_values_with_spaces_are_quoted(programs: StandIns, endpoint: str) -> None:

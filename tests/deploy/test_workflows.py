@@ -77,7 +77,7 @@ def test_the_lock_of_the_sam_cli_has_hashes_and_wheels_alone() -> None:
 
 @pytest.mark.parametrize("name", ["ship-package", "deploy-deploy"])
 def test_jobs_with_a_token_build_no_package(name: str) -> None:
-    """It is true of the packages of Pipfile.lock too, which scripts/deploy installs."""
+    """The packages of Pipfile.lock, which scripts/deploy installs, must be wheels too."""
     assert JOBS[name]["env"]["PIP_ONLY_BINARY"] == ":all:"
 
 
@@ -103,7 +103,7 @@ def test_no_image_is_shipped_on_a_base_without_a_digest(base: str, code: int, tm
 
 
 def test_every_image_of_the_dockerfile_is_the_base() -> None:
-    """So one digest pins all that is built on."""
+    """One digest pins everything that the image is built on."""
     text = (ROOT / "Dockerfile").read_text()
     images = set(re.findall("^FROM ([^ ]+)", text, re.M)) | set(re.findall("^COPY --from=([^ ]+)", text, re.M))
     assert images - set(re.findall("^FROM .* AS (.+)", text, re.M)) == {"${BASE}"}
@@ -111,7 +111,7 @@ def test_every_image_of_the_dockerfile_is_the_base() -> None:
 
 
 def test_renovate_raises_what_is_pinned() -> None:
-    """It finds the lock of the SAM CLI, whose first lines have the command that writes it."""
+    """Renovate finds the lock of the SAM CLI, whose first lines have the command that writes the lock."""
     assert set(RENOVATE["enabledManagers"]) == {"dockerfile", "github-actions", "pip-compile"}
     (pattern,) = RENOVATE["pip-compile"]["managerFilePatterns"]
     assert re.fullmatch(pattern.strip("/"), str(LOCKED.relative_to(ROOT)))
@@ -129,7 +129,7 @@ def test_production_gets_the_image_that_staging_ran() -> None:
 
 
 def test_lambda_alone_can_pull_the_image_and_no_tag_is_moved() -> None:
-    """Only the functions of this account's stacks can, so that Lambda pulls for nobody else."""
+    """Lambda pulls the image only for the functions of this account's stacks."""
     text = (ROOT / "docs" / "deploy-from-github.md").read_text()
     (policy,) = re.findall(r"set-repository-policy --repository-name \S+ --policy-text '(.*?)'", text, re.DOTALL)
     assert json.loads(policy)["Statement"] == [

@@ -51,7 +51,9 @@ def emulated(
 
 
 def _environment(timeout: int, variables: dict[str, str]) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name not in (*FUNCTION_VARIABLES, "LOG_LEVEL")}
+    # Launchers set the last one, with which Python would not look for modules in the working folder, as on Lambda.
+    others = (*FUNCTION_VARIABLES, "LOG_LEVEL", "PYTHONSAFEPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in others}
     isolate(environment, NOWHERE)
     lambdas = {"LAMBDA_TASK_ROOT": str(ROOT), "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout)}
     return {**environment, **lambdas, **variables}

@@ -16,7 +16,7 @@ from rides import RejectionKind, RideEvent, decode_ride
 from scripts.sources.bad import FAULTS
 from scripts.sources.records import RideRecord, aggregate
 from streaming.aggregation import MAGIC
-from streaming.records import RejectionLine, decode_event, rejections_object
+from streaming.records import RejectionLine, decode_event, rejections_objects
 from tests.builders import encoded, kinesis_event, ride_event
 from tests.tools import PATIENCE, ROOT
 
@@ -81,8 +81,8 @@ def test_every_input_becomes_a_ride_or_a_rejection(inputs: list[str]) -> None:
         assert rejection.kind in get_args(RejectionKind)
         assert rejection.reason.strip()
     if rejections:
-        _, body = rejections_object(rejections)
-        lines = [msgspec.json.decode(line, type=RejectionLine) for line in body.splitlines()]
+        (stored,) = rejections_objects(rejections)
+        lines = [msgspec.json.decode(line, type=RejectionLine) for line in stored.body.splitlines()]
         assert sorted(line.event_id for line in lines) == sorted(one.record.event_id for one in rejections)
 
     ids: dict[str, list[str]] = {record["kinesis"]["sequenceNumber"]: [] for record in event["Records"]}
@@ -121,13 +121,13 @@ LARGEST = {
 
 MEASURE = """
 import json, sys, tracemalloc
-from streaming.records import decode_event, rejections_object
+from streaming.records import decode_event, rejections_objects
 
 event = json.load(sys.stdin)
 tracemalloc.start()
 received, rejections = decode_event(event)
-if rejections:
-    rejections_object(rejections)
+for stored in rejections_objects(rejections):
+    pass
 _, peak = tracemalloc.get_traced_memory()
 reasons = [rejection.reason for rejection in rejections]
 print(json.dumps({"rides": len(received), "reasons": reasons, "peak": peak}))

@@ -3,16 +3,17 @@
 import math
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scripts.localaws.faults import Call, Delayed, DroppedBefore, FailedRequest, Fault
+from scripts.localaws.faults import Call, Delayed, Dripping, DroppedBefore, FailedRequest, Fault
 from scripts.localaws.sandbox import LambdaContext
 from streaming import delivery
-from streaming.delivery import Deadline, FailuresBucket, backoff, with_timeout
+from streaming.delivery import Deadline, Entry, FailuresBucket, OutputStream, backoff, with_timeout
 from tests.conftest import Clock
 from tests.flow import Chaos
+from tests.tools import wait_for
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -55,13 +56,24 @@ class TestDeadline:
 class TestOneRequest:
     """The time that one request gets."""
 
-    @pytest.mark.parametrize(("left", "expected"), [(math.inf, 5), (60, 5), (3, 1), (0.3, 0.25), (-1, 0.25)])
+    @pytest.mark.parametrize(
+        ("left", "size", "expected"),
+        [
+            (math.inf, 0, 5),
+            (60, 0, 5),
+            (3, 0, 1),
+            (0.3, 0, 0.25),
+            (-1, 0, 0.25),
+            (60, 3 * 2**20, 8),
+            (12, 3 * 2**20, 4),
+        ],
+    )
     def test_a_request_gets_a_third_of_the_time(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch, left: float, expected: float
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch, left: float, size: int, expected: float
     ) -> None:
-        """The time is at most five seconds, and never too short for an ordinary request."""
+        """At most five seconds and another for each MiB, and never too short a time for an ordinary request."""
         monkeypatch.setattr("concurrent.futures.Future.result", lambda self, timeout: timeout)
-        assert with_timeout(lambda: 0.0, Deadline(left)) == pytest.approx(expected)
+        assert with_timeout(lambda: 0.0, Deadline(left), size) == pytest.approx(expected)
 
     def test_a_call_that_takes_longer_is_abandoned(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its thread does not keep the process alive, and whatever it returns later is ignored."""
@@ -75,6 +87,48 @@ class TestOneRequest:
         """Without that, an exception would end the thread silently."""
         with pytest.raises(ZeroDivisionError):
             with_timeout(lambda: 1 / 0, Deadline())
+
+
+class TestAbandonedRequests:
+    """Requests that took too long."""
+
+    @pytest.mark.parametrize("fault", [Dripping(), Delayed(60)], ids=str)
+    @pytest.mark.parametrize("service", ["kinesis", "s3"])
+    def test_an_abandoned_request_ends(
+        self, chaos: Chaos, stream: str, bucket: str, service: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its connection is closed, so its thread ends. The next request has a new connection."""
+        monkeypatch.setattr(delivery, "REQUEST_SECONDS", 0.3)
+        monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 3)
+        with chaos(lambda call: fault if call.number < 3 else None, service) as server:
+            output, failures = OutputStream.connect(stream), FailuresBucket(f"s3://{bucket}")
+            entry = Entry("1", "key", b"data")
+
+            def put() -> list[Entry] | str | None:
+                if service == "kinesis":
+                    return output.put([entry], Deadline()).undelivered
+                return failures.store("key", b"lines", Deadline())
+
+            assert put() in ([entry], "TimeoutError")
+            assert server.faults.total() == 3
+            wait_for(lambda: not any(thread.is_alive() for thread in delivery._abandoned))
+            monkeypatch.setattr(delivery, "REQUEST_SECONDS", 60)
+            assert not put()
+
+    def test_too_many_requests_that_do_not_end_end_the_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Lambda starts another process only if this one ends. Some requests never end, such as lookups of a name."""
+        monkeypatch.setattr(delivery, "_abandoned", [])
+        monkeypatch.setattr(delivery, "MAX_ABANDONED", 3)
+        monkeypatch.setattr(delivery, "MIN_REQUEST_SECONDS", 0.01)
+        release = threading.Event()
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                with_timeout(release.wait, Deadline(0))
+        with pytest.raises(SystemExit, match="3 requests were abandoned"):
+            with_timeout(release.wait, Deadline(0))
+        release.set()
+        wait_for(lambda: not any(thread.is_alive() for thread in delivery._abandoned))
+        assert with_timeout(lambda: 1, Deadline()) == 1
 
 
 class TestBackoff:
@@ -145,6 +199,12 @@ class TestFailuresBucket:
         monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)
         with chaos(lambda call: Delayed(60), "s3"):
             assert FailuresBucket(f"s3://{bucket}").store("key", b"lines", Deadline(1)) == "TimeoutError"
+
+    def test_the_sdk_leaves_time_for_a_large_object(self, bucket: str) -> None:
+        """The SDK's connect timeout limits how long the whole body may take to send, not only the connection."""
+        config: Any = FailuresBucket(f"s3://{bucket}")._client.meta.config
+        longest = delivery.REQUEST_SECONDS + 6_291_456 / delivery.BYTES_PER_SECOND
+        assert min(config.connect_timeout, config.read_timeout) > longest
 
     @pytest.mark.parametrize(
         ("url", "error"), [("http://127.0.0.1:1", "EndpointConnectionError"), ("no URL", "SDKSettingsError")]

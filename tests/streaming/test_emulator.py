@@ -38,10 +38,13 @@ FIRST_NUMBER = 49630081666084879290581185630324770398608704880802529282
 """A sequence number of the length that Kinesis gives."""
 HANDLERS = """
 import os, time
+from streaming.delivery import StuckRequestsError
 
 def pid(event, context):
     if event == "hang":
         time.sleep(600)
+    if event == "stuck":
+        raise StuckRequestsError("16 requests do not end")
     return os.getpid()
 """
 
@@ -71,7 +74,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def handlers(tmp_path: Path) -> str:
-    """Give the folder of a module with a handler that answers with its process id, or hangs."""
+    """Give the folder of a module with a handler that answers with its process id, hangs, or gives up."""
     (tmp_path / "handlers.py").write_text(HANDLERS)
     return str(tmp_path)
 
@@ -169,6 +172,16 @@ def test_a_timeout_ends_the_function_and_the_next_event_starts_it_again(handlers
     with emulated("handlers.pid", timeout=2, PYTHONPATH=handlers) as function:
         before = function.invoke("answer")
         assert function.invoke("hang") == "Task timed out after 2.00 seconds"
+        after = function.invoke("answer")
+    assert isinstance(after, int)
+    assert after != before
+
+
+def test_requests_that_do_not_end_end_the_process_and_the_next_event_starts_another(handlers: str) -> None:
+    """Lambda counts an error, so it redelivers the batch. After another exception the process would go on."""
+    with emulated("handlers.pid", PYTHONPATH=handlers) as function:
+        before = function.invoke("answer")
+        assert function.invoke("stuck")["errorType"] == "Runtime.ExitError"
         after = function.invoke("answer")
     assert isinstance(after, int)
     assert after != before

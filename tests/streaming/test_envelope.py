@@ -9,7 +9,7 @@ import pytest
 
 from scripts.sources.chosen import read_json_rides
 from streaming.envelope import NotAKinesisEventError, arrival_seconds, is_partition_key, kinesis_records, partition_key
-from streaming.records import decode_event, rejections_object
+from streaming.records import decode_event, rejections_objects
 from tests.builders import encoded, kinesis_event, record, ride_event
 
 ARRIVAL = 1545084650.987
@@ -40,9 +40,9 @@ def test_a_field_that_is_wrong_in_one_record_fails_no_record(name: str, value: o
     assert rejections == []
     event["Records"][1]["kinesis"]["data"] = "*"
     received, rejections = decode_event(event)
-    key, body = rejections_object(rejections)
-    assert len(key.split("/")) == 3
-    (line,) = map(json.loads, body.splitlines())
+    (stored,) = rejections_objects(rejections)
+    assert len(stored.key.split("/")) == 3
+    (line,) = map(json.loads, stored.body.splitlines())
     ids = [*(ride.record.event_id for ride in received), line["event_id"]]
     assert len(set(ids)) == 3
     assert all(ids)

@@ -10,7 +10,7 @@ import pytest
 
 from rides import Ride
 from streaming.envelope import NotAKinesisEventError, partition_key
-from streaming.records import Rejection, RejectionLine, decode_event, rejections_object
+from streaming.records import Rejection, RejectionLine, decode_event, rejections_objects
 from tests.builders import encoded, kinesis_event, packed, record, ride_event
 
 
@@ -23,7 +23,8 @@ def only_rejection(data: object) -> Rejection:
 
 def lines(*rejections: Rejection) -> list[RejectionLine]:
     """Return the lines in the object with these rejections."""
-    return [msgspec.json.decode(line, type=RejectionLine) for line in rejections_object(rejections)[1].splitlines()]
+    (stored,) = rejections_objects(rejections)
+    return [msgspec.json.decode(line, type=RejectionLine) for line in stored.body.splitlines()]
 
 
 class TestDecodeEvent:
@@ -101,8 +102,8 @@ class TestRejectionsObject:
         """It is enough to understand a rejection, and to put its record on the stream again."""
         data = encoded(ride_event(trip_distance=120098.8))
         rejection = only_rejection(data)
-        _, body = rejections_object([rejection])
-        assert json.loads(body) == {
+        (stored,) = rejections_objects([rejection])
+        assert json.loads(stored.body) == {
             "kind": "ride",
             "reason": "Expected `float` <= 100.0 - at `$.ride.trip_distance`",
             "event_id": "shardId-000000000000:1",
@@ -137,8 +138,8 @@ class TestRejectionsObject:
     def test_the_key_of_the_object_names_stream_shard_and_numbers(self) -> None:
         """A list of the bucket shows where a rejection came from. Numbers are compared as numbers."""
         _, rejections = decode_event({"Records": [record("*", 10), record("*", 9), record("*", 100)]})
-        key, _ = rejections_object(rejections)
-        assert re.fullmatch(r"ride_events/shardId-000000000000/9-100-[0-9a-f]{12}\.jsonl", key)
+        (stored,) = rejections_objects(rejections)
+        assert re.fullmatch(r"ride_events/shardId-000000000000/9-100-[0-9a-f]{12}\.jsonl", stored.key)
         assert [line.sequence_number for line in lines(*rejections)] == ["9", "10", "100"]
 
     @pytest.mark.parametrize("added", ["", "/consumer/fast-lane:1712261124"])
@@ -146,13 +147,14 @@ class TestRejectionsObject:
         """With enhanced fan-out, the event has the consumer's ARN."""
         one = record("*")
         one["eventSourceARN"] = one["eventSourceARN"].replace("arn:aws:", "arn:aws-cn:") + added
-        key, _ = rejections_object(decode_event({"Records": [one]})[1])
-        assert key.startswith("ride_events/shardId-000000000000/1-1-")
+        (stored,) = rejections_objects(decode_event({"Records": [one]})[1])
+        assert stored.key.startswith("ride_events/shardId-000000000000/1-1-")
 
     def test_a_part_of_a_batch_does_not_overwrite_the_whole(self) -> None:
         """Nor does the whole overwrite a part, such as that of a bisected batch or of one that ran out of time."""
         _, rejections = decode_event(kinesis_event("*", ride_event(), "*", "*"))
         first, second, third = rejections
-        keys = [rejections_object(some)[0] for some in (rejections, [first], [first, third], [first, second])]
+        parts = (rejections, [first], [first, third], [first, second], [third, second, first])
+        keys = [stored.key for some in parts for stored in rejections_objects(some)]
         assert len(set(keys)) == 4
-        assert rejections_object([third, second, first])[0] == keys[0]
+        assert keys[4] == keys[0]
