@@ -6,6 +6,7 @@ Importing mlflow takes longer than the rest of a cold start, and mlflow trusts t
 import atexit
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import os
@@ -221,11 +222,21 @@ def _verified_copy(artifact: Artifact, form: str, sha256: str | None) -> Artifac
 def _add_to_path(artifact: Artifact, code: str) -> None:
     """Let Python import the modules that were logged with the model by ``code_paths``. Raises ModelError."""
     folder = Path(artifact.location, code)
-    modules = {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
-    if taken := sorted(modules & sys.modules.keys()):
-        # Python would give the model the module that is imported already.
-        raise ModelError(f"the model's own code has a module {taken[0]}, as the function has: rename it in the model")
+    files = folder.iterdir() if folder.is_dir() else ()
+    modules = [path.stem for path in files if path.suffix == ".py" or path.is_dir()]
+    if taken := sorted(filter(_is_taken, modules)):
+        # Python would give the model the other module.
+        raise ModelError(
+            f"the model's own code has a module {taken[0]}, as the function or a package has: rename it in the model"
+        )
     sys.path.append(str(folder))
+
+
+def _is_taken(module: str) -> bool:
+    if module in sys.modules:
+        return True
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None  # a folder that is no package would not come first
 
 
 def _hint(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Data that was wrapped once too often on its way, such as in base64 before the SDK encoded it: what is inside."""
 
 import binascii
+import codecs
 import string
 
 import msgspec
@@ -17,7 +18,7 @@ BASE64 = (string.ascii_letters + string.digits + "+/-_=").encode()
 
 
 def explain(data: bytes) -> str | None:
-    """Return the reason why data that is not a ride is none, if it is wrapped; None if it is not."""
+    """Return the reason why data could not be read as a ride, if it is wrapped; None if it is not."""
     if is_aggregated(data) or len(data) > MAX_BYTES:
         return None
     content = _content(data, MAX_LAYERS)
@@ -27,12 +28,12 @@ def explain(data: bytes) -> str | None:
 
 
 def _content(data: bytes, layers: int) -> str | None:
-    """Return what the data is, through at most this many layers; None if that is nothing a producer would wrap."""
+    """Return what the data is, through at most this many layers; None if no producer would wrap it."""
     if is_aggregated(data):
         return "an aggregated record"
     if data.startswith(GZIP):
         return "gzip"
-    data = data.strip()
+    data = data.strip().removeprefix(codecs.BOM_UTF8)
     if data.startswith((b"{", b"[")):
         return "JSON" if layers == MAX_LAYERS or _is_json(data) else None
     if layers and (inner := _decode_base64(data)):

@@ -169,13 +169,26 @@ class TestLoading:
             sys.modules.pop("own_features")
         assert predicted == pytest.approx([10.98, 0.0, 300.0], rel=0.1, abs=1.0)
 
-    def test_code_with_the_name_of_an_imported_module_is_refused(self, saved: Saved, tmp_path: Path) -> None:
-        """Python would import the function's module in its place."""
-        folder = str(tmp_path / "model")
+    @pytest.mark.parametrize("file", ["rides.py", "lambda_function.py", "flask.py", "scripts/features.py"])
+    def test_code_with_the_name_of_another_module_is_refused(self, saved: Saved, tmp_path: Path, file: str) -> None:
+        """Python would import the module of the function or of a package in its place, now or later."""
+        folder = tmp_path / "model"
         shutil.copytree(saved("code skops"), folder)
-        (tmp_path / "model" / "code" / "rides.py").write_text("")
-        with pytest.raises(ModelError, match="a module rides, as the function has"):
-            load_model(folder, sha256=folder_digest(folder))
+        (folder / "code" / file).parent.mkdir(exist_ok=True)
+        (folder / "code" / file).write_text("")
+        name = file.partition("/")[0].removesuffix(".py")
+        with pytest.raises(ModelError, match=f"a module {name}, as the function or a package has"):
+            load_model(str(folder), sha256=folder_digest(str(folder)))
+
+    def test_data_beside_the_code_may_have_any_name(self, saved: Saved, tmp_path: Path) -> None:
+        """It is no module."""
+        folder = tmp_path / "model"
+        shutil.copytree(saved("code skops"), folder)
+        (folder / "code" / "rides.csv").write_text("")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "path", [*sys.path])
+            assert load_model(str(folder), sha256=folder_digest(str(folder)), version="v").predict(UNSEEN)
+            sys.modules.pop("own_features")
 
     def test_a_pinned_skops_file_may_hold_any_type(self, changed: Callable[..., str]) -> None:
         """Whoever pins the digest trusts the file, as with a pickle."""

@@ -14,6 +14,7 @@ RIDE = json.dumps(ride_event()).encode()
 ONCE = base64.b64encode(RIDE)
 
 WRAPPED = {
+    "with a BOM": (base64.b64encode(b"\xef\xbb\xbf" + RIDE), "base64 of JSON"),
     "base64": (ONCE, "base64 of JSON"),
     "base64 in lines": (base64.encodebytes(RIDE), "base64 of JSON"),
     "base64 for URLs": (base64.urlsafe_b64encode(b'{"a": "\xc3\xbf\xc3\xbe?>"}').rstrip(b"="), "base64 of JSON"),
