@@ -41,7 +41,10 @@ from skops_types import (
 )
 
 _MAX_SCHEMA = 2**26
-"""The largest ``schema.json`` in bytes. A model of 100,000 features needs half of them."""
+"""The largest ``schema.json`` in bytes. Each feature of a DictVectorizer takes about a thousand of them."""
+_SEPARATORS, _MAX_PARTS = (b",", b"[", b"{"), 4_000_000
+"""What is counted before the schema is read, and the most of it. Each may become an object of Python, which takes fifty
+bytes or more; a model of 60,000 features has a million."""
 _MAX_UNPACKED, _MAX_RATIO = 2**26, 20
 """The bytes that any file may unpack to, and how many times its own size a file may unpack to if that is more."""
 _MAX_NODES = 2**20
@@ -77,7 +80,10 @@ def check_schema(file: BinaryIO) -> None:
     size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         _check_archive(archive, size)
-        _Reader(archive).check(json.loads(archive.read("schema.json")))
+        content = archive.read("schema.json")
+        if sum(map(content.count, _SEPARATORS)) > _MAX_PARTS:
+            raise SchemaError(f"its schema.json has more than {_MAX_PARTS:,} parts: {_ONLY_PINNED}")
+        _Reader(archive).check(json.loads(content))
     file.seek(0)
 
 

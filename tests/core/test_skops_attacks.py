@@ -49,6 +49,7 @@ def zipped(*files: tuple[str, bytes], **options: Any) -> bytes:
         (zipped(("schema.json", b"{}"), compression=zipfile.ZIP_LZMA), "neither plain nor deflated"),
         (zipped(("schema.json", b"{}"), ("1.npy", bytes(2**27)), compression=zipfile.ZIP_DEFLATED), "unpack to"),
         (zipped(("schema.json", b" " * (2**26 + 1))), "more than 67,108,864 bytes"),
+        (zipped(("schema.json", b"[" + b"[]," * 2_000_001)), "more than 4,000,000 parts"),
         (zipped(("schema.json", b'{"protocol": 2}')), "no __id__"),
     ],
 )
