@@ -52,6 +52,8 @@ def zipped(*files: tuple[str, bytes], **options: Any) -> bytes:
         (zipped(("schema.json", b"[" + b"[]," * 2_000_001)), "more than 4,000,000 parts"),
         (zipped(("schema.json", b'{"protocol": 2}')), "no __id__"),
     ],
+    # A zip file has the time of its making in it, and the tests' names must be the same in each process.
+    ids=["one name", "method", "unpacked size", "schema's size", "parts", "no node"],
 )
 def test_a_zip_file_that_could_hold_more_than_it_shows_is_refused(content: bytes, message: str) -> None:
     """Skops would take one of two files of a name, and unpack what fits into no memory."""
@@ -60,7 +62,9 @@ def test_a_zip_file_that_could_hold_more_than_it_shows_is_refused(content: bytes
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no zip file", skops.io.dumps(Ridge())[:-30], zipped(("a", b"")), zipped(("schema.json", b"["))]
+    "content",
+    [b"", b"no zip file", skops.io.dumps(Ridge())[:-30], zipped(("a", b"")), zipped(("schema.json", b"["))],
+    ids=["empty", "text", "cut off", "no schema", "no JSON"],
 )
 def test_a_file_that_is_no_skops_file_is_an_error(content: bytes) -> None:
     """No digest would help, so the error does not name one."""
