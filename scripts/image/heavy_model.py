@@ -3,6 +3,8 @@
 Both are nearest-neighbour regressors over many remembered rides, in MLflow's format.
 """
 
+import functools
+import hashlib
 from typing import Any
 
 import yaml
@@ -15,8 +17,9 @@ GREEDY = "cosine"
 """With this metric, a ride takes 8 MB for its distances to all remembered rides."""
 
 
+@functools.cache
 def heavy_model(metric: str) -> dict[str, bytes]:
-    """Return the files of a heavy model, by name."""
+    """Return the files of a heavy model, by name: the same ones at each call, so that their digest is known."""
     # Imported late, because scikit-learn takes a second, and few commands need a heavy model.
     import numpy as np
     import skops.io
@@ -32,3 +35,8 @@ def heavy_model(metric: str) -> dict[str, bytes]:
     flavor = {"pickled_model": "model.skops", "serialization_format": "skops", "sklearn_version": __version__}
     description: dict[str, Any] = {"run_id": f"heavy-{metric}", "flavors": {"sklearn": flavor}}
     return {"MLmodel": yaml.safe_dump(description).encode(), "model.skops": skops.io.dumps(pipeline)}
+
+
+def digest(metric: str) -> str:
+    """Return the digest of a heavy model, which is not of a type that is loaded without one."""
+    return hashlib.sha256(heavy_model(metric)["model.skops"]).hexdigest()

@@ -18,7 +18,7 @@ from scripts.aws.shards import ShardReader
 from scripts.environment import ROOT, locked_packages
 from scripts.image import container
 from scripts.image.container import CPUS, MEMORY_MB, TIMEOUT_SECONDS, TMP_MB, USER, Engine, FunctionContainer
-from scripts.image.heavy_model import GREEDY, SLOW
+from scripts.image.heavy_model import GREEDY, SLOW, digest
 from scripts.localaws import chaos
 from scripts.localaws.faults import Delayed
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
@@ -181,8 +181,9 @@ def holds_the_locked_packages_and_the_modules(stage: Stage) -> str:
     content = stage.inspect(stage.image, LIST_CONTENT)
     found = {name.lower().replace("_", "-"): version for name, version in content["packages"].items()}
     locked = {name: package["version"].removeprefix("==") for name, package in locked_packages(["packages"]).items()}
-    copied = re.findall(r"^COPY (lambda_function\.py .+) \$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    modules = [*" ".join(copied).split(), *(str(path.relative_to(ROOT)) for path in ROOT.glob("streaming/*.py"))]
+    copied = re.findall(r"^COPY (lambda_function\.py [^$]+) \$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    patterns = [*" ".join(copied).replace("\\", " ").split(), "streaming/*.py"]
+    modules = [str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)]
     _expect("packages", found, locked)
     _expect("other files", content["others"], sorted(modules))
     _expect("files without bytecode of their own", content["uncompiled"], [])
@@ -269,7 +270,7 @@ def reports_in_time_what_a_hanging_stream_leaves(stage: Stage) -> str:
 def outlives_a_timeout(stage: Stage) -> str:
     """A single call of the model exceeds the timeout: Lambda ends the sandbox, and the next batch starts another."""
     timeout = 20
-    with stage.function(model=SLOW, timeout=timeout) as function:
+    with stage.function(model=SLOW, timeout=timeout, MODEL_SHA256=digest(SLOW)) as function:
         _expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
         answer = str(function.invoke(good_rides(8_000)))
         if not answer.startswith("Task timed out after"):
@@ -281,7 +282,7 @@ def outlives_a_timeout(stage: Stage) -> str:
 def outlives_running_out_of_memory(stage: Stage) -> str:
     """The kernel kills the function in mid-batch, and the next batch starts a new one."""
     memory_mb = 512
-    with stage.function(model=GREEDY, memory_mb=memory_mb) as function:
+    with stage.function(model=GREEDY, memory_mb=memory_mb, MODEL_SHA256=digest(GREEDY)) as function:
         _expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
         kills = int(function.python(COUNT_KILLS))
         summary = _fail(function, "Runtime.ExitError", "signal: killed", good_rides(2_000))
