@@ -20,7 +20,7 @@ MAX_MLMODEL_BYTES, MAX_MLMODEL_DEPTH = 256 * 1024, 32
 """The limits of an MLmodel file, because others may have written it. MLflow writes a few kilobytes."""
 
 MAX_MESSAGE_LENGTH = 1000
-"""Characters of an exception's message that are kept: thousands of rides could each bring a long one."""
+"""Characters of a message or a reason that are kept: thousands of rides could each bring a long one."""
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml, which is ten times as fast, if PyYAML was built with it."""

@@ -11,13 +11,11 @@ import msgspec
 from msgspec import Struct
 
 from arns import stream_name
+from artifacts import MAX_MESSAGE_LENGTH
 from rides import InvalidRideError, RejectionKind, RideEvent, decode_ride
 from streaming.aggregation import is_aggregated, packed_records
 from streaming.envelope import kinesis_records, text_of
 from streaming.wrappings import explain
-
-MAX_REASON_LENGTH = 1000
-"""Characters: the message of a model's exception can be of any length."""
 
 MAX_USER_RECORDS = 4_000
 """User records of a part, unless the event has more Kinesis records. Each takes about a kilobyte until it is put."""
@@ -74,7 +72,7 @@ class Rejection(Struct, frozen=True):
     @property
     def summary(self) -> dict[str, str]:
         """The rejection in the response of a dry run, without the data, which could make a response too large."""
-        reason, record = _encodable(self.reason[:MAX_REASON_LENGTH]), self.record
+        reason, record = _encodable(self.reason[:MAX_MESSAGE_LENGTH]), self.record
         names = {"event_id": record.event_id, "sequence_number": record.sequence_number}
         return {"kind": self.kind, "reason": reason, **names}
 
