@@ -2,7 +2,7 @@
 
 import codecs
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -32,11 +32,15 @@ class Ride(Struct, frozen=True, gc=False):
     trip_distance: Annotated[float, Meta(ge=0, le=MAX_TRIP_DISTANCE)]
 
 
+RideId = int | Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+"""A producer's name for a ride. A prediction carries it in the same type. ``check_id`` has one more rule."""
+
+
 class RideEvent(Struct, frozen=True, gc=False):
     """A ride and the id that its prediction will carry."""
 
     ride: Ride
-    ride_id: int | Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+    ride_id: RideId
 
 
 class Prediction(Struct, frozen=True, gc=False):
@@ -68,6 +72,7 @@ class InvalidRideError(ValueError):
 
 _ride_events = msgspec.json.Decoder(RideEvent)
 _encoder = msgspec.json.Encoder()
+_T = TypeVar("_T")
 
 
 def decode_ride(data: bytes) -> RideEvent:
@@ -76,19 +81,29 @@ def decode_ride(data: bytes) -> RideEvent:
     Raises:
         InvalidRideError: if the data is not UTF-8, not JSON, or not a ride event.
     """
+    event = decode_json(_ride_events, data)
+    check_id(event.ride_id)
+    return event
+
+
+def decode_json(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
+    """Return the value in JSON. Raises InvalidRideError if the data is not UTF-8, not JSON, or not what is decoded."""
     if not data.isascii():
         _check_utf_8(data)
     try:
-        event = _ride_events.decode(data)
+        return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise InvalidRideError("ride", str(error)) from error
     except msgspec.DecodeError as error:
-        raise InvalidRideError("json", f"{error}{_explain_non_finite(data)}") from error
+        raise InvalidRideError("json", f"{error}{_explain_non_finite(data, decoder.type)}") from error
     except RecursionError as error:
         raise InvalidRideError("json", "JSON is nested too deeply") from error
-    if isinstance(event.ride_id, int) and len(str(event.ride_id)) > MAX_ID_LENGTH:
+
+
+def check_id(ride_id: int | str) -> None:
+    """Raise InvalidRideError for a number with too many digits, which no type can say."""
+    if isinstance(ride_id, int) and len(str(ride_id)) > MAX_ID_LENGTH:
         raise InvalidRideError("ride", f"Expected an `int` of at most {MAX_ID_LENGTH} digits - at `$.ride_id`")
-    return event
 
 
 def encode_prediction(prediction: Prediction) -> bytes:
@@ -116,12 +131,12 @@ def _check_utf_8(data: bytes) -> None:
         start += read
 
 
-def _explain_non_finite(data: bytes) -> str:
+def _explain_non_finite(data: bytes, expected: type) -> str:
     """Name the field that holds NaN or Infinity, which Python's own writer puts into JSON. Else return empty text."""
     if len(data) > MAX_EXPLAINED_BYTES:
         return ""
     try:
-        msgspec.convert(json.loads(data.decode()), RideEvent)
+        msgspec.convert(json.loads(data.decode()), expected)
     except msgspec.ValidationError as error:
         return f"; read as Python's JSON: {error}"
     except (ValueError, RecursionError):

@@ -11,6 +11,10 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LAMBDA_LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL"}
 """The names that Lambda itself gives two of these levels."""
 FIELD = rf"(?!{RIDE_ID}\Z)[A-Za-z_][A-Za-z0-9_]{{0,127}}"  # not RIDE_ID: it stands in the same JSON object
+ANSWER_FIELDS = ("model_version", "error")
+"""The fields beside the predicted value, and in its place, in an answer of the web service."""
+DRAIN_SECONDS = 3.0
+"""Load balancers take a second or two to notice that a server is about to stop."""
 S3_URI = "s3://[^/]+(/.*)?"
 
 
@@ -34,11 +38,14 @@ class ModelSettings:
     sha256: str | None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> "ModelSettings":
-        """Read the settings from environment variables. Raises SettingsError."""
+    def from_environment(cls, environment: Mapping[str, str], field: str = "ride_duration") -> "ModelSettings":
+        """Read the settings from environment variables. Raises SettingsError.
+
+        ``field`` is the predicted value's name if PREDICTION_FIELD is not set.
+        """
         variables = {name: value.strip() for name, value in environment.items()}
         _check_model_place(variables)
-        field = _match(
+        given_field = _match(
             variables, "PREDICTION_FIELD", FIELD, f"a field's name, such as tip_amount, other than {RIDE_ID}"
         )
         digest = _match(variables, "MODEL_SHA256", "[0-9a-fA-F]{64}", "a SHA-256 digest of 64 hexadecimal digits")
@@ -48,7 +55,7 @@ class ModelSettings:
             experiment_id=variables.get("MLFLOW_EXPERIMENT_ID") or "1",
             run_id=variables.get("RUN_ID", ""),
             name=variables.get("MODEL_NAME") or "ride_duration_prediction_model",
-            prediction_field=field or "ride_duration",
+            prediction_field=given_field or field,
             sha256=digest.lower() or None,
         )
 
@@ -81,16 +88,45 @@ class StreamSettings:
         if name and not stream:
             raise SettingsError(f"PREDICTIONS_STREAM_NAME is the name or the ARN of a Kinesis stream, not {name!r}")
         failures = _match(variables, "FAILURES_LOCATION", S3_URI, "an s3://bucket/prefix URI")
-        levels = f"(?i:{'|'.join([*LOG_LEVELS, *LAMBDA_LEVELS])})"
-        level = _match(variables, "LOG_LEVEL", levels, f"one of {', '.join(LOG_LEVELS)}").upper()
         return cls(
             model=ModelSettings.from_environment(variables),
             predictions_stream=(stream.arn or stream.name) if stream else "",
             failures_location=failures.rstrip("/") or None,
             dry_run=dry_run,
-            log_level=LAMBDA_LEVELS.get(level, level) or "INFO",
+            log_level=_log_level(variables),
             metrics_namespace=None if uncounted else variables.get("POWERTOOLS_METRICS_NAMESPACE") or "RidePredictions",
         )
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """The web service's settings."""
+
+    model: ModelSettings
+    log_level: str
+    metrics_port: int | None
+    """The port on which alone ``/metrics`` is served. If None, it is served beside the other routes."""
+    drain_seconds: float
+    """After SIGTERM, the service still answers for this time, and its health is 503."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "WebSettings":
+        """Read the settings from environment variables. Raises SettingsError."""
+        variables = {name: value.strip() for name, value in environment.items()}
+        model = ModelSettings.from_environment(environment, field="duration")
+        if model.prediction_field in ANSWER_FIELDS:
+            raise SettingsError(f"PREDICTION_FIELD is {model.prediction_field!r}, a field that answers have already")
+        port = _match(variables, "METRICS_PORT", "[0-9]{1,5}", "a port from 1 to 65535")
+        if port and not 1 <= int(port) <= 65535:
+            raise SettingsError(f"METRICS_PORT is a port from 1 to 65535, not {port!r}")
+        seconds = _match(variables, "DRAIN_SECONDS", r"[0-9]{1,3}(\.[0-9]+)?", "a number of seconds below 1000")
+        return cls(model, _log_level(variables), int(port) if port else None, float(seconds or DRAIN_SECONDS))
+
+
+def _log_level(variables: Mapping[str, str]) -> str:
+    levels = f"(?i:{'|'.join([*LOG_LEVELS, *LAMBDA_LEVELS])})"
+    level = _match(variables, "LOG_LEVEL", levels, f"one of {', '.join(LOG_LEVELS)}").upper()
+    return LAMBDA_LEVELS.get(level, level) or "INFO"
 
 
 def _check_model_place(variables: Mapping[str, str]) -> None:

@@ -21,8 +21,8 @@ LAYERS = [
     ["skops_schema"],
     ["flavors"],
     ["model", "trips"],
-    ["streaming"],
-    ["lambda_function"],
+    ["streaming", "web"],
+    ["lambda_function", "web_service"],
     ["scripts.environment", "scripts.interrupts", "scripts.serving", "scripts.help_page"],
     ["scripts.cli", "scripts.launcher"],
     ["scripts.sources"],
@@ -33,9 +33,11 @@ LAYERS = [
     ["scripts.start"],
 ]
 """From the bottom up. A module imports modules of its own package, or of a layer below its own."""
-ENTRY_POINTS = ["lambda_function"]
+ENTRY_POINTS = ["lambda_function", "web_service"]
 FENCES = {
-    "flask": ["scripts.localaws.moto"],
+    "uvicorn": ["web.worker"],
+    "gunicorn": ["web.worker"],
+    "flask": ["web", "web_service", "scripts.localaws.moto", "scripts.benchmark"],
     "prefect": [],
     "moto": ["scripts.localaws.moto"],
     "pyarrow": ["trips", "scripts.models"],
@@ -44,6 +46,7 @@ FENCES = {
     "rich": ["scripts"],
 }
 """Packages that only these modules or packages may import."""
+PACKAGES = ("scripts", "streaming", "web")
 MAX_LINES, MIN_LINES, MAX_COMMAND_LINES, MAX_HANDLER_LINES = 400, 25, 220, 119
 
 SINGLE_LITERALS = [r"aws/lambda/", r"shardId-\d+", "ride_events", "ride_predictions"]
@@ -57,7 +60,7 @@ def find_modules(*patterns: str) -> dict[str, Path]:
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
-PRODUCT = find_modules("*.py", "streaming/*.py")
+PRODUCT = find_modules("*.py", "streaming/*.py", "web/*.py")
 SCRIPTS = find_modules("scripts/**/*.py")
 CODE = PRODUCT | SCRIPTS
 TESTS = find_modules("tests/**/*.py")
@@ -113,11 +116,11 @@ def count_lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-@pytest.mark.parametrize("name", [name for name in CODE if name not in ("scripts", "streaming")])
+@pytest.mark.parametrize("name", [name for name in CODE if name not in PACKAGES])
 def test_a_module_imports_its_own_package_or_lower_layers(name: str) -> None:
     """Arrows point down only."""
     level, package = find_layer(name)
-    imported = {other: find_layer(other) for other in find_imports(name, CODE) if other not in ("scripts", "streaming")}
+    imported = {other: find_layer(other) for other in find_imports(name, CODE) if other not in PACKAGES}
     assert [other for other, (below, part) in imported.items() if below >= level and part != package] == []
 
 

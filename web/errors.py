@@ -1,0 +1,61 @@
+"""Every error as JSON: problem details, or the Open Inference Protocol's own form on its routes."""
+
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from rides import InvalidRideError
+from web import telemetry
+from web.problems import PROBLEM_JSON, make_problem, problem_of
+from web.rides import TooManyRidesError
+
+PROTOCOL = "/v2"
+"""The routes of the Open Inference Protocol begin with this."""
+
+
+def handle(app: Flask) -> None:
+    """Answer all errors of the app's routes, and of requests that no route takes."""
+
+    @app.errorhandler(InvalidRideError)
+    def handle_rejection(error: InvalidRideError) -> Response:
+        telemetry.note_rejection(error)
+        return as_problem(problem_of(error))
+
+    @app.errorhandler(TooManyRidesError)
+    def handle_long_list(error: TooManyRidesError) -> Response:
+        return as_problem(make_problem(422, str(error)))
+
+    @app.errorhandler(HTTPException)
+    def handle_http(error: HTTPException) -> Response:
+        status = error.code or 500
+        answer = as_problem(make_problem(status, error.description or ""))
+        # Such as Allow, which says which methods a route takes.
+        kept = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
+        answer.headers.extend(kept)
+        return answer
+
+    @app.errorhandler(MemoryError)
+    def handle_memory(_: MemoryError) -> Response:
+        return as_problem(make_problem(503, "the service is out of memory: send fewer rides, or try again later"))
+
+    @app.errorhandler(Exception)
+    def handle_fault(error: Exception) -> Response:
+        # The message may quote a ride, so the log gets the place in the code instead.
+        place = error.__traceback__
+        while place and place.tb_next:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
+        telemetry.log("unexpected error", "ERROR", request_id=g.request_id, error=type(error).__name__, place=where)
+        return as_problem(make_problem(500, f"an unexpected error: the log has it with the request id {g.request_id}"))
+
+
+def as_problem(problem: dict[str, Any]) -> Response:
+    """Return a problem as the answer to the current request."""
+    if request.path.startswith(f"{PROTOCOL}/"):
+        # The protocol has 400 for all requests that are wrong.
+        status = 400 if problem["status"] == 422 else problem["status"]
+        return Response(msgspec.json.encode({"error": problem["detail"]}), status, content_type="application/json")
+    body = msgspec.json.encode(problem | {"instance": request.path})
+    return Response(body, problem["status"], content_type=PROBLEM_JSON)

@@ -1,0 +1,41 @@
+"""Whether the service should get requests: yes from the model's first prediction until the service begins to stop."""
+
+import datetime
+import threading
+from typing import Any
+
+from model import Model, PredictionError
+from rides import Ride
+
+SAMPLE_RIDE = Ride(130, 205, 3.66)
+"""An ordinary ride, which the model must predict before the service is ready."""
+
+
+class Health:
+    """The state of this process."""
+
+    def __init__(self, name: str, model: Model) -> None:
+        """Let the model predict a sample ride."""
+        self._names = {"model": name, "model_version": model.version}
+        self._is_ready = not isinstance(model.predict([SAMPLE_RIDE])[0], PredictionError)
+        self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._draining = threading.Event()
+
+    def drain(self) -> None:
+        """Say from now on that the service is not ready, because it is about to stop."""
+        self._draining.set()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service is about to stop."""
+        return self._draining.is_set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the service should get requests."""
+        return self._is_ready and not self.is_draining
+
+    def report(self) -> dict[str, Any]:
+        """Return the state for people and load balancers."""
+        status = "draining" if self.is_draining else "ok" if self._is_ready else "unable to predict"
+        return {"status": status, **self._names, "service_up_since": self._since}

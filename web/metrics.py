@@ -1,0 +1,162 @@
+"""Counts of the web service for Prometheus, in memory of a fixed size that all workers share.
+
+Every worker writes into a slot of its own, and any worker adds up all slots. When a worker ends, even by SIGKILL, its
+slot keeps its counts, and the next worker goes on counting there. Client libraries write a file for each process
+instead, which a server that replaces its workers fills a disk with.
+"""
+
+import fcntl
+import mmap
+import os
+import tempfile
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+MAX_WORKERS = 128
+"""The number of slots."""
+
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the buckets of request durations. OpenTelemetry's begin at 5 ms, too late for a small model."""
+
+BATCH_SIZES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+"""Upper bounds of the buckets of rides in a request."""
+
+OUTCOMES = ("predicted", "json", "utf-8", "ride", "prediction")
+"""What becomes of a ride: a prediction, or a rejection of one of the stream's kinds."""
+
+OTHER = "other"
+"""The route and the method of requests that no route takes, and the status of unexpected ones."""
+
+Request = tuple[str, str, str]
+"""Method, route and status of a request."""
+
+
+class SharedCells:
+    """Numbers in shared memory: a slot of cells for each worker. Processes that are forked later share all slots."""
+
+    def __init__(self, size: int, gauge: int) -> None:
+        """Make slots of ``size`` cells, all zero. The cell ``gauge`` belongs to a worker, and ends with it."""
+        self._size, self._gauge = size, gauge
+        # A file without a name: it ends with the last process, whatever ends that.
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - kept as long as the process
+        self._file.truncate(MAX_WORKERS * size * 8)
+        self._memory = memoryview(mmap.mmap(self._file.fileno(), 0)).cast("d")
+        self._own: "memoryview[float] | None" = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    @property
+    def own(self) -> "memoryview[float]":
+        """This process's slot, which may have the numbers of a worker that has ended."""
+        if self._own is None:
+            self._own = self._claim()
+        return self._own
+
+    def totals(self) -> list[float]:
+        """Return the sum of all slots, cell by cell."""
+        slots = [self._memory[start : start + self._size] for start in range(0, len(self._memory), self._size)]
+        return [sum(cells) for cells in zip(*slots, strict=True)]
+
+    def _claim(self) -> "memoryview[float]":
+        for slot in range(MAX_WORKERS):
+            try:
+                # The kernel drops the lock when this process ends, and a forked process does not inherit it.
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+            except OSError:
+                continue
+            own = self._memory[slot * self._size : (slot + 1) * self._size]
+            own[self._gauge] = 0.0
+            return own
+        raise RuntimeError(f"more than {MAX_WORKERS} workers: run fewer on one machine")
+
+    def _forget(self) -> None:
+        self._own = None
+
+
+class Metrics(Collector):
+    """What the service counts, as metrics that ``exposition`` writes."""
+
+    def __init__(self, requests: Sequence[Request], info: Mapping[str, str]) -> None:
+        """Count these requests apart, and all others together. ``info`` becomes the labels of ``model_info``."""
+        self._requests = list(dict.fromkeys([*requests, (OTHER, OTHER, OTHER)]))
+        self._info = dict(info)
+        self._width = len(SECONDS) + 2  # a last bucket for longer durations, and the sum
+        self._starts = {request: self._width * number for number, request in enumerate(self._requests)}
+        self._outcomes = self._width * len(self._requests)
+        self._batches = self._outcomes + len(OUTCOMES)
+        self._in_flight = self._batches + len(BATCH_SIZES) + 2
+        self._cells = SharedCells(self._in_flight + 1, gauge=self._in_flight)
+        self._lock = threading.Lock()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def begin(self) -> None:
+        """Count a request in flight."""
+        with self._lock:
+            self._cells.own[self._in_flight] += 1
+
+    def end(self, request: Request, seconds: float) -> None:
+        """Count a request that is about to be answered."""
+        start = self._starts.get(request)
+        if start is None:
+            start = self._starts.get((OTHER, OTHER, request[2]), self._starts[OTHER, OTHER, OTHER])
+        with self._lock:
+            cells = self._cells.own
+            cells[start + bisect_left(SECONDS, seconds)] += 1
+            cells[start + self._width - 1] += seconds
+            cells[self._in_flight] -= 1
+
+    def count_rides(self, outcomes: Mapping[str, int]) -> None:
+        """Count the rides of a request by outcome."""
+        rides = sum(outcomes.values())
+        with self._lock:
+            cells = self._cells.own
+            for outcome, number in outcomes.items():
+                cells[self._outcomes + OUTCOMES.index(outcome)] += number
+            cells[self._batches + bisect_left(BATCH_SIZES, rides)] += 1
+            cells[self._batches + len(BATCH_SIZES) + 1] += rides
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics of all workers and their media type, which the ``Accept`` header chooses."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self._registry), media_type
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, for prometheus_client."""
+        totals = self._cells.totals()
+        seconds = HistogramMetricFamily(
+            "http_server_request_duration_seconds",
+            "From the request to its answer, as the application sees it.",
+            labels=("method", "route", "status"),
+        )
+        for request, start in self._starts.items():
+            buckets, total = _histogram(SECONDS, totals[start : start + self._width])
+            seconds.add_metric(request, buckets, total)
+        yield seconds
+        in_flight = max(0.0, totals[self._in_flight])
+        yield GaugeMetricFamily("http_server_active_requests", "Requests that the application is answering.", in_flight)
+        rides = CounterMetricFamily("ride_predictions", "Rides by what became of them.", labels=("outcome",))
+        for number, outcome in enumerate(OUTCOMES):
+            rides.add_metric((outcome,), totals[self._outcomes + number])
+        yield rides
+        buckets, total = _histogram(BATCH_SIZES, totals[self._batches : self._in_flight])
+        yield HistogramMetricFamily("ride_batch_size", "Rides of a request.", buckets, total)
+        yield InfoMetricFamily("model", "The model that predicts.", self._info)
+
+
+def _histogram(bounds: Sequence[float], cells: Sequence[float]) -> tuple[list[tuple[str, float]], float]:
+    """Return the cumulative buckets and the sum of a histogram whose last cell is the sum."""
+    names = [*(repr(bound) for bound in bounds), "+Inf"]
+    return list(zip(names, accumulate(cells[:-1]), strict=True)), cells[-1]

@@ -1,0 +1,90 @@
+"""The Open Inference Protocol (version 2), which model servers and their platforms speak: rides as three tensors.
+
+https://github.com/kserve/open-inference-protocol: each input has a name, a shape, a datatype, and the data in one list
+or nested ones. The rides of a request stand or fall together, because the protocol has one error for a request.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from rides import InvalidRideError, Ride, decode_json
+from web.rides import MAX_RIDES
+
+DATATYPES = {"PULocationID": "INT64", "DOLocationID": "INT64", "trip_distance": "FP64"}
+"""The inputs, by name."""
+INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+ACCEPTED = {"INT64": INTEGERS, "FP64": ("FP16", "FP32", "FP64", *INTEGERS)}
+"""The datatypes that an input may have, by the one that the model's description names."""
+
+
+class _Tensor(Struct, frozen=True):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any]
+
+
+class InferenceRequest(Struct, frozen=True):
+    """A request: an id that the answer repeats, and the inputs."""
+
+    inputs: list[_Tensor]
+    id: str | None = None
+
+
+_requests = msgspec.json.Decoder(InferenceRequest)
+
+
+def decode_request(body: bytes) -> tuple[str | None, list[Ride]]:
+    """Return the request's id and its rides. Raises InvalidRideError; its reason names the input."""
+    request = decode_json(_requests, body)
+    columns = {name: _column(request.inputs, name) for name in DATATYPES}
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) > 1 or not 1 <= max(lengths) <= MAX_RIDES:
+        raise InvalidRideError("ride", f"the inputs have the same number of values, from 1 to {MAX_RIDES:,}")
+    rides = []
+    for number, values in enumerate(zip(*columns.values(), strict=True)):
+        try:
+            rides.append(msgspec.convert(dict(zip(columns, values, strict=True)), Ride))
+        except msgspec.ValidationError as error:
+            raise InvalidRideError("ride", f"value {number}: {error}") from error
+    return request.id, rides
+
+
+def make_response(
+    outcomes: Sequence[float | InvalidRideError], request_id: str | None, *, model: str, version: str, field: str
+) -> dict[str, Any]:
+    """Return the response with the predicted values, in the rides' order. Raises InvalidRideError if one is missing."""
+    for number, outcome in enumerate(outcomes):
+        if isinstance(outcome, InvalidRideError):
+            raise InvalidRideError(outcome.kind, f"value {number}: {outcome.reason}")
+    output = {"name": field, "datatype": "FP64", "shape": [len(outcomes)], "data": list(outcomes)}
+    names = {"model_name": model, "model_version": version}
+    return names | ({} if request_id is None else {"id": request_id}) | {"outputs": [output]}
+
+
+def describe_model(*, model: str, version: str, field: str) -> dict[str, Any]:
+    """Return the model's metadata."""
+    inputs = [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in DATATYPES.items()]
+    outputs = [{"name": field, "datatype": "FP64", "shape": [-1]}]
+    return {"name": model, "versions": [version], "platform": "mlflow", "inputs": inputs, "outputs": outputs}
+
+
+def _column(inputs: Sequence[_Tensor], name: str) -> list[Any]:
+    """Return the values of an input. Raises InvalidRideError."""
+    found = [tensor for tensor in inputs if tensor.name == name]
+    if len(found) != 1:
+        raise InvalidRideError(
+            "ride", f"the inputs are {', '.join(DATATYPES)}: {len(found)} of them have the name {name}"
+        )
+    tensor = found[0]
+    accepted = ACCEPTED[DATATYPES[name]]
+    if tensor.datatype not in accepted:
+        raise InvalidRideError("ride", f"the datatype of {name} is {DATATYPES[name]}, not {tensor.datatype}")
+    # A column may be a list, or a list of lists of one value.
+    data = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in tensor.data]
+    if tensor.shape not in ([len(data)], [len(data), 1]):
+        raise InvalidRideError("ride", f"the shape of {name} is {tensor.shape}, and its data has {len(data)} values")
+    return data

@@ -1,0 +1,152 @@
+"""The web service: rides in by HTTP, predicted durations out. ``app`` is for any WSGI server.
+
+    body     -- decode  --> rides    | problem 400, 413, 415 or 422
+    rides    -- predict --> outcomes                          one model call for the whole request
+    outcomes -- answer  --> JSON in the rides' order, with a problem in the place of a ride that has no prediction
+
+It uses the same model, the same contract and the same code as the stream, and gives the same durations.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, abort, request
+
+from artifacts import ModelError
+from model import load_from_settings
+from rides import InvalidRideError
+from settings import SettingsError, WebSettings
+from web import errors, open_inference, openapi, pages, telemetry
+from web.health import Health
+from web.metrics import Metrics
+from web.rides import RequestedRide, decode_list, decode_one, is_list, make_answer
+
+try:
+    SETTINGS = WebSettings.from_environment(os.environ)
+    MODEL = load_from_settings(SETTINGS.model)
+except (SettingsError, ModelError) as error:
+    sys.exit(f"web_service: {error}")
+NAME, VERSION, FIELD = SETTINGS.model.name, MODEL.version, SETTINGS.model.prediction_field
+NAMES = {"model": NAME, "version": VERSION, "field": FIELD}
+HEALTH = Health(NAME, MODEL)
+DOCUMENT = openapi.make_document(**NAMES)
+METRICS = Metrics(openapi.list_requests(DOCUMENT), {"model": NAME, "version": VERSION})
+
+app = Flask(__name__, static_folder=None)
+app.config["MAX_CONTENT_LENGTH"] = openapi.MAX_BODY_BYTES
+telemetry.observe(app, METRICS, SETTINGS.log_level)
+errors.handle(app)
+pages.add(app, DOCUMENT)
+
+
+@app.before_request
+def keep_metrics_apart() -> None:
+    """If the metrics have a port of their own, answer nothing else there, and no metrics elsewhere."""
+    if SETTINGS.metrics_port:
+        is_metrics_port = request.environ["SERVER_PORT"] == str(SETTINGS.metrics_port)
+        if is_metrics_port != (request.path == "/metrics"):
+            abort(404)
+
+
+@app.post("/predict")
+def predict() -> Response:
+    """Predict a ride, or each ride of a list."""
+    body = read_json()
+    rides = decode_list(body) if is_list(body) else [decode_one(body)]
+    outcomes = predict_each(rides)
+    answers = [make_answer(*pair, FIELD, VERSION) for pair in zip(rides, outcomes, strict=True)]
+    if is_list(body):
+        return as_json(answers)
+    return errors.as_problem(answers[0]["error"]) if "error" in answers[0] else as_json(answers[0])
+
+
+@app.post("/v2/models/<name>/infer")
+@app.post("/v2/models/<name>/versions/<version>/infer")
+def infer(name: str, version: str = VERSION) -> Response:
+    """Predict rides as the Open Inference Protocol sends them."""
+    check_model(name, version)
+    request_id, rides = open_inference.decode_request(read_json())
+    outcomes = predict_each([RequestedRide(ride, None) for ride in rides])
+    return as_json(open_inference.make_response(outcomes, request_id, **NAMES))
+
+
+@app.get("/health")
+def health() -> Response:
+    """Say whether the service should get requests, and which model it has."""
+    return as_json(HEALTH.report(), 200 if HEALTH.is_ready else 503)
+
+
+@app.get("/v2/health/live")
+def live() -> Response:
+    """Say that the process answers."""
+    return as_json({"live": True})
+
+
+@app.get("/v2/health/ready")
+def ready() -> Response:
+    """Say whether the service should get requests."""
+    return as_json({"ready": HEALTH.is_ready}, 200 if HEALTH.is_ready else 503)
+
+
+@app.get("/v2/models/<name>/ready")
+@app.get("/v2/models/<name>/versions/<version>/ready")
+def model_ready(name: str, version: str = VERSION) -> Response:
+    """Say whether the model should get requests."""
+    check_model(name, version)
+    return ready()
+
+
+@app.get("/v2/models/<name>")
+@app.get("/v2/models/<name>/versions/<version>")
+def describe(name: str, version: str = VERSION) -> Response:
+    """Describe the model's inputs and outputs."""
+    check_model(name, version)
+    return as_json(open_inference.describe_model(**NAMES))
+
+
+@app.get("/v2")
+def server() -> Response:
+    """Describe the server."""
+    return as_json({"name": "ride-duration", "version": VERSION, "extensions": []})
+
+
+@app.get("/metrics")
+def metrics() -> Response:
+    """Return the counts of all workers for Prometheus."""
+    body, media_type = METRICS.exposition(request.headers.get("Accept", ""))
+    return Response(body, content_type=media_type)
+
+
+def read_json() -> bytes:
+    """Return the body of a request that says that it is JSON. Raises HTTPException: 413, 415."""
+    if not request.is_json:
+        abort(415, "send the header Content-Type: application/json")
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        abort(415, "send the body without Content-Encoding")
+    return request.get_data(cache=False)
+
+
+def predict_each(rides: Sequence[RequestedRide | InvalidRideError]) -> list[float | InvalidRideError]:
+    """Return each ride's predicted value, or the reason why there is none. The model is called once."""
+    predicted = iter(MODEL.predict([one.ride for one in rides if isinstance(one, RequestedRide)]))
+    values = [next(predicted) if isinstance(one, RequestedRide) else one for one in rides]
+    outcomes = [
+        value if isinstance(value, float | InvalidRideError) else InvalidRideError("prediction", str(value))
+        for value in values
+    ]
+    telemetry.note_outcomes(outcomes)
+    return outcomes
+
+
+def check_model(name: str, version: str) -> None:
+    """Raise HTTPException with the status 404 if the service has another model."""
+    if (name, version) != (NAME, VERSION):
+        abort(404, f"there is no model {name} of the version {version}, only {NAME} of the version {VERSION}")
+
+
+def as_json(value: Any, status: int = 200) -> Response:
+    """Return a value as the body of an answer."""
+    return Response(msgspec.json.encode(value), status, content_type="application/json")
