@@ -14,13 +14,16 @@ from web.rides import MAX_RIDES, BareRide
 MAX_BODY_BYTES = 1_048_576
 """The largest body of a request."""
 
-UNMATCHED = ("200", "404", "405", "413", "500", "503")
+UNMATCHED = ("200", "304", "404", "405", "500", "503")
 """Statuses of requests whose method and route are not in the document: the files of the pages, and mistakes."""
+UNCOUNTED = "408"
+"""The status that the server gives without calling the app, which therefore does not count it."""
 
 MEANINGS = {
     200: "OK",
     400: "The body is not JSON in UTF-8, or its JSON is cut off or nested too deeply.",
     404: "The service has another model, or another version of it.",
+    408: "The body came too slowly.",
     413: f"The body has more than {MAX_BODY_BYTES:,} bytes.",
     415: "The header Content-Type is not application/json, or the body has a Content-Encoding.",
     422: f"The JSON is not a ride, or a list of more than {MAX_RIDES:,}, or the model has no value for the ride.",
@@ -75,11 +78,7 @@ def make_document(*, model: str, version: str, field: str) -> Schema:
             {"name": "Predictions"},
             {"name": "Service", "description": "For those who run the service."},
             {"name": "Pages", "description": "For people with a browser."},
-            {
-                "name": "Open Inference Protocol",
-                "description": "Version 2 of the protocol that model servers and their platforms speak.",
-                "externalDocs": {"url": "https://github.com/kserve/open-inference-protocol"},
-            },
+            {"name": "Open Inference Protocol", "description": "Version 2, which platforms for models speak."},
         ],
         "paths": {**_own_paths(model), **_protocol_paths(model, version)},
         "components": {
@@ -105,6 +104,7 @@ def list_requests(document: Schema) -> list[Request]:
             for route, methods in document["paths"].items()
             for method, operation in methods.items()
             for status in operation["responses"]
+            if status != UNCOUNTED
         ),
         *((OTHER, OTHER, status) for status in UNMATCHED),
     ]
@@ -114,7 +114,7 @@ def _own_paths(model: str) -> Schema:
     predicted = {"anyOf": [_ref("Answer"), _ref("ListAnswer")]}
     rides = {"anyOf": [_ref("BareRide"), _ref("RideEvent"), _ref("RideList")]}
     health = {200: _json(_ref("Health"), "The service should get requests."), 503: _json(_ref("Health"))}
-    metrics = _content(STRING, "The metrics", "text/plain", "application/openmetrics-text")
+    metrics = _content(STRING, "The metrics", "text/plain")
     elsewhere = "The metrics have a port of their own, METRICS_PORT."
     return {
         "/predict": {
@@ -127,7 +127,7 @@ def _own_paths(model: str) -> Schema:
                 " their predictions. A single ride that is not valid has the problem as its answer.",
                 "parameters": HEADER_PARAMETERS,
                 "requestBody": _body(rides, RIDE_EXAMPLES),
-                "responses": _responses({200: _json(predicted), **_problems(400, 413, 415, 422, 500, 503)}),
+                "responses": _responses({200: _json(predicted), **_problems(400, 408, 413, 415, 422, 500, 503)}),
             }
         },
         "/health": {
@@ -168,7 +168,7 @@ def _protocol_paths(model: str, version: str) -> Schema:
         ("/v2/models/{name}/versions/{version}", "_version", [name, number]),
     ):
         described = {200: _json(_ref("ModelMetadata")), **_protocol_errors(404)}
-        inferred = {200: _json(_ref("InferenceResponse")), **_protocol_errors(400, 404, 413, 415, 500, 503)}
+        inferred = {200: _json(_ref("InferenceResponse")), **_protocol_errors(400, 404, 408, 413, 415, 500, 503)}
         paths[route] = {"get": _protocol(f"model{suffix}", "Describe the model", described, parameters)}
         paths[f"{route}/ready"] = {
             "get": _protocol(
@@ -199,7 +199,7 @@ def _request_schemas() -> Schema:
         for value in [schemas["Ride"]["properties"][name]]
     ]
     request = _object(inputs=_array({"oneOf": tensors}, len(tensors)))
-    request["properties"]["id"] = STRING | {"description": "The answer repeats it."}
+    request["properties"]["id"] = {"type": ["string", "null"], "description": "The answer repeats it."}
     request["description"] = "Each input once, all with the same number of values, `n`. The shape is `[n]` or `[n, 1]`."
     other = {"description": "An element that is not a ride has a problem in the answer."}
     ride = {"anyOf": [_ref("BareRide"), _ref("RideEvent"), other]}
@@ -268,7 +268,10 @@ def _protocol(name: str, summary: str, answers: dict[int, Schema], parameters: I
 
 
 def _responses(answers: dict[int, Schema]) -> Schema:
-    return {str(status): answer | {"headers": HEADERS} for status, answer in answers.items()}
+    return {
+        str(status): answer | ({} if str(status) == UNCOUNTED else {"headers": HEADERS})
+        for status, answer in answers.items()
+    }
 
 
 def _bare(status: int) -> Schema:
@@ -293,7 +296,8 @@ def _problems(*statuses: int) -> dict[int, Schema]:
 
 def _protocol_errors(*statuses: int) -> dict[int, Schema]:
     texts = MEANINGS | {400: "The body is not JSON in UTF-8, or not a request of the protocol with valid rides."}
-    return {status: _json(_ref("InferenceError"), texts[status]) for status in statuses}
+    errors = {status: _json(_ref("InferenceError"), texts[status]) for status in statuses}
+    return errors | {status: _problem(status) for status in statuses if str(status) == UNCOUNTED}
 
 
 def _content(schema: Schema, description: str, *media_types: str) -> Schema:

@@ -72,6 +72,13 @@ function showAnswer({ model_version: version, ride_id: _, ...prediction }) {
   answer.replaceChildren(strong, ride, small);
 }
 
+/** Returns a problem's detail without the names that JSON has for the type and the place. */
+function inWords(detail) {
+  const words = { "Expected `float`": "expected a number of", "<=": "at most", ">=": "at least" };
+  const text = detail.replace(/ - at `\$.*`$/, "");
+  return Object.entries(words).reduce((changed, [code, word]) => changed.replace(code, word), text);
+}
+
 async function predict(ride) {
   const response = await fetch("/predict", {
     method: "POST",
@@ -83,7 +90,7 @@ async function predict(ride) {
   if (response.ok) return showAnswer(body);
   const detail = body.detail ?? `the service answered with the status ${response.status}`;
   const field = Object.keys(inputs).find((name) => detail.includes(name));
-  return showError(inputs[field], `This ride has no prediction: ${detail.replaceAll("`", "")}`);
+  return showError(inputs[field], `This ride has no prediction: ${inWords(detail)}.`);
 }
 
 form.addEventListener("submit", async (event) => {
