@@ -55,7 +55,7 @@ class SharedCells:
         self._size, self._gauge = size, gauge
         # Not in a file: if its disk were full, writing into a part of it for the first time would end the process.
         memory = mmap.mmap(-1, MAX_WORKERS * size * 8)
-        self._memory = memoryview(memory).cast("d")  # writing a number here takes a third of the time
+        self._memory = memoryview(memory).cast("d")  # faster than numpy for single numbers
         self._slots = np.frombuffer(memory).reshape(MAX_WORKERS, size)
         # An empty file without a name, for locks on its bytes: it ends with the last process, whatever ends that.
         self._locks = tempfile.TemporaryFile()  # noqa: SIM115 - kept as long as the process
