@@ -39,7 +39,7 @@ app = Flask(__name__, static_folder=None)
 app.extensions["health"] = HEALTH
 # One more than what is allowed, because Flask cuts a body that comes in chunks off there, without an error.
 app.config["MAX_CONTENT_LENGTH"] = openapi.MAX_BODY_BYTES + 1
-# POST //predict is a wrong route, and no redirect, which few clients repeat with the body.
+# A path with two slashes is a wrong one, and no redirect, which few clients follow with the body.
 app.url_map.merge_slashes = False
 telemetry.observe(app, METRICS, SETTINGS.log_level)
 errors.handle(app)
