@@ -54,7 +54,7 @@ class SharedCells:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - kept as long as the process
         self._file.truncate(MAX_WORKERS * size * 8)
         self._memory = memoryview(mmap.mmap(self._file.fileno(), 0)).cast("d")
-        self._own: "memoryview[float] | None" = None
+        self._own: memoryview[float] | None = None
         os.register_at_fork(after_in_child=self._forget)
 
     @property
@@ -147,7 +147,7 @@ class Metrics(Collector):
         yield seconds
         in_flight = max(0.0, totals[self._in_flight])
         yield GaugeMetricFamily("http_server_active_requests", "Requests that the application is answering.", in_flight)
-        rides = CounterMetricFamily("ride_predictions", "Rides by what became of them.", labels=("outcome",))
+        rides = CounterMetricFamily("predictions", "Rides by what became of them.", labels=("outcome",))
         for number, outcome in enumerate(OUTCOMES):
             rides.add_metric((outcome,), totals[self._outcomes + number])
         yield rides
