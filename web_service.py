@@ -127,7 +127,7 @@ def read_json() -> bytes:
     """Return the body of a request that says that it is JSON. Raises HTTPException: 413, 415."""
     if not request.is_json:
         abort(415, "the body is JSON: send the header Content-Type: application/json")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
         abort(415, "send the body as it is, without the header Content-Encoding")
     body = request.get_data(cache=False)
     if len(body) > openapi.MAX_BODY_BYTES:

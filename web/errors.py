@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from rides import InvalidRideError
@@ -55,8 +55,9 @@ def handle(app: Flask) -> None:
         while place and place.tb_next:
             place = place.tb_next
         where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else ""
-        telemetry.log("unexpected error", "ERROR", request_id=g.request_id, error=type(error).__name__, place=where)
-        return as_problem(make_problem(500, f"an unexpected error: the log has it with the request id {g.request_id}"))
+        request_id = telemetry.current_id()
+        telemetry.log("unexpected error", "ERROR", request_id=request_id, error=type(error).__name__, place=where)
+        return as_problem(make_problem(500, f"an unexpected error: the log has it with the request id {request_id}"))
 
 
 def describe(error: HTTPException) -> str:
