@@ -94,8 +94,9 @@ class Engine:
 
     def look_into(self, image: str, code: str) -> Any:
         """Run code in an image as it was built, and return its stdout from JSON."""
-        # -B: Python writes no bytecode, which would be a file that the image lacks.
-        return json.loads(self.call("run", "--rm", "--entrypoint=python3", image, "-B", "-c", code))
+        # -B: Python writes no bytecode, which would be a file that the image lacks. As root: for another user, Podman
+        # would add a line to /etc/passwd.
+        return json.loads(self.call("run", "--rm", "--user=0", "--entrypoint=python3", image, "-B", "-c", code))
 
     def size(self, image: str) -> int:
         """Return the size of an image's unpacked layers in bytes."""
