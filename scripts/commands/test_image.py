@@ -58,6 +58,7 @@ def main() -> int:
     options = parse_arguments()
     categories = ["packages", "training"] if options.with_mlflow else ["packages"]
     engine = find_engine()
+    # The web service's base has a newer C library than Amazon Linux, so it can load the same wheels.
     check_wheels([*categories, "web"])
     given = {"BASE": options.base, "WEB_BASE": options.web_base}
     bases = {name: image or base_image(name) for name, image in given.items()}

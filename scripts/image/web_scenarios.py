@@ -27,6 +27,7 @@ from scripts.sources.synthetic import generate_events
 USER = 10001
 RIDE = Ride(100, 200, 3.5)
 """The ride of the README's curl."""
+PAGES = ("/", "/docs", "/docs/swagger-ui-bundle.js", "/openapi.json", "/metrics")
 LISTS, LIST, FIRST_LISTS = 1_000, 1_000, 100
 MAX_GROWTH = 1.1
 """The factor by which a worker's memory may grow from the first lists to the last."""
@@ -113,6 +114,15 @@ def has_a_health_check(stage: WebStage) -> str:
     return "healthy on its port, unhealthy on another one"
 
 
+def serves_its_pages(stage: WebStage) -> str:
+    """The pages' own files, and those of the package that shows the document, are in the image."""
+    with stage.service() as service:
+        service.wait_until_ready()
+        statuses = {page: service.status(page) for page in PAGES}
+    expect("statuses", statuses, dict.fromkeys(PAGES, 200))
+    return " ".join(PAGES)
+
+
 def refuses_to_start_without_a_model(stage: WebStage) -> str:
     """The container ends, and the one line in its log names the place."""
     with stage.service(model="nothing") as service:
@@ -179,6 +189,7 @@ WEB_SCENARIOS: Sequence[Callable[[WebStage], str]] = (
     answers_as_the_function_does,
     needs_no_s3_with_a_model_in_it,
     has_a_health_check,
+    serves_its_pages,
     refuses_to_start_without_a_model,
     keeps_its_memory,
     stops_gracefully,

@@ -1,7 +1,8 @@
-"""docs/kubernetes.yaml and the policy in docs/web-service.md fit Kubernetes, the image and the service."""
+"""docs/web-service.md and docs/kubernetes.yaml fit the service, its image and Kubernetes."""
 
 import json
 import re
+from collections import Counter
 
 import kubernetes_validate
 import pytest
@@ -12,6 +13,7 @@ from scripts.image.web_scenarios import USER
 from settings import WebSettings
 from tests.deploy.deployment import evaluated
 from tests.deploy.test_policies import grants
+from tests.test_docs import documented, section
 from tests.tools import ROOT
 from web import openapi
 
@@ -21,6 +23,15 @@ MANIFEST = {one["kind"]: one for one in yaml.safe_load_all((ROOT / "docs" / "kub
 POD = MANIFEST["Deployment"]["spec"]["template"]
 (CONTAINER,) = POD["spec"]["containers"]
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+
+
+def test_the_page_has_every_route() -> None:
+    """Only those that name a version of the model are left out, because they do the same as without it."""
+    paths = openapi.make_document(model="m", version="1", field="duration")["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert documented(section(ROOT / "docs" / "web-service.md", "## Routes")) == Counter(
+        route for route in routes if "/versions/" not in route
+    )
 
 
 @pytest.mark.parametrize("kind", MANIFEST)
