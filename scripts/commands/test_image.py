@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import boto3
@@ -60,42 +60,29 @@ def main() -> int:
     engine = find_engine()
     # The web service's base has a newer C library than Amazon Linux, so it can load the same wheels.
     check_wheels([*categories, "web"])
-    given = {"BASE": options.base, "WEB_BASE": options.web_base}
-    bases = {name: image or base_image(name) for name, image in given.items()}
+    stand_ins = {"BASE": options.base, "WEB_BASE": options.web_base}
+    bases = {name: stand_in or base_image(name) for name, stand_in in stand_ins.items()}
     for name in bases:
-        if not given[name]:
+        if not stand_ins[name]:
             engine.call("pull", "--quiet", bases[name])
     CONSOLE.print(f"Building the Dockerfile with {engine.name}", soft_wrap=True)
-    model = str(SAMPLE_MODEL.relative_to(ROOT))
-    engine.build(ROOT, IMAGE, **bases)
-    engine.build(ROOT, BAKED, **bases, MODEL=model)
-    engine.build(ROOT, WEB, "web", **bases)
-    engine.build(ROOT, WEB_BAKED, "web", **bases, MODEL=model)
-    images = {"the image": IMAGE}
-    if options.with_mlflow:
-        engine.build(ROOT, WITH_MLFLOW, **bases, CATEGORIES=" ".join(categories))
-        images["the image with mlflow"] = WITH_MLFLOW
-    measured = measures.measure_sizes(engine, bases["BASE"], images)
-    measured |= measures.measure_sizes(engine, bases["WEB_BASE"], {"the web service's image": WEB})
+    measured = build_images(engine, bases, categories)
     with stages(engine, bases["BASE"]) as new_stage:
 
         def new_web_stage() -> WebStage:
             return WebStage(new_stage(), WEB, WEB_BAKED, bases["WEB_BASE"])
 
-        outcomes = run_scenarios("The image", SCENARIOS, new_stage)
-        web_outcomes = run_scenarios("The web service's image", WEB_SCENARIOS, new_web_stage)
+        outcomes = {
+            "The image": run_scenarios(SCENARIOS, new_stage),
+            "The web service's image": run_scenarios(WEB_SCENARIOS, new_web_stage),
+        }
         measured |= measures.measure_performance(new_stage()) | measures.measure_web(new_web_stage())
-    stand_ins = [f"a stand-in for {base_image(name)}: {image}" for name, image in given.items() if image]
-    console = Console()
-    console.print(
-        Text(f"Built and run with {engine.name}, on {', '.join(stand_ins or bases.values())}."), soft_wrap=True
-    )
-    console.print(make_table("The image", outcomes), make_table("The web service's image", web_outcomes))
-    figures = Table("", "", title="Measures", title_justify="left", show_header=False)
-    for what, value in measured.items():
-        figures.add_row(what, Text(value, justify="right"))
-    console.print(figures)
-    return 0 if all(outcome.passed for outcome in outcomes + web_outcomes) else 1
+    grounds = [
+        f"a stand-in for {base_image(name)}: {stand_in}" if stand_in else bases[name]
+        for name, stand_in in stand_ins.items()
+    ]
+    show(f"{engine.name}, on {' and '.join(grounds)}", outcomes, measured)
+    return 0 if all(outcome.passed for image in outcomes.values() for outcome in image) else 1
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -116,6 +103,21 @@ def check_wheels(categories: Sequence[str]) -> None:
         wheels.check(lines, architecture)
         count = len(wheels.select(lines, architecture))
         CONSOLE.print(f"Amazon Linux 2023 on {architecture}: all {count} locked packages have a wheel")
+
+
+def build_images(engine: Engine, bases: Mapping[str, str], categories: Sequence[str]) -> dict[str, str]:
+    """Build both targets, without a model and with one, and return their sizes by description."""
+    model = str(SAMPLE_MODEL.relative_to(ROOT))
+    engine.build(ROOT, IMAGE, **bases)
+    engine.build(ROOT, BAKED, **bases, MODEL=model)
+    engine.build(ROOT, WEB, "web", **bases)
+    engine.build(ROOT, WEB_BAKED, "web", **bases, MODEL=model)
+    images = {"the image": IMAGE}
+    if "training" in categories:
+        engine.build(ROOT, WITH_MLFLOW, **bases, CATEGORIES=" ".join(categories))
+        images["the image with mlflow"] = WITH_MLFLOW
+    sizes = measures.measure_sizes(engine, bases["BASE"], images)
+    return sizes | measures.measure_sizes(engine, bases["WEB_BASE"], {"the web service's image": WEB})
 
 
 def base_image(name: str) -> str:
@@ -149,14 +151,14 @@ def stages(engine: Engine, base: str) -> Iterator[Callable[[], Stage]]:
         yield new_stage
 
 
-def run_scenarios(what: str, scenarios: Sequence[Callable[[T], str]], new_stage: Callable[[], T]) -> list[Outcome]:
+def run_scenarios(scenarios: Sequence[Callable[[T], str]], new_stage: Callable[[], T]) -> list[Outcome]:
     """Run every scenario on a stage of its own, and return the outcomes."""
     outcomes = []
     with cli.progress_bar("scenarios") as progress:
         task = progress.add_task("Running", total=len(scenarios))
         for scenario in scenarios:
             name = scenario.__name__.replace("_", " ")
-            progress.update(task, description=f"{what} {name}")
+            progress.update(task, description=f"It {name}")
             try:
                 outcomes.append(Outcome(name, True, scenario(new_stage())))
             except (ScenarioError, CommandError, OSError) as error:
@@ -166,10 +168,17 @@ def run_scenarios(what: str, scenarios: Sequence[Callable[[T], str]], new_stage:
     return outcomes
 
 
-def make_table(title: str, outcomes: Sequence[Outcome]) -> Table:
-    """Return the outcomes as a table."""
-    table = Table("it", "", "seen", title=title, title_justify="left")
-    for outcome in outcomes:
-        passed = Text("passed", "green") if outcome.passed else Text("FAILED", "bold red")
-        table.add_row(outcome.scenario, passed, Text(printable(outcome.summary), overflow="fold"))
-    return table
+def show(how: str, outcomes: Mapping[str, Sequence[Outcome]], measured: Mapping[str, str]) -> None:
+    """Print how the images were run, the outcomes of each, and the measures."""
+    console = Console()
+    console.print(Text(f"Built and run with {how}."), soft_wrap=True)
+    for title, found in outcomes.items():
+        scenarios = Table("it", "", "seen", title=title, title_justify="left")
+        for outcome in found:
+            passed = Text("passed", "green") if outcome.passed else Text("FAILED", "bold red")
+            scenarios.add_row(outcome.scenario, passed, Text(printable(outcome.summary), overflow="fold"))
+        console.print(scenarios)
+    table = Table("", "", title="Measures", title_justify="left", show_header=False)
+    for what, value in measured.items():
+        table.add_row(what, Text(value, justify="right"))
+    console.print(table)

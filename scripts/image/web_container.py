@@ -89,11 +89,9 @@ def ask(connection: HTTPConnection, path: str, body: object = None) -> tuple[int
 
 
 @contextlib.contextmanager
-def run_web(
-    engine: Engine, image: str, variables: Mapping[str, str], *, memory_mb: int = MEMORY_MB
-) -> Iterator[WebContainer]:
+def run_web(engine: Engine, image: str, variables: Mapping[str, str]) -> Iterator[WebContainer]:
     """Start the image's web service, on a free port, for the length of the block."""
     with socket.create_server((HOST, 0)) as found:
         port = found.getsockname()[1]
-    with container.run(engine, image, {**variables, "PORT": str(port)}, memory_mb) as name:
+    with container.run(engine, image, {**variables, "PORT": str(port)}, MEMORY_MB) as name:
         yield WebContainer(engine, name, port)

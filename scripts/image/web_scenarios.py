@@ -46,7 +46,7 @@ class WebStage:
     """The base image of both."""
 
     def service(
-        self, *, image: str = "", memory_mb: int = MEMORY_MB, model: str = "sample", **variables: str
+        self, *, image: str = "", model: str = "sample", **variables: str
     ) -> contextlib.AbstractContextManager[WebContainer]:
         """Run the service in a container of its own, with a model from S3 unless the image has one."""
         stage = self.function_stage
@@ -57,7 +57,7 @@ class WebStage:
             "MODEL_LOCATION": f"{stage.models}/{model}",
         }
         defaults = {} if image == self.baked_image else from_s3
-        return run_web(stage.engine, image or self.image, {**defaults, **variables}, memory_mb=memory_mb)
+        return run_web(stage.engine, image or self.image, {**defaults, **variables})
 
 
 def holds_the_locked_packages_and_the_modules(stage: WebStage) -> str:
