@@ -109,7 +109,7 @@ EXPOSE 9696
 # Not through urllib: it would send the request to a proxy if http_proxy is set.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-c", "\
 import http.client, os, sys; \
-service = http.client.HTTPConnection('127.0.0.1', os.environ['PORT'], timeout=4); \
+service = http.client.HTTPConnection('127.0.0.1', os.environ.get('PORT') or 9696, timeout=4); \
 service.request('GET', '/health'); \
 sys.exit(service.getresponse().status != 200)"]
 # The list makes gunicorn the container's first process, which gets SIGTERM; a shell would not pass it on.
