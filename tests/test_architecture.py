@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.image.checks import copied_files
+
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["arns"],
@@ -147,12 +149,20 @@ def test_a_package_is_imported_only_inside_its_fence(package: str, allowed: list
     assert [name for name in users if not any(is_part_of(name, place) for place in allowed)] == []
 
 
-def test_an_image_has_the_files_that_its_entry_point_imports() -> None:
+@pytest.mark.parametrize(
+    ("target", "entry_points", "others"),
+    [
+        ("lambda", ["lambda_function"], set()),
+        ("web", ["web_service", "web.worker"], {"gunicorn.conf.py", "web/static/form.html"}),
+    ],
+    ids=["lambda", "web"],
+)
+def test_an_image_has_the_files_that_its_entry_points_import(
+    target: str, entry_points: list[str], others: set[str]
+) -> None:
     """Neither one more nor one less: a missing file would only show at a cold start."""
-    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
-    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from=" not in line]
-    patterns = [word for words in copies for word in words if word.endswith(".py") and not word.startswith("scripts/")]
-    assert set(find_modules(*patterns)) == find_closure("lambda_function")
+    modules = {name for entry_point in entry_points for name in find_closure(entry_point)}
+    assert copied_files(target) == {str(PRODUCT[name].relative_to(ROOT)) for name in modules} | others
 
 
 def test_launchers_commands_shortcuts_and_their_list_agree() -> None:
