@@ -41,10 +41,36 @@ class Plan:
     """How long one consumer repeats its batch before the next consumer's turn."""
     budget: float
     """The seconds of batches that one consumer gets for one batch size, over all rounds."""
+    connections: tuple[int, ...]
+    """The numbers of connections that load a web service with one ride a request."""
+    load_seconds: float
+    """How long one web service is under load before the next one's turn."""
+    requests: int
+    """The number of requests after which a web service's memory is read, if they fit into the budget."""
 
 
-FULL = Plan(60_000, 100, (1, 10, 100, 500, 1_000, LARGEST_BATCH), rounds=7, turn_seconds=0.5, budget=100.0)
-QUICK = Plan(5_000, 20, (1, 10, 100, 500, 1_000), rounds=2, turn_seconds=0.05, budget=4.0)
+FULL = Plan(
+    trips=60_000,
+    trees=100,
+    batches=(1, 10, 100, 500, 1_000, LARGEST_BATCH),
+    rounds=7,
+    turn_seconds=0.5,
+    budget=100.0,
+    connections=(1, 4, 16, 64),
+    load_seconds=2.0,
+    requests=100_000,
+)
+QUICK = Plan(
+    trips=5_000,
+    trees=20,
+    batches=(1, 10, 100, 500, 1_000),
+    rounds=2,
+    turn_seconds=0.05,
+    budget=4.0,
+    connections=(1, 16),
+    load_seconds=0.2,
+    requests=200,
+)
 
 
 @dataclass(frozen=True)
