@@ -49,8 +49,8 @@ RUN rm -f Pipfile.lock \
 
 FROM base AS lambda-modules
 
-COPY lambda_function.py arns.py artifacts.py clients.py flavors.py model.py pickled_code.py rides.py settings.py \
-    skops_*.py ${LAMBDA_TASK_ROOT}/
+COPY lambda_function.py arns.py artifacts.py clients.py flavors.py linear_models.py model.py pickled_code.py rides.py \
+    settings.py skops_*.py ${LAMBDA_TASK_ROOT}/
 COPY streaming/*.py ${LAMBDA_TASK_ROOT}/streaming/
 # Lambda runs the function as another user, who must be able to read the files even if a strict umask made them.
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \

@@ -31,11 +31,12 @@ except (SettingsError, ModelError) as error:
     sys.exit(f"web_service: {error}")
 NAME, VERSION, FIELD = SETTINGS.model.name, MODEL.version, SETTINGS.model.prediction_field
 NAMES = {"model": NAME, "version": VERSION, "field": FIELD}
-HEALTH = Health(NAME, MODEL)
+HEALTH = Health(NAME, MODEL, SETTINGS.drain_seconds)
 DOCUMENT = openapi.make_document(**NAMES)
 METRICS = Metrics(openapi.list_requests(DOCUMENT), {"model": NAME, "version": VERSION})
 
 app = Flask(__name__, static_folder=None)
+app.extensions["health"] = HEALTH
 app.config["MAX_CONTENT_LENGTH"] = openapi.MAX_BODY_BYTES
 telemetry.observe(app, METRICS, SETTINGS.log_level)
 errors.handle(app)

@@ -5,7 +5,7 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ MAX_COUNT = 1_000_000
 """The largest number that an option takes: a million rides take half a gigabyte of memory."""
 MAX_SHARDS = 32
 """The most shards of a local stream. With 100, moto would be busy with polls alone: it does one request at a time."""
+MAX_PORT = 65_535
 MAX_SECONDS = 604_800
 """The most seconds that an option takes: a week."""
 MAX_SEED = 1_000_000
@@ -159,6 +160,11 @@ def seed(text: str) -> int:
     return _integer(text, 0, MAX_SEED)
 
 
+def port(text: str) -> int:
+    """Convert an option's value to the number of a port. Raises ArgumentTypeError."""
+    return _integer(text, 1, MAX_PORT)
+
+
 def percent(text: str) -> float:
     """Convert an option's value to a percentage. Raises ArgumentTypeError."""
     return _number(text, 100, "a percentage from 0 to 100")
@@ -209,6 +215,21 @@ def use_profile(profile: str | None) -> None:
     if profile:
         os.environ["AWS_PROFILE"] = profile  # for errors, which name it
         boto3.setup_default_session(profile_name=profile)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--model``, whose value ``choose_model`` takes."""
+    model = "folder or s3:// URI of the model (default: MODEL_LOCATION or MODEL_BUCKET, else the sample model)"
+    parser.add_argument("--model", metavar="LOCATION", help=model)
+
+
+def choose_model(environment: MutableMapping[str, str], location: str | None) -> None:
+    """Let the variables name the model at the location; if there is none and they name no model, the sample model."""
+    if location:
+        environment["MODEL_LOCATION"] = location
+        environment.pop("MODEL_BUCKET", None)
+    elif not any(environment.get(name, "").strip() for name in ("MODEL_LOCATION", "MODEL_BUCKET")):
+        environment["MODEL_LOCATION"] = str(SAMPLE_MODEL)
 
 
 def choose_account(profile: str | None) -> None:

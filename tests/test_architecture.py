@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["arns"],
     ["clients"],
-    ["rides", "artifacts", "pickled_code", "skops_checks"],
+    ["rides", "artifacts", "linear_models", "pickled_code", "skops_checks"],
     ["settings", "skops_types"],
     ["skops_schema"],
     ["flavors"],

@@ -1,7 +1,7 @@
 """Whether the service should get requests: yes from the model's first prediction until the service begins to stop."""
 
 import datetime
-import threading
+import mmap
 from typing import Any
 
 from model import Model, PredictionError
@@ -12,23 +12,25 @@ SAMPLE_RIDE = Ride(130, 205, 3.66)
 
 
 class Health:
-    """The state of this process."""
+    """The state of the service. Processes that are forked later share it."""
 
-    def __init__(self, name: str, model: Model) -> None:
-        """Let the model predict a sample ride."""
+    def __init__(self, name: str, model: Model, drain_seconds: float) -> None:
+        """Let the model predict a sample ride. ``drain_seconds`` is how long the service drains before it stops."""
+        self.drain_seconds = drain_seconds
         self._names = {"model": name, "model_version": model.version}
         self._is_ready = not isinstance(model.predict([SAMPLE_RIDE])[0], PredictionError)
         self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._draining = threading.Event()
+        # Shared memory: the master drains, and the workers say so.
+        self._draining = mmap.mmap(-1, 1)
 
     def drain(self) -> None:
         """Say from now on that the service is not ready, because it is about to stop."""
-        self._draining.set()
+        self._draining[0] = 1
 
     @property
     def is_draining(self) -> bool:
         """Whether the service is about to stop."""
-        return self._draining.is_set()
+        return self._draining[0] == 1
 
     @property
     def is_ready(self) -> bool:

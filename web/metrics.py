@@ -54,7 +54,7 @@ class SharedCells:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - kept as long as the process
         self._file.truncate(MAX_WORKERS * size * 8)
         self._memory = memoryview(mmap.mmap(self._file.fileno(), 0)).cast("d")
-        self._own: "memoryview[float] | None" = None
+        self._own: memoryview[float] | None = None
         os.register_at_fork(after_in_child=self._forget)
 
     @property

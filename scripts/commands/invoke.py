@@ -14,7 +14,7 @@ from rich.text import Text
 
 from artifacts import ModelError
 from scripts import cli
-from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
+from scripts.cli import CONSOLE, CommandError, printable
 from settings import SettingsError
 from streaming.delivery import Deadline
 from streaming.envelope import NotAKinesisEventError
@@ -62,8 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("event", metavar="EVENT_FILE", help="a Kinesis event as JSON, such as the files in events/")
     write = "really put the predictions on the output stream and the rejections into the failures bucket"
     parser.add_argument("--write", action="store_true", help=write)
-    model = "folder or s3:// URI of the model (default: MODEL_LOCATION or MODEL_BUCKET, else the sample model)"
-    parser.add_argument("--model", metavar="LOCATION", help=model)
+    cli.add_model(parser)
     cli.add_profile(parser)
     return parser.parse_args()
 
@@ -81,11 +80,7 @@ def read_event(name: str) -> Any:
 def configure(environment: MutableMapping[str, str], *, model: str | None, write: bool) -> None:
     """Set the function's variables for the options; variables that no option concerns keep their values."""
     environment["TEST_RUN"] = str(not write)
-    if model:
-        environment["MODEL_LOCATION"] = model
-        environment.pop("MODEL_BUCKET", None)
-    elif not any(environment.get(name, "").strip() for name in ("MODEL_LOCATION", "MODEL_BUCKET")):
-        environment["MODEL_LOCATION"] = str(SAMPLE_MODEL)
+    cli.choose_model(environment, model)
 
 
 def show_rejections(rejections: Sequence[Mapping[str, str]]) -> None:

@@ -1,0 +1,54 @@
+"""Run the web service on this machine, as its image does: gunicorn with the settings in gunicorn.conf.py.
+
+POST /predict takes a ride or a list of rides. The page at / has a form, and the page at /docs shows all routes.
+Ctrl-C ends the service at once. After SIGTERM it first answers for DRAIN_SECONDS (3 by default).
+"""
+
+import argparse
+import os
+import sys
+
+from scripts import cli
+from scripts.cli import CONSOLE
+from scripts.environment import ROOT
+
+EPILOG = """\
+The service is configured by environment variables: MODEL_LOCATION and the other variables of the model, MODEL_NAME,
+PREDICTION_FIELD, METRICS_PORT, DRAIN_SECONDS and LOG_LEVEL. Its log, a line of JSON for each request, goes to stdout.
+
+examples:
+  serve
+  serve --model s3://my-models/1/models/m-0123/artifacts --workers 4
+  LOG_LEVEL=WARNING serve --host 0.0.0.0 --port 8080
+"""
+CURL = """\
+curl -H 'Content-Type: application/json' http://{host}:{port}/predict \\
+  -d '{{"PULocationID": 100, "DOLocationID": 200, "trip_distance": 3.5}}'"""
+
+
+def main() -> int:
+    """Become the server. The exit code is gunicorn's."""
+    options = parse_arguments()
+    cli.choose_model(os.environ, options.model)
+    if options.workers:
+        os.environ["WEB_CONCURRENCY"] = str(options.workers)
+    host = "127.0.0.1" if options.host == "0.0.0.0" else options.host  # noqa: S104
+    place = f"http://{host}:{options.port}"
+    CONSOLE.print(f"Web service at {place}, with pages at / and /docs; Ctrl-C ends it. Try it:\n", soft_wrap=True)
+    CONSOLE.print(f"{CURL.format(host=host, port=options.port)}\n", markup=False, highlight=False, soft_wrap=True)
+    # gunicorn reads gunicorn.conf.py from its working folder, and the model's location may be relative to this one.
+    config = f"--config={ROOT / 'gunicorn.conf.py'}"
+    command = [sys.executable, "-m", "gunicorn", config, f"--bind={options.host}:{options.port}", "--log-level=warning"]
+    os.execv(command[0], [*command, "web_service:app"])
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = cli.parser(__doc__, EPILOG)
+    cli.add_model(parser)
+    host = "the address to listen on; 0.0.0.0 lets other machines connect (default: %(default)s)"
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
+    parser.add_argument("--port", type=cli.port, default=9696, metavar="N", help="(default: %(default)s)")
+    workers = "the number of processes that predict (default: WEB_CONCURRENCY, else the number of CPUs)"
+    parser.add_argument("--workers", type=cli.count, metavar="N", help=workers)
+    return parser.parse_args()
