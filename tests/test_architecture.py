@@ -22,7 +22,7 @@ LAYERS = [
     ["flavors"],
     ["model", "trips"],
     ["streaming", "web"],
-    ["lambda_function", "web_service"],
+    ["lambda_function", "web_service", "gunicorn.conf"],
     ["scripts.environment", "scripts.interrupts", "scripts.serving", "scripts.help_page"],
     ["scripts.cli", "scripts.launcher"],
     ["scripts.sources"],

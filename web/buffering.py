@@ -10,10 +10,23 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+import msgspec
+
 from web.openapi import MAX_BODY_BYTES
+from web.problems import PROBLEM_JSON, make_problem
 
 BODY_SECONDS = 15.0
 """How long a client may take to send a body."""
+
+TOO_SLOW = msgspec.json.encode(
+    make_problem(408, f"the body did not come within {BODY_SECONDS:g} seconds: send it again")
+)
+TOO_SLOW_HEADERS = [
+    (b"content-type", PROBLEM_JSON.encode()),
+    (b"content-length", str(len(TOO_SLOW)).encode()),
+    # The rest of the body could still come.
+    (b"connection", b"close"),
+]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -27,12 +40,10 @@ ENVIRON = {
     "wsgi.multithread": False,
     "wsgi.multiprocess": True,
     "wsgi.run_once": False,
-    # The body ends where the input ends, also if it came in chunks and no header says how long it is.
-    "wsgi.input_terminated": True,
 }
 """The part of the environment that all requests share (PEP 3333)."""
-UNPREFIXED = (b"content-type", b"content-length")
-"""Headers whose variables do not begin with ``HTTP_``."""
+LENGTH = (b"content-length", b"transfer-encoding")
+"""Headers that say how long a body is, which is known when it has come."""
 
 
 class BufferingApp:
@@ -49,7 +60,7 @@ class BufferingApp:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read_body(receive)
         except TimeoutError:
-            await _send(send, 408, [(b"content-length", b"0"), (b"connection", b"close")], b"")
+            await _send(send, 408, TOO_SLOW_HEADERS, TOO_SLOW)
             return
         if body is None:
             return
@@ -99,6 +110,7 @@ def _make_environ(scope: Message, body: bytes) -> dict[str, Any]:
         # WSGI's strings hold bytes, one in each character.
         "PATH_INFO": scope["path"].encode().decode("latin-1"),
         "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "CONTENT_LENGTH": str(len(body)),
         "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
         "SERVER_NAME": host,
         "SERVER_PORT": str(port),
@@ -107,10 +119,11 @@ def _make_environ(scope: Message, body: bytes) -> dict[str, Any]:
         "wsgi.input": io.BytesIO(body),
     }
     for name, value in scope["headers"]:
-        if b"_" in name:
-            continue  # it would become the same variable as the header with a hyphen
+        # With an underscore, it would become the same variable as the header with a hyphen.
+        if name in LENGTH or b"_" in name:
+            continue
         variable = name.decode("latin-1").upper().replace("-", "_")
-        variable = variable if name in UNPREFIXED else f"HTTP_{variable}"
+        variable = variable if name == b"content-type" else f"HTTP_{variable}"
         text = value.decode("latin-1")
         environ[variable] = f"{environ[variable]},{text}" if variable in environ else text
     return environ

@@ -147,7 +147,7 @@ class Metrics(Collector):
         yield seconds
         in_flight = max(0.0, totals[self._in_flight])
         yield GaugeMetricFamily("http_server_active_requests", "Requests that the application is answering.", in_flight)
-        rides = CounterMetricFamily("ride_predictions", "Rides by what became of them.", labels=("outcome",))
+        rides = CounterMetricFamily("predictions", "Rides by what became of them.", labels=("outcome",))
         for number, outcome in enumerate(OUTCOMES):
             rides.add_metric((outcome,), totals[self._outcomes + number])
         yield rides

@@ -58,16 +58,18 @@ class DrainingServer(Server):
         super().__init__(config)
         self._health = health
         self._waits = True
-        self.is_closing = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End soon; at once after Ctrl-C or SIGQUIT."""
         self._waits = sig == signal.SIGTERM
         super().handle_exit(sig, frame)
 
+    def is_closing(self) -> bool:
+        """Return whether responses close their connections."""
+        return self.should_exit or self._health.is_draining
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, stop listening, answer what is open, and end."""
-        self.is_closing = True
         if self._waits and self._health.is_draining:
             await asyncio.sleep(self._health.drain_seconds)
         await self._stop_listening(sockets or [])
@@ -114,7 +116,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         server = DrainingServer(self.config, self.wsgi.extensions["health"])
-        self.config.app = BufferingApp(self.wsgi, lambda: server.is_closing)
+        self.config.app = BufferingApp(self.wsgi, server.is_closing)
         # gunicorn's master sends SIGQUIT to its workers when it gets SIGINT.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGINT, None)
         await server.serve(sockets=self.sockets)

@@ -24,8 +24,6 @@ examples:
   train green_tripdata_2023-01.parquet --validate green_tripdata_2023-02.parquet
   train green_tripdata_2023-01.parquet --min-pair-count 8
 """
-SERVE = "mlflow models serve --env-manager local"
-"""MLflow's own server, in this environment and not in one that it makes for the model."""
 EXPLAINED = (training.TrainingError, TripRecordError, *training.MLFLOW_ERRORS)
 
 
@@ -95,5 +93,5 @@ def report(logged: LoggedRun, environment: Mapping[str, str]) -> list[str]:
         *lines,
         f"try it:          {variables}./scripts/invoke {model} events/kinesis-one.json",
         f"run it:          {variables}./scripts/run {model}",
-        f"serve it:        ./scripts/environment training -- {SERVE} -m {shlex.quote(location)}",
+        f"serve it:        {variables}./scripts/serve {model}",
     ]

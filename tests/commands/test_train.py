@@ -260,7 +260,7 @@ def test_the_last_lines_are_commands_that_use_the_model(logged: str, location: s
         f"model location:  {location.strip(chr(39))}",
         f"try it:          {prefix}./scripts/invoke --model {location} events/kinesis-one.json",
         f"run it:          {prefix}./scripts/run --model {location}",
-        "serve it:        ./scripts/environment training -- mlflow models serve --env-manager local -m " + location,
+        f"serve it:        {prefix}./scripts/serve --model {location}",
     ]
 
 
