@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from scripts.benchmark.load import HOST, Answers, Traffic
 from scripts.cli import CommandError
 from scripts.environment import ROOT
 
-OURS_WEB, COURSE, MLFLOW = "ours", "the course's", "mlflow's"
+OURS_WEB, COURSE, MLFLOW = "ours", "course", "mlflow"
+WORKERS = os.cpu_count() or 1
+"""The number of our service's workers, which is its default."""
 PATIENCE = 120.0
 """Seconds that a service may take to start: mlflow takes some, and all services start at the same time."""
 SETTINGS = ("DRAIN_SECONDS", "LOG_LEVEL", "METRICS_PORT", "MODEL_BUCKET", "MODEL_SHA256", "PREDICTION_FIELD")
-SERVER_SETTINGS = ("GUNICORN_CMD_ARGS", "PORT", "UVICORN_WORKERS", "WEB_CONCURRENCY")
+SERVER_SETTINGS = ("FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS", "PORT", "UVICORN_WORKERS")
 """Variables that are removed, because the services run with their own defaults."""
 
 
@@ -34,7 +37,7 @@ class Kind:
     """What is the same for all services of a kind."""
 
     command: tuple[str, ...]
-    """It starts the service, with ``{port}`` and ``{model}`` in it, and takes ``--workers`` behind."""
+    """It starts the service, with ``{port}`` and ``{model}`` in it, and takes ``--workers`` at its end."""
     serialization: str
     """The form of the model. All forms hold the same pipeline."""
     path: str
@@ -99,6 +102,7 @@ class Memory:
 class Service:
     """A service that is running."""
 
+    name: str
     kind: Kind
     process: "subprocess.Popen[bytes]"
     port: int
@@ -112,14 +116,14 @@ class Service:
         answers = load.send(Traffic(self.port, self.kind.path, bodies, connections, seconds, requests))
         self.requests += answers.requests
         if answers.errors or not answers.requests:
-            raise CommandError(f"{self.explain()}; the errors under load: {answers.errors}")
+            raise CommandError(f"{self.explain()}: of {answers.requests:,} answers, errors were {answers.errors}")
         return answers
 
     def explain(self) -> str:
         """Return the last line that the service wrote, for an error's message."""
         lines = self.log.read_text(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "nothing")
-        return f"the service {' '.join(self.process.args[1:4])} failed; its last line is: {last}"  # type: ignore[index]
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "none")
+        return f"the service {self.name!r} failed (its last line: {last})"
 
     def read_memory(self) -> Memory:
         """Add up the memory of the service's processes."""
@@ -145,11 +149,12 @@ def _read_pss(pid: int) -> int | None:
 
 
 @contextlib.contextmanager
-def start(kind: Kind, model: LoggedModel, folder: Path, workers: int | None = None) -> Iterator[Service]:
-    """Run a service for the length of the block; ``wait`` tells when it answers.
+def start(name: str, workers: int, model: LoggedModel, folder: Path) -> Iterator[Service]:
+    """Run a service with this number of workers for the length of the block; ``wait`` tells when it listens.
 
-    ``folder`` is an empty folder for its log. ``workers`` is the number of its workers, by default its own default.
+    ``name`` is a key of ``KINDS``. ``folder`` is an empty folder for the service's log.
     """
+    kind = KINDS[name]
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
@@ -166,7 +171,7 @@ def start(kind: Kind, model: LoggedModel, folder: Path, workers: int | None = No
     log = folder / "log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [*command, *(["--workers", str(workers)] if workers else [])],
+            [*command, "--workers", str(workers)],
             cwd=kind.folder or folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -175,11 +180,11 @@ def start(kind: Kind, model: LoggedModel, folder: Path, workers: int | None = No
             start_new_session=True,
         )
     try:
-        yield Service(kind, process, port, log)
+        yield Service(name, kind, process, port, log)
     finally:
         # The whole group, because a server that is killed leaves its workers. They have nothing to save.
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
