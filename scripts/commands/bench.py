@@ -9,11 +9,11 @@ consumer's own process. Cold starts run in environments with only the locked pac
 environments stay in .bench; installing them takes some minutes once.
 
 bench web compares our web service, as gunicorn starts it by default, with the course's own service (Flask, gunicorn,
-mlflow.pyfunc, one ride a request) and with "mlflow models serve". Both have one worker by default. Without
---quick they are measured with as many workers as ours, too. A load generator in a process of its own sends one ride a request over more and more
-connections, and then lists of 100 rides. The course's service takes no lists, so it gets their rides one by one. Each
-answer is checked. All services have the same pipeline: the course's as the course logs it, and the others as
-./scripts/train logs it, because mlflow's server needs a signature. At the end, the services' memory is read.
+mlflow.pyfunc, one ride a request) and with "mlflow models serve". Both have one worker by default; without --quick,
+they are measured with as many workers as ours too. A load generator in a process of its own sends one ride a request
+over more and more connections, and then lists of 100 rides. The course's service takes no lists, so it gets their rides
+one by one. Each answer is checked. All services have the same pipeline: the course's as the course logs it, the others
+as ./scripts/train logs it, because mlflow's server needs a signature. At the end, the services' memory is read.
 
 What is compared takes turns within one run, and the results are medians of the rounds. Do not compare two runs: a
 machine is never equally fast twice.
