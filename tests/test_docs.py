@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "scripts" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCHERS = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
 UNTESTED_COMMANDS = re.compile(
-    r"(git|aws|export|sleep|ITERATOR)\b|\./scripts/(train|put-rides|read-predictions|replay)\b"
+    r"(git|aws|export|sleep|curl|ITERATOR)\b|\./scripts/(train|put-rides|read-predictions|replay)\b"
 )
 """Commands in examples whose output depends on data or on a server: tests of commands run most. All others are run."""
 MEASURED = re.compile(r"\d ms|rides/s")
@@ -144,4 +144,6 @@ def test_an_example_is_what_the_command_prints(command: str, shown: str) -> None
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)  # noqa: S602
     assert done.returncode == 0, done.stderr
     parts = ["\n".join(comparable(part)) for part in re.split(r"^ *….*\n", shown, flags=re.MULTILINE)]
-    assert re.fullmatch(r"\n.*\n".join(map(re.escape, parts)), "\n".join(comparable(done.stdout)), re.DOTALL)
+    # After an ellipsis at the end, the last part is empty.
+    pattern = r"\n.*\n".join(map(re.escape, parts)) + "\n" * bool(parts[-1])
+    assert re.fullmatch(pattern, "\n".join([*comparable(done.stdout), ""]), re.DOTALL)

@@ -1,5 +1,7 @@
 """What operators see of a request: its id, one log line without a ride, and its part of the metrics."""
 
+import contextlib
+import functools
 import logging
 import re
 import sys
@@ -17,8 +19,10 @@ from web.metrics import OTHER, Metrics
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """Ids of requests that are taken over. Others could break a log line or a header."""
-TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """The header that names the trace and the caller's span (W3C, Trace Context)."""
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
+"""The methods that a log line names. A client can send any other word as well."""
 
 
 def observe(app: Flask, metrics: Metrics, level: str) -> None:
@@ -48,7 +52,7 @@ def observe(app: Flask, metrics: Metrics, level: str) -> None:
             log(
                 request_id=g.request_id,
                 **traced,
-                method=request.method,
+                method=request.method if request.method in METHODS else OTHER,
                 route=route,
                 status=response.status_code,
                 rides=g.outcomes.total(),
@@ -75,13 +79,20 @@ def find_request_id(request: Request) -> str:
 
 def find_route(request: Request) -> str:
     """Return the route that takes the request, such as ``/v2/models/{name}``, never the path, which may be a ride."""
-    rule = request.url_rule.rule if request.url_rule else OTHER
-    return rule.replace("<", "{").replace(">", "}")
+    return write_route(request.url_rule.rule) if request.url_rule else OTHER
+
+
+@functools.cache
+def write_route(rule: str) -> str:
+    """Return a rule of Flask, such as ``/static/<path:name>``, as OpenAPI writes it."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
 
 
 def log(message: str = "request", level: str = "INFO", **fields: Any) -> None:
-    """Write one line of JSON to stdout."""
+    """Write one line of JSON to stdout. If that is closed or full, the line is lost, but the request is answered."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now := time.time())) + f".{int(now % 1 * 1000):03}Z"
     line = msgspec.json.encode({"level": level, "message": message, "timestamp": stamp, **fields})
-    # One write for the whole line, because all workers share stdout.
-    print(line.decode(), flush=True, file=sys.stdout)
+    with contextlib.suppress(OSError, ValueError):
+        # One write for the whole line, because all workers share stdout. With PYTHONUNBUFFERED, print makes two.
+        sys.stdout.write(f"{line.decode()}\n")
+        sys.stdout.flush()

@@ -21,9 +21,8 @@ examples:
   serve --model s3://my-models/1/models/m-0123/artifacts --workers 4
   LOG_LEVEL=WARNING serve --host 0.0.0.0 --port 8080
 """
-CURL = """\
-curl -H 'Content-Type: application/json' http://{host}:{port}/predict \\
-  -d '{{"PULocationID": 100, "DOLocationID": 200, "trip_distance": 3.5}}'"""
+RIDE = '{"PULocationID": 100, "DOLocationID": 200, "trip_distance": 3.5}'
+"""The ride of the course's example."""
 
 
 def main() -> int:
@@ -35,11 +34,12 @@ def main() -> int:
     host = "127.0.0.1" if options.host == "0.0.0.0" else options.host  # noqa: S104
     place = f"http://{host}:{options.port}"
     CONSOLE.print(f"Web service at {place}, with pages at / and /docs; Ctrl-C ends it. Try it:\n", soft_wrap=True)
-    CONSOLE.print(f"{CURL.format(host=host, port=options.port)}\n", markup=False, highlight=False, soft_wrap=True)
+    command = f"curl -H 'Content-Type: application/json' {place}/predict -d '{RIDE}'"
+    CONSOLE.print(f"{command}\n", markup=False, highlight=False, soft_wrap=True)
     # gunicorn reads gunicorn.conf.py from its working folder, and the model's location may be relative to this one.
     config = f"--config={ROOT / 'gunicorn.conf.py'}"
-    command = [sys.executable, "-m", "gunicorn", config, f"--bind={options.host}:{options.port}", "--log-level=warning"]
-    os.execv(command[0], [*command, "web_service:app"])
+    server = [sys.executable, "-m", "gunicorn", config, f"--bind={options.host}:{options.port}", "--log-level=warning"]
+    os.execv(server[0], [*server, "web_service:app"])
 
 
 def parse_arguments() -> argparse.Namespace:

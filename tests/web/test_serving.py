@@ -167,10 +167,12 @@ def test_serve_is_the_same_with_the_sample_model() -> None:
         "serve", f"--port={port}", "--workers=1", DRAIN_SECONDS="100", MODEL_LOCATION="", MODEL_BUCKET=""
     )
     with tool:
-        shown = "".join(tool.stderr.readline() for _ in range(4)) if tool.stderr else ""
+        shown = "".join(tool.stderr.readline() for _ in range(3)) if tool.stderr else ""
         wait_for(lambda: can_connect(port))
         command = shown.partition("Try it:\n\n")[2]
         asked = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
         assert asked.stdout == ANSWER
+        example = f"$ {command.strip()}\n{ANSWER.decode()}\n".replace(str(port), "9696")
+        assert example in (tools.ROOT / "README.md").read_text()
         tool.send_signal(signal.SIGINT)
         assert tool.wait(tools.PATIENCE) == 0
