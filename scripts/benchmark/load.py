@@ -46,12 +46,14 @@ class Answers:
     p50: float
     """Seconds from a request to its answer."""
     p99: float
-    cpu: float
+    generator_cpu: float
     """The seconds of CPU time that the load generator took itself."""
     errors: dict[str, int]
     """The number of errors of each kind. Figures with errors are no result."""
     bodies: list[str | None]
     """The answer to each of the requests; None if it was not sent. An answer that differs from it is an error."""
+    service_cpu: float | None = None
+    """The seconds of CPU time that the service took, if somebody has measured them."""
 
 
 def send(traffic: Traffic) -> Answers:
@@ -108,7 +110,7 @@ class _Run:
             seconds=self.ended - self.began,
             p50=latencies[len(latencies) // 2],
             p99=latencies[len(latencies) * 99 // 100],
-            cpu=time.process_time() - self.cpu_began,
+            generator_cpu=time.process_time() - self.cpu_began,
             errors=dict(self.errors),
             bodies=[body if body is None else body.decode() for body in self.bodies],
         )

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +113,12 @@ class Service:
     def send(self, rides: Sequence[Sequence[Ride]], connections: int, seconds: float, requests: int = 10**9) -> Answers:
         """Send requests, each with some of the rides, and return the answers. Raises CommandError if one is wrong."""
         bodies = [json.dumps(self.kind.encode(of_request)) for of_request in rides]
+        cpu = self.read_cpu()
         answers = load.send(Traffic(self.port, self.kind.path, bodies, connections, seconds, requests))
         self.requests += answers.requests
         if answers.errors or not answers.requests:
             raise CommandError(f"{self.explain()}: of {answers.requests:,} answers, errors were {answers.errors}")
-        return answers
+        return replace(answers, service_cpu=None if cpu is None else (self.read_cpu() or 0.0) - cpu)
 
     def explain(self) -> str:
         """Return the last line that the service wrote, for an error's message."""
@@ -127,6 +128,21 @@ class Service:
 
     def read_memory(self) -> Memory:
         """Add up the memory of the service's processes."""
+        kilobytes = self._list_processes()
+        shares = [_read_pss(pid) for pid in kilobytes]
+        pss = sum(share for share in shares if share) if all(shares) else None
+        return Memory(len(kilobytes), sum(kilobytes.values()) * 1024, pss)
+
+    def read_cpu(self) -> float | None:
+        """Add up the seconds of CPU time that the service's processes have taken. Only Linux tells it exactly."""
+        if sys.platform != "linux":
+            return None
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self._list_processes()]
+        # The user's and the system's time, the 14th and 15th field (man page proc_pid_stat).
+        return sum(int(of_process[11]) + int(of_process[12]) for of_process in fields) / os.sysconf("SC_CLK_TCK")
+
+    def _list_processes(self) -> dict[int, int]:
+        """Return the kilobytes in memory of each process of the service, by process id."""
         listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,rss="], capture_output=True, text=True, check=True)
         children, kilobytes = defaultdict(list), {}
         for pid, parent, rss in (map(int, line.split()) for line in listing.stdout.splitlines()):
@@ -135,9 +151,7 @@ class Service:
         found = [self.process.pid]
         for pid in found:  # it grows while it is read
             found += children[pid]
-        shares = [_read_pss(pid) for pid in found]
-        pss = sum(share for share in shares if share) if all(shares) else None
-        return Memory(len(found), sum(kilobytes[pid] for pid in found) * 1024, pss)
+        return {pid: kilobytes[pid] for pid in found}
 
 
 def _read_pss(pid: int) -> int | None:

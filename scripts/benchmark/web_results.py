@@ -34,6 +34,8 @@ class LoadRow:
     p99: float
     ours_to_this: float
     """How many times as many rides our service predicts in the same time."""
+    cpu: float | None
+    """Milliseconds of CPU time of all the service's processes for a request; None if it is not known."""
     generator_share: float
     """The share of one core that the load generator took."""
 
@@ -71,10 +73,16 @@ def make_rows(
             p50=statistics.median(answers.p50 for answers in of_key) * 1000,
             p99=statistics.median(answers.p99 for answers in of_key) * 1000,
             ours_to_this=rates[load, OURS_WEB] * load.rides / (rates[load, service] * sizes[load, service]),
-            generator_share=statistics.median(answers.cpu / answers.seconds for answers in of_key),
+            cpu=_median_cpu(of_key),
+            generator_share=statistics.median(answers.generator_cpu / answers.seconds for answers in of_key),
         )
         for (load, service), of_key in found.items()
     ]
+
+
+def _median_cpu(found: Sequence[Answers]) -> float | None:
+    times = [answers.service_cpu / answers.requests for answers in found if answers.service_cpu is not None]
+    return statistics.median(times) * 1000 if times else None
 
 
 def make_memory_row(model: str, service: str, requests: int, before: Memory, after: Memory) -> MemoryRow:
@@ -94,14 +102,16 @@ def load_table(rows: Sequence[LoadRow], model: str) -> Table:
     share = max(row.generator_share for row in found)
     table = Table(title=f"Web services, {model}", title_justify="left", caption_justify="left")
     table.caption = (
-        f"Ours has {WORKERS} workers, the others 1, or {WORKERS} if their names say so. The course's takes no lists:\n"
-        f"it gets one ride a request. The load generator took at most {share:.0%} of one core."
+        f"Ours has {WORKERS} workers, the others 1, or {WORKERS} if their names say so. The course's service takes no"
+        " lists and gets one ride a request. CPU is the time of all processes of a service for a request."
+        f" The load generator took at most {share:.0%} of one core."
     )
-    for name in ("rides", "connections", "service", "requests/s", "rides/s", "p50 ms", "p99 ms", "ours/\nthis"):
+    of_request = ("requests\n/s", "rides\n/s", "p50\nms", "p99\nms", "CPU\nms", "ours/\nthis")
+    for name in ("rides", "connec-\ntions", "service", *of_request):
         table.add_column(name, justify="left" if name == "service" else "right")
     for _, of_load in itertools.groupby(found, key=lambda row: row.load):
         for row in of_load:
-            figures = (row.requests_per_second, row.rides_per_second, row.p50, row.p99, row.ours_to_this)
+            figures = (row.requests_per_second, row.rides_per_second, row.p50, row.p99, row.cpu, row.ours_to_this)
             table.add_row(str(row.load.rides), str(row.load.connections), row.service, *map(format_figure, figures))
         table.add_section()
     return table
