@@ -13,7 +13,7 @@ from rides import Ride
 from scripts.benchmark import services
 from scripts.benchmark.inputs import CLOUDPICKLE, LoggedModel, Plan
 from scripts.benchmark.load import Answers
-from scripts.benchmark.services import COURSE, KINDS, MLFLOW, OURS_WEB, WORKERS, Service
+from scripts.benchmark.services import COURSE, KINDS, MLFLOW, OURS_WEB, WORKERS, Kind, Service
 from scripts.benchmark.web_results import Load, LoadRow, MemoryRow, make_memory_row, make_rows
 from scripts.cli import CommandError
 
@@ -60,7 +60,7 @@ def measure(
         def send(service: Service, load: Load, seconds: float, requests: int = 10**9) -> Answers:
             batches = make_batches(rides, load.rides if service.kind.takes_lists else 1, BODIES[load.rides])
             answers = service.send(batches, load.connections, seconds, requests)
-            check(service, batches, answers, expected)
+            check(service.name, service.kind, batches, answers, expected)
             return answers
 
         one = Load(1, LIST_CONNECTIONS)
@@ -110,10 +110,11 @@ def predict_with_scikit_learn(model: LoggedModel, rides: Sequence[Ride]) -> dict
 
 
 def check(
-    service: Service, batches: Sequence[Sequence[Ride]], answers: Answers, expected: Mapping[Ride, float]
+    service: str, kind: Kind, batches: Sequence[Sequence[Ride]], answers: Answers, expected: Mapping[Ride, float]
 ) -> None:
     """Raise CommandError if an answer has not the duration of each of its rides."""
     for rides, body in zip(batches, answers.bodies, strict=True):
-        values = service.kind.read(json.loads(body)) if body else [expected[ride] for ride in rides]
-        if not all(map(math.isclose, values, [expected[ride] for ride in rides])) or len(values) != len(rides):
-            raise CommandError(f"the service {service.name!r} gave a wrong duration: {body}")
+        if body is not None:
+            values, durations = kind.read(json.loads(body)), [expected[ride] for ride in rides]
+            if len(values) != len(durations) or not all(map(math.isclose, values, durations)):
+                raise CommandError(f"the service {service!r} gave {body[:200]}, which should have {durations[:3]}")

@@ -1,5 +1,6 @@
 """The benchmark: it measures what it says, in turns, and computes the ratios. No test looks at a time."""
 
+import contextlib
 import itertools
 import json
 import socketserver
@@ -12,14 +13,15 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from rides import Ride
 from scripts.benchmark import endpoint as bench_endpoint
 from scripts.benchmark.consumers import COMMON, CONSUMERS, FLOOR, OURS
 from scripts.benchmark.inputs import MODELS, RIDGE, SKOPS, LoggedModel, write_events
-from scripts.benchmark.load import HOST, Traffic, send
+from scripts.benchmark.load import HOST, Answers, Traffic, send
 from scripts.benchmark.processes import WARM, Cell, Launch, Sample, make_variables, measure_in_turns
 from scripts.benchmark.results import CPU, MEMORY, WALL, Row, make_rows
-from scripts.benchmark.services import COURSE, MLFLOW, OURS_WEB
-from scripts.benchmark.web import LIST_RIDES
+from scripts.benchmark.services import COURSE, KINDS, MLFLOW, OURS_WEB, start, wait
+from scripts.benchmark.web import LIST_RIDES, check
 from scripts.cli import CommandError
 from scripts.commands.bench import WEB
 from scripts.sources.synthetic import generate_rides
@@ -95,6 +97,31 @@ def test_load_generator_counts_what_is_not_the_right_answer(answers: list[bytes]
         server.shutdown()
     assert found.errors == errors
     assert found.requests == 10 - sum(errors.values())
+
+
+@pytest.mark.parametrize(
+    ("service", "body", "wrong"),
+    [
+        (OURS_WEB, '{"duration": 1.5, "model_version": "1"}', False),
+        (OURS_WEB, '[{"duration": 1.5, "model_version": "1"}, {"duration": 1.5, "model_version": "1"}]', True),
+        (COURSE, '{"duration": 1.25, "model_version": "1"}', True),
+        (MLFLOW, '{"predictions": [1.5]}', False),
+        (MLFLOW, '{"predictions": []}', True),
+    ],
+)
+def test_wrong_durations_end_the_comparison(service: str, body: str, wrong: bool) -> None:
+    """The answer has one duration for each ride, and it is scikit-learn's."""
+    ride = Ride(1, 2, 3.0)
+    answers = Answers(1, 1.0, 0.0, 0.0, 0.0, {}, [body, None])
+    with pytest.raises(CommandError, match=f"the service '{service}' gave") if wrong else contextlib.nullcontext():
+        check(service, KINDS[service], [[ride], [ride]], answers, {ride: 1.5})
+
+
+def test_service_that_does_not_start_ends_the_comparison(tmp_path: Path) -> None:
+    """The error has the service's own last line."""
+    model = LoggedModel("a-run", {SKOPS: tmp_path / "missing"})
+    with start(OURS_WEB, 1, model, tmp_path) as service, pytest.raises(CommandError, match=r"'ours' failed .*missing"):
+        wait(service)
 
 
 def test_batch_with_too_few_rides_is_refused(tmp_path: Path) -> None:
