@@ -32,7 +32,7 @@ LAYERS = [
     ["scripts.models", "scripts.localaws"],
     ["scripts.benchmark", "scripts.image"],
     ["scripts.commands", "scripts.sample_model"],
-    ["scripts.start"],
+    ["scripts.start", "locustfile"],
 ]
 """From the bottom up. A module imports modules of its own package, or of a layer below its own."""
 ENTRY_POINTS = ["lambda_function", "web_service"]
