@@ -1,50 +1,36 @@
 ARG BASE=public.ecr.aws/lambda/python:3.13
+ARG WEB_BASE=docker.io/library/python:3.13-slim
 
-# The last target, lambda, is the default one: the function that consumes a Kinesis stream.
+# The targets: lambda, the function that consumes a Kinesis stream, and web, the web service. Both have these arguments:
+#   CATEGORIES  "packages" is enough for scikit-learn models; "packages training" adds mlflow, for other flavors.
+#   MODEL       a folder of the build context with an MLmodel file, which is copied into the image. By default, none is.
+
+
+# ------ lambda ------
 
 FROM ${BASE} AS base
 
 
 FROM base AS packages
 
-# "packages" is enough for scikit-learn models; "packages training" adds mlflow, for models of other flavors.
 ARG CATEGORIES="packages"
 
 WORKDIR /build
-COPY Pipfile.lock ./
+COPY Pipfile.lock scripts/image/install-packages ./
 COPY scripts/environment.py ./scripts/
 # The packages go into the task root, because Python searches it first; the base image has a boto3 of its own elsewhere.
-# The packages' commands and tests are removed, with Python, because a small base image may lack "find".
-# Python never compares the bytecode with its source: files in an image do not change, but unpacking may change dates.
-RUN python3 scripts/environment.py --requirements ${CATEGORIES} > requirements.txt \
-    && python3 -m pip install --no-deps --require-hashes --only-binary :all: --no-cache-dir --no-compile \
-        --root-user-action ignore --target "${LAMBDA_TASK_ROOT}" --requirement requirements.txt \
-    && rm -rf "${LAMBDA_TASK_ROOT:?}/bin" \
-    && python3 -c 'import glob, shutil, sys; \
-        [shutil.rmtree(folder, True) for folder in glob.glob(sys.argv[1], recursive=True)]' \
-        "${LAMBDA_TASK_ROOT}/**/tests" \
-    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \
-    && chmod -R a+rX "${LAMBDA_TASK_ROOT}"
+RUN ./install-packages "${LAMBDA_TASK_ROOT}" ${CATEGORIES}
 
 
 FROM base AS model
 
-# A folder of the build context with an MLmodel file; it is copied into the image. By default the image has no model.
 ARG MODEL=""
 
+COPY scripts/image/check-model /build/
 WORKDIR /opt/model
 # COPY needs a source: without a model, it copies a file that the next step removes.
 COPY ${MODEL:-Pipfile.lock} ./
-# Check the folder now, because a wrong one would only be noticed when the function starts.
-RUN rm -f Pipfile.lock \
-    && if [ -n "${MODEL}" ]; then \
-        [ -f MLmodel ] || { echo "MODEL=${MODEL} is not a folder with an MLmodel file" >&2; exit 1; }; \
-        while read -r key file; do \
-            [ "${key}" != "pickled_model:" ] || [ -f "${file}" ] \
-                || { echo "MODEL=${MODEL} lacks ${file}, which its MLmodel names" >&2; exit 1; }; \
-        done < MLmodel; \
-    fi \
-    && chmod -R a+rX .
+RUN /build/check-model "${MODEL}"
 
 
 FROM base AS lambda-modules
@@ -69,3 +55,66 @@ ARG MODEL=""
 ENV MODEL_LOCATION=${MODEL:+/opt/model} JOBLIB_MULTIPROCESSING=0
 
 CMD ["lambda_function.lambda_handler"]
+
+
+# ------ web ------
+
+FROM ${WEB_BASE} AS web-base
+
+
+FROM web-base AS web-packages
+
+ARG CATEGORIES="packages"
+
+WORKDIR /build
+COPY Pipfile.lock scripts/image/install-packages ./
+COPY scripts/environment.py ./scripts/
+RUN ./install-packages /app ${CATEGORIES} web
+
+
+FROM web-base AS web-model
+
+ARG MODEL=""
+
+COPY scripts/image/check-model /build/
+WORKDIR /opt/model
+COPY ${MODEL:-Pipfile.lock} ./
+RUN /build/check-model "${MODEL}"
+
+
+FROM web-base AS web-modules
+
+WORKDIR /app
+COPY web_service.py gunicorn.conf.py arns.py artifacts.py clients.py flavors.py linear_models.py model.py pickled_code.py \
+    rides.py settings.py skops_*.py ./
+COPY web/*.py ./web/
+COPY web/static ./web/static
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R a+rX .
+
+
+FROM web-base AS web
+
+WORKDIR /app
+COPY --from=web-packages /app/ ./
+COPY --from=web-model /opt/model/ /opt/model/
+COPY --from=web-modules /app/ ./
+
+# gunicorn listens on PORT, which some platforms set, unless it is given --bind. Without a /dev/shm, joblib would warn.
+ARG MODEL=""
+ENV MODEL_LOCATION=${MODEL:+/opt/model} PORT=9696 JOBLIB_MULTIPROCESSING=0
+
+# A number, so that Kubernetes can tell that it is not root.
+USER 10001:10001
+EXPOSE 9696
+# Not through urllib: it would send the request to a proxy if http_proxy is set.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-c", "\
+import http.client, os, sys; \
+service = http.client.HTTPConnection('127.0.0.1', os.environ.get('PORT') or 9696, timeout=4); \
+service.request('GET', '/health'); \
+sys.exit(service.getresponse().status != 200)"]
+# The list makes gunicorn the container's first process, which gets SIGTERM; a shell would not pass it on.
+CMD ["python3", "-m", "gunicorn", "web_service:app"]
+
+
+# The default target: the last one.
+FROM lambda

@@ -1,8 +1,9 @@
-"""Make a stand-in for the AWS base image for Python 3.13, for machines that cannot reach the image registry.
+"""Make stand-ins for the base images with Python 3.13, for machines that cannot reach the image registries.
 
-It has CPython 3.13, Lambda's runtime interface client and emulator, and the variables of the AWS image. It is not
-Amazon Linux: the shell and the C library are this machine's. It contains the locked packages' wheels, the same ones
-that Amazon Linux loads, so that a build on it needs no network and no settings of this machine.
+Both have CPython 3.13; the one for the AWS base image has also Lambda's runtime interface client and emulator, and its
+variables. They are neither Amazon Linux nor Debian: the shell and the C library are this machine's. They contain the
+locked packages' wheels, the same ones that Amazon Linux loads, so that a build on them needs no network and no settings
+of this machine.
 """
 
 import json
@@ -23,7 +24,8 @@ from scripts.cli import CommandError
 from scripts.environment import locked_packages, requirement, requirements
 from scripts.image.container import Engine, find_engine
 
-TAG = "localhost/lambda-python-stand-in"
+TAGS = {"lambda": "localhost/lambda-python-stand-in", "web": "localhost/python-stand-in"}
+"""The stand-ins' names by the targets of their Dockerfile."""
 
 RUNTIME_PACKAGES = ("awslambdaric", "simplejson", "snapshot-restore-py")
 """Lambda's runtime client and its dependencies, in the versions that are locked for the tests."""
@@ -64,28 +66,31 @@ exec /var/lang/bin/python3 -m awslambdaric "$1"
 """
 
 DOCKERFILE = """\
-FROM scratch
+FROM scratch AS web
 COPY rootfs /
+ENV PATH=/var/lang/bin:/usr/local/bin:/usr/bin/:/bin LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64
+ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/var/wheels
+RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /var/lang/lib
+
+FROM web AS lambda
 ENV LAMBDA_TASK_ROOT=/var/task LAMBDA_RUNTIME_DIR=/var/runtime LANG=en_US.UTF-8 TZ=:/etc/localtime
 ENV PATH=/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin
 ENV LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib
-ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/var/wheels
-RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /var/lang/lib
 WORKDIR /var/task
 ENTRYPOINT ["/lambda-entrypoint.sh"]
 """
 
 
 def main() -> int:
-    """Make the image and print its name; return the exit code."""
+    """Make the images and print their names; return the exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        build(find_engine(), requirements(["packages", "training"]), Path(folder))
-    print(TAG)
+        build(find_engine(), requirements(["packages", "training", "web"]), Path(folder))
+    print(*TAGS.values())
     return 0
 
 
 def build(engine: Engine, lines: Sequence[str], folder: Path) -> None:
-    """Make the image, with the wheels of these requirements, in an empty folder. Raises CommandError."""
+    """Make the images, with the wheels of these requirements, in an empty folder. Raises CommandError."""
     root = folder / "rootfs"
     for name in ("etc", "tmp", "usr/local/bin", "var/task", "var/wheels", "opt"):
         (root / name).mkdir(parents=True)
@@ -95,7 +100,8 @@ def build(engine: Engine, lines: Sequence[str], folder: Path) -> None:
     _add_system(root)
     downloads.fetch_wheels(lines, platform.machine(), root / "var" / "wheels")
     (folder / "Dockerfile").write_text(DOCKERFILE)
-    engine.build(folder, TAG)
+    for target, tag in TAGS.items():
+        engine.build(folder, tag, target)
 
 
 def find_python() -> Path:
@@ -109,7 +115,7 @@ def find_python() -> Path:
         output = subprocess.run([candidate, "-c", ask], capture_output=True, text=True).stdout
         if output.startswith("3 13 "):
             return Path(output.removeprefix("3 13 ").strip()).resolve()
-    raise CommandError("a stand-in for the AWS base image needs CPython 3.13, which is not installed here: install it")
+    raise CommandError("a stand-in for the base images needs CPython 3.13, which is not installed here: install it")
 
 
 def _add_python(root: Path) -> None:

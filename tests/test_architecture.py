@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.image.checks import copied_files
+
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["arns"],
@@ -30,7 +32,7 @@ LAYERS = [
     ["scripts.models", "scripts.localaws"],
     ["scripts.benchmark", "scripts.image"],
     ["scripts.commands", "scripts.sample_model"],
-    ["scripts.start"],
+    ["scripts.start", "locustfile"],
 ]
 """From the bottom up. A module imports modules of its own package, or of a layer below its own."""
 ENTRY_POINTS = ["lambda_function", "web_service"]
@@ -48,6 +50,8 @@ FENCES = {
 """Packages that only these modules or packages may import."""
 PACKAGES = ("scripts", "streaming", "web")
 MAX_LINES, MIN_LINES, MAX_COMMAND_LINES, MAX_HANDLER_LINES = 400, 25, 220, 119
+
+STATIC_FILES = {str(path.relative_to(ROOT)) for path in (ROOT / "web" / "static").iterdir()}
 
 SINGLE_LITERALS = [r"aws/lambda/", r"shardId-\d+", "ride_events", "ride_predictions"]
 """Texts that stand in one string of the code alone."""
@@ -147,12 +151,20 @@ def test_a_package_is_imported_only_inside_its_fence(package: str, allowed: list
     assert [name for name in users if not any(is_part_of(name, place) for place in allowed)] == []
 
 
-def test_an_image_has_the_files_that_its_entry_point_imports() -> None:
+@pytest.mark.parametrize(
+    ("target", "entry_points", "others"),
+    [
+        ("lambda", ["lambda_function"], set()),
+        ("web", ["web_service", "web.worker"], {"gunicorn.conf.py", *STATIC_FILES}),
+    ],
+    ids=["lambda", "web"],
+)
+def test_an_image_has_the_files_that_its_entry_points_import(
+    target: str, entry_points: list[str], others: set[str]
+) -> None:
     """Neither one more nor one less: a missing file would only show at a cold start."""
-    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
-    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from=" not in line]
-    patterns = [word for words in copies for word in words if word.endswith(".py") and not word.startswith("scripts/")]
-    assert set(find_modules(*patterns)) == find_closure("lambda_function")
+    modules = {name for entry_point in entry_points for name in find_closure(entry_point)}
+    assert copied_files(target) == {str(PRODUCT[name].relative_to(ROOT)) for name in modules} | others
 
 
 def test_launchers_commands_shortcuts_and_their_list_agree() -> None:

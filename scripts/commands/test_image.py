@@ -1,6 +1,7 @@
-"""Build the container image from the Dockerfile, and run it as Lambda does, against a local AWS.
+"""Build both images from the Dockerfile: the function's and the web service's, and run them against a local AWS.
 
-It needs Docker or Podman, and the AWS base image or another one of the same layout, named by --base.
+They run as confined as Lambda confines a function. It needs Docker or Podman, and the images that the Dockerfile builds
+on, or others of the same layout, named by --base and --web-base.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import boto3
 from rich.console import Console
@@ -22,20 +23,25 @@ from scripts import cli
 from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
 from scripts.environment import ROOT, requirements
 from scripts.image import measures, wheels
+from scripts.image.checks import ScenarioError
 from scripts.image.container import Engine, find_engine
 from scripts.image.heavy_model import GREEDY, SLOW, heavy_model
-from scripts.image.scenarios import SCENARIOS, ScenarioError, Stage
+from scripts.image.scenarios import SCENARIOS, Stage
+from scripts.image.web_scenarios import WEB_SCENARIOS, WebStage
 from scripts.localaws import moto, setup
 from scripts.localaws.setup import MODELS_BUCKET
 
 IMAGE = "localhost/ride-duration"
 BAKED, WITH_MLFLOW = f"{IMAGE}:baked", f"{IMAGE}:mlflow"
+WEB, WEB_BAKED = f"{IMAGE}-web", f"{IMAGE}-web:baked"
+
+T = TypeVar("T")
 
 EXAMPLES = """\
 examples:
   test-image
   test-image --with-mlflow
-  test-image --base localhost/lambda-python
+  test-image --base localhost/lambda-python --web-base localhost/python
 """
 
 
@@ -52,24 +58,31 @@ def main() -> int:
     options = parse_arguments()
     categories = ["packages", "training"] if options.with_mlflow else ["packages"]
     engine = find_engine()
-    check_wheels(categories)
-    base = options.base or base_image()
-    if not options.base:
-        engine.call("pull", "--quiet", base)
+    # The web service's base has a newer C library than Amazon Linux, so it can load the same wheels.
+    check_wheels([*categories, "web"])
+    stand_ins = {"BASE": options.base, "WEB_BASE": options.web_base}
+    bases = {name: stand_in or base_image(name) for name, stand_in in stand_ins.items()}
+    for name in bases:
+        if not stand_ins[name]:
+            engine.call("pull", "--quiet", bases[name])
     CONSOLE.print(f"Building the Dockerfile with {engine.name}", soft_wrap=True)
-    engine.build(ROOT, IMAGE, BASE=base)
-    engine.build(ROOT, BAKED, BASE=base, MODEL=str(SAMPLE_MODEL.relative_to(ROOT)))
-    images = {"the image": IMAGE}
-    if options.with_mlflow:
-        engine.build(ROOT, WITH_MLFLOW, BASE=base, CATEGORIES=" ".join(categories))
-        images["the image with mlflow"] = WITH_MLFLOW
-    sizes = measures.measure_sizes(engine, base, images)
-    with stages(engine, base) as new_stage:
-        outcomes = run_scenarios(new_stage)
-        performance = measures.measure_performance(new_stage())
-    ground = f"a stand-in for {base_image()}, not Amazon Linux: {options.base}" if options.base else base
-    show(f"{engine.name}, on {ground}", outcomes, sizes | performance)
-    return 0 if all(outcome.passed for outcome in outcomes) else 1
+    measured = build_images(engine, bases, categories)
+    with stages(engine, bases["BASE"]) as new_stage:
+
+        def new_web_stage() -> WebStage:
+            return WebStage(new_stage(), WEB, WEB_BAKED, bases["WEB_BASE"])
+
+        outcomes = {
+            "The image": run_scenarios(SCENARIOS, new_stage),
+            "The web service's image": run_scenarios(WEB_SCENARIOS, new_web_stage),
+        }
+        measured |= measures.measure_performance(new_stage()) | measures.measure_web(new_web_stage())
+    grounds = [
+        f"a stand-in for {base_image(name)}: {stand_in}" if stand_in else bases[name]
+        for name, stand_in in stand_ins.items()
+    ]
+    show(f"{engine.name}, on {' and '.join(grounds)}", outcomes, measured)
+    return 0 if all(outcome.passed for image in outcomes.values() for outcome in image) else 1
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -77,8 +90,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     text = 'measure the image that --build-arg CATEGORIES="packages training" makes as well'
     parser.add_argument("--with-mlflow", action="store_true", help=text)
-    text = "a local image in place of the AWS base image, if the registry cannot be reached; .ci/stand_in.py makes one"
-    parser.add_argument("--base", metavar="IMAGE", help=text)
+    for option, base in (("--base", "the AWS base image"), ("--web-base", "Python's slim image")):
+        text = f"a local image in place of {base}, if its registry cannot be reached; .ci/stand_in.py makes one"
+        parser.add_argument(option, metavar="IMAGE", help=text)
     return parser.parse_args()
 
 
@@ -91,11 +105,26 @@ def check_wheels(categories: Sequence[str]) -> None:
         CONSOLE.print(f"Amazon Linux 2023 on {architecture}: all {count} locked packages have a wheel")
 
 
-def base_image() -> str:
-    """Return the name of the Dockerfile's base image."""
-    found = re.match(r"ARG BASE=(\S+)", (ROOT / "Dockerfile").read_text())
+def build_images(engine: Engine, bases: Mapping[str, str], categories: Sequence[str]) -> dict[str, str]:
+    """Build both targets, without a model and with one, and return their sizes by description."""
+    model = str(SAMPLE_MODEL.relative_to(ROOT))
+    engine.build(ROOT, IMAGE, **bases)
+    engine.build(ROOT, BAKED, **bases, MODEL=model)
+    engine.build(ROOT, WEB, "web", **bases)
+    engine.build(ROOT, WEB_BAKED, "web", **bases, MODEL=model)
+    images = {"the image": IMAGE}
+    if "training" in categories:
+        engine.build(ROOT, WITH_MLFLOW, **bases, CATEGORIES=" ".join(categories))
+        images["the image with mlflow"] = WITH_MLFLOW
+    sizes = measures.measure_sizes(engine, bases["BASE"], images)
+    return sizes | measures.measure_sizes(engine, bases["WEB_BASE"], {"the web service's image": WEB})
+
+
+def base_image(name: str) -> str:
+    """Return the default of a build argument of the Dockerfile that names a base image."""
+    found = re.search(rf"^ARG {name}=(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     if not found:
-        raise CommandError("the Dockerfile does not begin with ARG BASE=")
+        raise CommandError(f"the Dockerfile has no line ARG {name}=")
     return found[1]
 
 
@@ -122,12 +151,12 @@ def stages(engine: Engine, base: str) -> Iterator[Callable[[], Stage]]:
         yield new_stage
 
 
-def run_scenarios(new_stage: Callable[[], Stage]) -> list[Outcome]:
+def run_scenarios(scenarios: Sequence[Callable[[T], str]], new_stage: Callable[[], T]) -> list[Outcome]:
     """Run every scenario on a stage of its own, and return the outcomes."""
     outcomes = []
     with cli.progress_bar("scenarios") as progress:
-        task = progress.add_task("Running", total=len(SCENARIOS))
-        for scenario in SCENARIOS:
+        task = progress.add_task("Running", total=len(scenarios))
+        for scenario in scenarios:
             name = scenario.__name__.replace("_", " ")
             progress.update(task, description=f"It {name}")
             try:
@@ -139,15 +168,17 @@ def run_scenarios(new_stage: Callable[[], Stage]) -> list[Outcome]:
     return outcomes
 
 
-def show(how: str, outcomes: Sequence[Outcome], measured: Mapping[str, str]) -> None:
-    """Print how the image was run, the outcomes, and the measures."""
-    scenarios = Table("it", "", "seen", title="The image", title_justify="left")
-    for outcome in outcomes:
-        passed = Text("passed", "green") if outcome.passed else Text("FAILED", "bold red")
-        scenarios.add_row(outcome.scenario, passed, Text(printable(outcome.summary), overflow="fold"))
+def show(how: str, outcomes: Mapping[str, Sequence[Outcome]], measured: Mapping[str, str]) -> None:
+    """Print how the images were run, the outcomes of each, and the measures."""
+    console = Console()
+    console.print(Text(f"Built and run with {how}."), soft_wrap=True)
+    for title, found in outcomes.items():
+        scenarios = Table("it", "", "seen", title=title, title_justify="left")
+        for outcome in found:
+            passed = Text("passed", "green") if outcome.passed else Text("FAILED", "bold red")
+            scenarios.add_row(outcome.scenario, passed, Text(printable(outcome.summary), overflow="fold"))
+        console.print(scenarios)
     table = Table("", "", title="Measures", title_justify="left", show_header=False)
     for what, value in measured.items():
         table.add_row(what, Text(value, justify="right"))
-    console = Console()
-    console.print(Text(f"Built and run with {how}."), soft_wrap=True)
-    console.print(scenarios, table)
+    console.print(table)

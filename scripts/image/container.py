@@ -1,6 +1,7 @@
-"""A container engine, and the function in a container that confines it as Lambda does, behind Lambda's emulator."""
+"""A container engine, containers that are confined as Lambda confines a function, and the function in one of them."""
 
 import contextlib
+import json
 import shutil
 import subprocess
 import uuid
@@ -23,13 +24,13 @@ TIMEOUT_SECONDS = 60
 TMP_MB = 512
 OPEN_FILES = PROCESSES = 1024
 USER = 993
+"""Lambda's; the web service's image has a user of its own."""
 CONFINEMENT = (
     "--read-only",
     f"--tmpfs=/tmp:rw,size={TMP_MB}m,mode=1777",
     "--ipc=none",  # no /dev/shm
     "--cap-drop=all",
     "--security-opt=no-new-privileges",
-    f"--user={USER}:990",
     f"--ulimit=nofile={OPEN_FILES}:{OPEN_FILES}",
     f"--ulimit=nproc={PROCESSES}:{PROCESSES}",
     f"--cpus={CPUS}",
@@ -78,15 +79,24 @@ class Engine:
             return False
         return True
 
-    def build(self, folder: Path, tag: str, **arguments: str) -> None:
-        """Build the folder's Dockerfile with build arguments."""
+    def build(self, folder: Path, tag: str, target: str = "", **arguments: str) -> None:
+        """Build a target of the folder's Dockerfile, or its default one, with build arguments."""
         given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+        given += [f"--target={target}"] if target else []
+        # Podman's own format has no HEALTHCHECK.
+        given += ["--format=docker"] if self.is_podman else []
         self.call("build", "--quiet", f"--tag={tag}", *given, str(folder), seconds=BUILD_SECONDS)
 
     def remove(self, container: str) -> None:
         """Stop and remove a container if it exists. Raises CommandError."""
         if self.can("container", "inspect", container):
             self.call("rm", "--force", container)
+
+    def look_into(self, image: str, code: str) -> Any:
+        """Run code in an image as it was built, and return its stdout from JSON."""
+        # -B: Python writes no bytecode, which would be a file that the image lacks. As root: for another user, Podman
+        # would add a line to /etc/passwd.
+        return json.loads(self.call("run", "--rm", "--user=0", "--entrypoint=python3", image, "-B", "-c", code))
 
     def size(self, image: str) -> int:
         """Return the size of an image's unpacked layers in bytes."""
@@ -102,11 +112,34 @@ def find_engine() -> Engine:
 
 
 @dataclass(frozen=True)
-class FunctionContainer:
-    """A running container. The function in it starts with its first event."""
+class Container:
+    """A running container."""
 
     engine: Engine
     name: str
+
+    def python(self, code: str, *arguments: str) -> str:
+        """Run code in the container as its user, and return its stdout."""
+        return self.engine.call("exec", self.name, "python3", "-c", code, *arguments)
+
+    def peak_memory(self) -> int:
+        """Return the largest resident memory, in bytes, that a process of the container ever had."""
+        return int(self.python(PEAKS)) * 1024
+
+    def limits(self) -> dict[str, float]:
+        """Return the memory in MiB and the CPUs to which the engine limits the container."""
+        memory, nano_cpus = self.look_up("{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}").split()
+        return {"memory_mb": int(memory) / 2**20, "cpus": int(nano_cpus) / 1e9}
+
+    def look_up(self, template: str) -> str:
+        """Return what the engine knows of the container, as a template of Go's."""
+        return self.engine.call("container", "inspect", f"--format={template}", self.name)
+
+
+@dataclass(frozen=True)
+class FunctionContainer(Container):
+    """The container of a function, which starts with its first event."""
+
     addresses: Addresses
     timeout: float
 
@@ -114,19 +147,30 @@ class FunctionContainer:
         """Return the emulator's answer: the function's response or error from JSON, any other answer as text."""
         return self.addresses.invoke(event, self.timeout)
 
-    def python(self, code: str) -> str:
-        """Run code in the container as the function's user, and return its stdout."""
-        return self.engine.call("exec", self.name, "python3", "-c", code)
 
-    def peak_memory(self) -> int:
-        """Return the largest resident memory, in bytes, that a process of the container ever had: the function's."""
-        return int(self.python(PEAKS)) * 1024
-
-    def limits(self) -> dict[str, float]:
-        """Return the memory in MiB and the CPUs to which the engine limits the container."""
-        limits = self.engine.call("inspect", "--format={{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", self.name)
-        memory, nano_cpus = limits.split()
-        return {"memory_mb": int(memory) / 2**20, "cpus": int(nano_cpus) / 1e9}
+@contextlib.contextmanager
+def run(
+    engine: Engine, image: str, variables: Mapping[str, str], memory_mb: int, *options: str, command: Sequence[str] = ()
+) -> Iterator[str]:
+    """Run a confined container for the length of the block; it can reach servers on this machine's loopback."""
+    container = f"ride-duration-{uuid.uuid4().hex}"
+    given = [
+        f"--name={container}",
+        "--detach",
+        "--network=host",
+        *CONFINEMENT,
+        # Podman would otherwise make /run and /var/tmp writable.
+        *(["--read-only-tmpfs=false"] if engine.is_podman else []),
+        f"--memory={memory_mb}m",
+        f"--memory-swap={memory_mb}m",
+        *(f"--env={name}={value}" for name, value in variables.items()),
+        *options,
+    ]
+    try:
+        engine.call("run", *given, image, *command)
+        yield container
+    finally:
+        engine.remove(container)
 
 
 @contextlib.contextmanager
@@ -138,26 +182,11 @@ def run_function(
     memory_mb: int = MEMORY_MB,
     timeout: int = TIMEOUT_SECONDS,
 ) -> Iterator[FunctionContainer]:
-    """Run the image's function for the length of the block; it can reach servers on this machine's loopback."""
+    """Run the image's function, behind the emulator, for the length of the block."""
     addresses = Addresses.free()
     limits = {"AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout), "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb)}
-    container = f"ride-duration-{uuid.uuid4().hex}"
-    options = [
-        f"--name={container}",
-        "--detach",
-        "--network=host",
-        "--stop-timeout=0",
-        *CONFINEMENT,
-        # Podman would otherwise make /run and /var/tmp writable.
-        *(["--read-only-tmpfs=false"] if engine.is_podman else []),
-        f"--memory={memory_mb}m",
-        f"--memory-swap={memory_mb}m",
-        *(f"--env={name}={value}" for name, value in {**variables, **limits}.items()),
-        "--entrypoint=/usr/local/bin/aws-lambda-rie",
-    ]
-    try:
-        engine.call("run", *options, image, *addresses.options(), *COMMAND)
+    options = (f"--user={USER}:990", "--stop-timeout=0", "--entrypoint=/usr/local/bin/aws-lambda-rie")
+    command = (*addresses.options(), *COMMAND)
+    with run(engine, image, {**variables, **limits}, memory_mb, *options, command=command) as name:
         addresses.wait()
-        yield FunctionContainer(engine, container, addresses, timeout)
-    finally:
-        engine.remove(container)
+        yield FunctionContainer(engine, name, addresses, timeout)

@@ -1,4 +1,4 @@
-"""The image's figures: its size, cold start, memory and speed."""
+"""The images' figures: their size, cold start, memory and speed."""
 
 import statistics
 import time
@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from scripts.cli import CommandError
 from scripts.image.container import Engine, FunctionContainer
 from scripts.image.scenarios import COMPLETE, Stage, good_rides
+from scripts.image.web_scenarios import WebStage
 
 COLD_STARTS = 3
 WARM_BATCHES = 20
+WORKERS = 2
 BATCH, LARGE_BATCH = 500, 8_000
 """Rides in a batch of the local stack, and in a batch of almost 6 MB, Lambda's limit."""
 
@@ -35,6 +37,25 @@ def measure_performance(stage: Stage) -> dict[str, str]:
         measured[f"a batch of {LARGE_BATCH:,} rides"] = f"{_time_batch(function, LARGE_BATCH):.2f} s"
         measured["peak memory after that"] = _megabytes(function.peak_memory())
     return measured
+
+
+def measure_web(stage: WebStage) -> dict[str, str]:
+    """Return the web service's start and memory, by description."""
+    measured = {}
+    for place, image in (("out of S3", stage.image), ("baked in", stage.baked_image)):
+        seconds = statistics.median(_time_web_start(stage, image) for _ in range(COLD_STARTS))
+        measured[f"web service healthy after its start, model {place}"] = f"{seconds:.2f} s"
+    with stage.service(WEB_CONCURRENCY=str(WORKERS)) as service:
+        service.wait_until_ready()
+        measured[f"memory of the web service with {WORKERS} workers"] = _megabytes(service.memory())
+    return measured
+
+
+def _time_web_start(stage: WebStage, image: str) -> float:
+    with stage.service(image=image) as service:
+        began = time.perf_counter()
+        service.wait_until_ready()
+        return time.perf_counter() - began
 
 
 def _time_cold_start(stage: Stage, image: str) -> float:

@@ -1,8 +1,6 @@
-"""What the image must do against the local AWS: each scenario is a function that returns a summary."""
+"""What the function's image must do against the local AWS: each scenario is a function that returns a summary."""
 
 import contextlib
-import json
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,9 +13,9 @@ from model import Model
 from rides import Prediction
 from scripts.aws.predictions import read_prediction
 from scripts.aws.shards import ShardReader
-from scripts.environment import ROOT, locked_packages
-from scripts.image import container
-from scripts.image.container import CPUS, MEMORY_MB, TIMEOUT_SECONDS, TMP_MB, USER, Engine, FunctionContainer
+from scripts.image import checks, container
+from scripts.image.checks import COUNT_KILLS, ScenarioError, expect
+from scripts.image.container import MEMORY_MB, TIMEOUT_SECONDS, USER, Engine, FunctionContainer
 from scripts.image.heavy_model import GREEDY, SLOW, digest
 from scripts.localaws import chaos
 from scripts.localaws.faults import Delayed
@@ -34,81 +32,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 COMPLETE: dict[str, Any] = {"batchItemFailures": []}
-
-CONFINED = {
-    "uid": USER,
-    "capabilities": 0,
-    "gains_privileges": False,
-    "writable": ["/tmp"],  # noqa: S108
-    "tmp_mb": TMP_MB,
-    "open_files": [container.OPEN_FILES] * 2,
-    "processes": [container.PROCESSES] * 2,
-    "memory_mb": MEMORY_MB,
-    "cpus": CPUS,
-}
-"""The restrictions that the function must find."""
-LIST_FILES = """
-import json, os
-paths = [os.path.join(folder, name) for folder, folders, files in os.walk("/") for name in folders + files]
-print(json.dumps([path for path in paths if path.split("/")[1] not in ("dev", "proc", "sys")]))
-"""
-LIST_CONTENT = """
-import importlib.metadata, importlib.util, json, os, pathlib
-root = pathlib.Path("/var/task")
-packages = list(importlib.metadata.distributions(path=[str(root)]))
-owned = {str(file) for package in packages for file in package.files}
-files = {str(file.relative_to(root)): file for file in root.rglob("*") if file.is_file()}
-sources = [file for name, file in files.items() if name.endswith(".py")]
-bytecode = {source: pathlib.Path(importlib.util.cache_from_source(source)) for source in sources}
-def is_compiled(source):
-    # PEP 552: the flags are 1 for a hash of the source that Python never checks.
-    header = importlib.util.MAGIC_NUMBER + b"\\1\\0\\0\\0" + importlib.util.source_hash(source.read_bytes())
-    return bytecode[source].is_file() and bytecode[source].read_bytes().startswith(header)
-print(json.dumps({
-    "packages": {package.name: package.version for package in packages},
-    "others": sorted(name for name, file in files.items() if name not in owned and file not in bytecode.values()),
-    "uncompiled": [str(source) for source in sources if not is_compiled(source)],
-    "model": os.environ.get("MODEL_LOCATION", ""),
-}))
-"""
-FIND_RESTRICTIONS = """
-import json, os, resource
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-def is_writable(folder):
-    try:
-        open(folder + "/written", "w").close()
-    except OSError:
-        return False
-    return True
-folders = ["/", "/dev", "/dev/shm", "/etc", "/opt", "/run", "/tmp", "/var/lang", "/var/task", "/var/tmp"]
-tmp = os.statvfs("/tmp")
-print(json.dumps({
-    "uid": os.getuid(),
-    "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
-    "gains_privileges": status["NoNewPrivs"].strip() == "0",
-    "writable": [folder for folder in folders if is_writable(folder)],
-    "tmp_mb": tmp.f_blocks * tmp.f_frsize // 2**20,
-    "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),
-    "processes": resource.getrlimit(resource.RLIMIT_NPROC),
-}))
-"""
-LIST_COMPILED = """
-import sys
-compiled = []
-def note(event, arguments):
-    if event == "compile" and str(arguments[1]).endswith(".py"):
-        compiled.append(str(arguments[1]))
-sys.addaudithook(note)
-import json
-import lambda_function
-print(json.dumps(compiled))
-"""
-COUNT_KILLS = 'print(dict(line.split() for line in open("/proc/vmstat"))["oom_kill"])'
-"""How many processes the kernel has killed for lack of memory; the whole machine's number, the same in a container."""
-
-
-class ScenarioError(Exception):
-    """The image did not do what it must; the message says what it did."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +88,6 @@ class Stage:
         lines = [msgspec.json.decode(line, type=RejectionLine) for body in bodies for line in body.splitlines()]
         return [(line.event_id, line.kind) for line in lines]
 
-    def inspect(self, image: str, code: str) -> Any:
-        """Run code in an image as it was built, and return its stdout from JSON."""
-        # -B: Python writes no bytecode, which would be a file that the image lacks.
-        return json.loads(self.engine.call("run", "--rm", "--entrypoint=python3", image, "-B", "-c", code))
-
 
 def good_rides(count: int) -> dict[str, Any]:
     """Return an event of ``count`` good rides."""
@@ -178,34 +96,19 @@ def good_rides(count: int) -> dict[str, Any]:
 
 def holds_the_locked_packages_and_the_modules(stage: Stage) -> str:
     """The image adds nothing else to its base: packages in locked versions, with bytecode of exactly their source."""
-    content = stage.inspect(stage.image, LIST_CONTENT)
-    found = {name.lower().replace("_", "-"): version for name, version in content["packages"].items()}
-    locked = {name: package["version"].removeprefix("==") for name, package in locked_packages(["packages"]).items()}
-    copied = re.findall(r"^COPY (lambda_function\.py [^$]+) \$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    patterns = [*" ".join(copied).replace("\\", " ").split(), "streaming/*.py"]
-    modules = [str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)]
-    _expect("packages", found, locked)
-    _expect("other files", content["others"], sorted(modules))
-    _expect("files without bytecode of their own", content["uncompiled"], [])
-    _expect("MODEL_LOCATION", content["model"], "")
-    new = set(stage.inspect(stage.image, LIST_FILES)) - set(stage.inspect(stage.base, LIST_FILES))
-    elsewhere = sorted(path for path in new if not path.startswith("/var/task/"))
-    _expect("new files outside of the task root", elsewhere, ["/opt/model"])
-    return f"{len(found)} packages, {len(modules)} modules"
+    return checks.check_content(stage.engine, stage.image, stage.base, "lambda", ["packages"])
 
 
 def is_confined(stage: Stage) -> str:
     """The container is as restricted as Lambda's sandbox; otherwise the other scenarios would prove little."""
     with stage.function() as function:
-        _expect("confinement", json.loads(function.python(FIND_RESTRICTIONS)) | function.limits(), CONFINED)
-    return f"user {USER}, no capabilities, {CPUS} CPU, {MEMORY_MB} MB, writes nowhere but in /tmp, of {TMP_MB} MB"
+        return checks.check_confinement(function, USER, MEMORY_MB)
 
 
 def starts_from_bytecode_alone(stage: Stage) -> str:
     """A cold start compiles no module, because it could not keep the bytecode."""
     with stage.function() as function:
-        _expect("compiled at the start", json.loads(function.python(LIST_COMPILED)), [])
-    return "no source is compiled"
+        return checks.check_bytecode(function, "lambda_function")
 
 
 def predicts_a_good_batch(stage: Stage) -> str:
@@ -258,12 +161,12 @@ def reports_in_time_what_a_hanging_stream_leaves(stage: Stage) -> str:
         chaos.serve(stage.endpoint, lambda call: Delayed(600) if call.number else None) as hanging,
         stage.function(timeout=timeout, AWS_ENDPOINT_URL_KINESIS=hanging.url) as function,
     ):
-        _expect("response before the stream hangs", function.invoke(good_rides(1)), COMPLETE)
+        expect("response before the stream hangs", function.invoke(good_rides(1)), COMPLETE)
         began = time.monotonic()
         response = function.invoke(event)
         seconds = time.monotonic() - began
     failures = [{"itemIdentifier": record["kinesis"]["sequenceNumber"]} for record in event["Records"]]
-    _expect("response", response, {"batchItemFailures": failures})
+    expect("response", response, {"batchItemFailures": failures})
     return f"all 100 records reported after {seconds:.1f} s of {timeout} s"
 
 
@@ -271,11 +174,11 @@ def outlives_a_timeout(stage: Stage) -> str:
     """A single call of the model exceeds the timeout: Lambda ends the sandbox, and the next batch starts another."""
     timeout = 20
     with stage.function(model=SLOW, timeout=timeout, MODEL_SHA256=digest(SLOW)) as function:
-        _expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
+        expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
         answer = str(function.invoke(good_rides(8_000)))
         if not answer.startswith("Task timed out after"):
             raise ScenarioError(f"a batch that takes longer than {timeout} s is answered {answer[:200]}")
-        _expect("response after the timeout", function.invoke(good_rides(1)), COMPLETE)
+        expect("response after the timeout", function.invoke(good_rides(1)), COMPLETE)
     return f"{answer.strip()}; the next batch starts afresh"
 
 
@@ -283,11 +186,11 @@ def outlives_running_out_of_memory(stage: Stage) -> str:
     """The kernel kills the function in mid-batch, and the next batch starts a new one."""
     memory_mb = 512
     with stage.function(model=GREEDY, memory_mb=memory_mb, MODEL_SHA256=digest(GREEDY)) as function:
-        _expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
+        expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
         kills = int(function.python(COUNT_KILLS))
         summary = _fail(function, "Runtime.ExitError", "signal: killed", good_rides(2_000))
-        _expect("whether the kernel killed it for lack of memory", int(function.python(COUNT_KILLS)) > kills, True)
-        _expect("response after the kill", function.invoke(good_rides(1)), COMPLETE)
+        expect("whether the kernel killed it for lack of memory", int(function.python(COUNT_KILLS)) > kills, True)
+        expect("response after the kill", function.invoke(good_rides(1)), COMPLETE)
     return f"{summary}, at {memory_mb} MB; the next batch starts afresh"
 
 
@@ -311,7 +214,7 @@ SCENARIOS: Sequence[Callable[[Stage], str]] = (
 def _settle(stage: Stage, function: FunctionContainer, event: dict[str, Any]) -> str:
     """Invoke the function, and check that each record became the right prediction or a rejection."""
     received, rejections = decode_event(event)
-    _expect("response", function.invoke(event), COMPLETE)
+    expect("response", function.invoke(event), COMPLETE)
     durations = stage.sample.predict([ride.event.ride for ride in received])
     predicted = [
         (f"{duration:.6f}", stage.sample.version, ride.event.ride_id, ride.record.event_id)
@@ -334,12 +237,7 @@ def _fail(function: FunctionContainer, kind: str, words: str, event: dict[str, A
     return f"{kind}: … {words}"
 
 
-def _expect(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise ScenarioError(f"{what}: {str(found)[:300]}, not {str(expected)[:300]}")
-
-
 def _expect_same(what: str, found: Iterable[object], expected: Iterable[object]) -> None:
     """Check that both contain the same values, each as often, in any order."""
     have, need = Counter(found), Counter(expected)
-    _expect(f"{what} missing and too many", [*(need - have), *(have - need)], [])
+    expect(f"{what} missing and too many", [*(need - have), *(have - need)], [])

@@ -1,7 +1,6 @@
 """The image's files and the command that tests the image, as far as they can be tested without a container engine."""
 
 import hashlib
-import os
 import re
 import shutil
 import signal
@@ -65,10 +64,8 @@ def wheel(folder: Path, tag: str) -> str:
 
 def checked_as_model(folder: Path, model: str) -> tuple[int, str]:
     """Run the Dockerfile's check of a copied MODEL in the folder; return the exit code and the error."""
-    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
-    (command,) = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN rm -f Pipfile.lock")]
-    environment = {**os.environ, "MODEL": model}
-    done = subprocess.run(["/bin/sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    command = [str(ROOT / "scripts" / "image" / "check-model"), model]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return done.returncode, done.stderr.strip()
 
 
@@ -126,7 +123,7 @@ def test_no_image_is_built_with_half_a_model(tmp_path: Path) -> None:
 
 def test_the_wheels_are_checked_for_the_python_of_the_base_image() -> None:
     """Both have the same version, or the check would prove nothing. The name may have a digest."""
-    name, _, digest = test_image.base_image().partition("@")
+    name, _, digest = test_image.base_image("BASE").partition("@")
     assert name == f"public.ecr.aws/lambda/python:{wheels.PYTHON}"
     assert not digest or re.fullmatch("sha256:[0-9a-f]{64}", digest)
 

@@ -94,12 +94,16 @@ def test_functions_have_the_variables_of_their_models(parameters: dict[str, str]
 
 
 def test_the_image_is_built_with_the_given_model_and_packages() -> None:
-    """It is built from the project's own Dockerfile, and both consumers use it."""
+    """It is built from the project's own Dockerfile, and both consumers use it.
+
+    Without the target, the SAM CLI, which does not use BuildKit by default, would also build the web service's image.
+    """
     resources = evaluated(ImageModel="my/model", ImagePackages="packages training").resources()
     assert resources["Consumer"]["Metadata"] == {
         "Dockerfile": "Dockerfile",
         "DockerContext": ".",
         "DockerTag": "latest",
+        "DockerBuildTarget": "lambda",
         "DockerBuildArgs": {"CATEGORIES": "packages training", "MODEL": "my/model"},
     }
     both = evaluated(**UNUSUAL).resources()

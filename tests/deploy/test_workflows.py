@@ -102,11 +102,15 @@ def test_no_image_is_shipped_on_a_base_without_a_digest(base: str, code: int, tm
     assert done.stdout.count("\n") == code
 
 
-def test_every_image_of_the_dockerfile_is_the_base() -> None:
-    """One digest pins everything that the image is built on."""
+def test_every_image_of_the_dockerfile_is_its_targets_base() -> None:
+    """One digest pins everything that an image is built on."""
     text = (ROOT / "Dockerfile").read_text()
-    images = set(re.findall("^FROM ([^ ]+)", text, re.M)) | set(re.findall("^COPY --from=([^ ]+)", text, re.M))
-    assert images - set(re.findall("^FROM .* AS (.+)", text, re.M)) == {"${BASE}"}
+    stages = set(re.findall("^FROM .* AS (.+)", text, re.M))
+    for part, base in zip(
+        re.split("^(?=FROM .* AS web-base)", text, flags=re.M), ("${BASE}", "${WEB_BASE}"), strict=True
+    ):
+        images = set(re.findall(r"^FROM (\S+)", part, re.M)) | set(re.findall("^COPY --from=([^ ]+)", part, re.M))
+        assert images - stages == {base}
     assert "docker:pinDigests" in RENOVATE["extends"]
 
 
