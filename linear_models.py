@@ -64,8 +64,7 @@ class Formula:
 def find_formula(pipeline: Any) -> Formula | None:
     """Return a formula that was just proved to give what the pipeline gives, to the last bit, or None.
 
-    It is None for all pipelines but those of a sparse DictVectorizer and one of LINEAR_MODELS for one value, and if
-    the proof fails.
+    It is None if the pipeline is not a sparse DictVectorizer and one of LINEAR_MODELS, or if the proof fails.
     """
     try:
         return next((formula for formula in _make_formulas(pipeline) if _is_proved(formula)), None)
@@ -76,22 +75,26 @@ def find_formula(pipeline: Any) -> Formula | None:
 
 def _make_formulas(pipeline: Any) -> Iterator[Formula]:
     """Yield a formula for each way in which a processor may multiply and add."""
-    # Whoever has such a pipeline has imported these modules already. A bare forest would have to import them here.
-    from sklearn.feature_extraction import DictVectorizer
     from sklearn.pipeline import Pipeline
 
     if type(pipeline) is not Pipeline or len(pipeline.steps) != 2:
         return
+    # Loading a pipeline has imported its steps, but another model may need none of these modules.
+    from sklearn.feature_extraction import DictVectorizer
+
     vectorizer, model = (step for _, step in pipeline.steps)
     if type(vectorizer) is not DictVectorizer or not _is_linear(model):
         return
     # A dense matrix goes to BLAS, which adds in another order for one ride than for many.
-    if vectorizer.sparse is not True or vectorizer.dtype not in (float, np.float64):
+    if vectorizer.sparse is not True:
         return
-    vocabulary, coefficients, intercept = vectorizer.vocabulary_, model.coef_, model.intercept_
-    if not (_are_columns(vocabulary, coefficients) and type(intercept) in (float, np.float64)):
+    separator, vocabulary = vectorizer.separator, vectorizer.vocabulary_
+    coefficients, intercept = model.coef_, model.intercept_
+    if type(separator) is not str or type(intercept) not in (float, np.float64):
         return
-    prefix = f"{PAIR}{vectorizer.separator}"
+    if not _are_columns(vocabulary, coefficients):
+        return
+    prefix = PAIR + separator
     # The matrix product starts from 0.0, so -0.0 becomes 0.0.
     values = [0.0 + value for value in coefficients.tolist()]
     pairs = {name[len(prefix) :]: values[column] for name, column in vocabulary.items() if name.startswith(prefix)}
@@ -108,16 +111,10 @@ def _is_linear(model: Any) -> bool:
 
 
 def _are_columns(vocabulary: Any, coefficients: Any) -> bool:
-    """Return whether there is a finite coefficient for each name: SciPy does not check an index, and could crash."""
-    return (
-        type(vocabulary) is dict
-        and type(coefficients) is np.ndarray
-        and coefficients.dtype == np.float64
-        and coefficients.shape == (len(vocabulary),)
-        and bool(np.isfinite(coefficients).all())
-        and all(type(name) is str for name in vocabulary)
-        and all(type(column) is int and 0 <= column < len(vocabulary) for column in vocabulary.values())
-    )
+    """Return whether each column in the vocabulary exists: SciPy does not check an index, and could crash."""
+    if type(vocabulary) is not dict or type(coefficients) is not np.ndarray or coefficients.dtype != np.float64:
+        return False
+    return all(type(column) is int and 0 <= column < len(vocabulary) for column in vocabulary.values())
 
 
 def _multiply_adds() -> Iterator[MultiplyAdd]:
@@ -130,9 +127,8 @@ def _multiply_adds() -> Iterator[MultiplyAdd]:
 def _is_proved(formula: Formula) -> bool:
     """Return whether the pipeline gives the same for rides of known and unknown pairs, and for a ride on its own."""
     known = list(formula.pairs)[:: 1 + len(formula.pairs) // PROOF_PAIRS]
-    rides = [
-        {PAIR: pair, DISTANCE: miles} for pair, miles in zip(known, itertools.cycle(PROOF_DISTANCES), strict=False)
-    ]
+    distances = itertools.cycle(PROOF_DISTANCES)
+    rides = [{PAIR: pair, DISTANCE: next(distances)} for pair in known]
     rides += [{PAIR: pair, DISTANCE: miles} for pair in ["no pair", *known[:1]] for miles in PROOF_DISTANCES]
     return all(_bits(formula.compute(part)) == _bits(formula.fall_back(part)) for part in (rides, rides[-1:]))
 

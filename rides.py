@@ -86,8 +86,11 @@ def decode_ride(data: bytes) -> RideEvent:
     return event
 
 
-def decode_json(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
-    """Return the value in JSON. Raises InvalidRideError if the data is not UTF-8, not JSON, or not what is decoded."""
+def decode_json(decoder: "msgspec.json.Decoder[_T]", data: bytes, explained: type | None = None) -> _T:
+    """Return the value in JSON. Raises InvalidRideError if the data is not UTF-8, not JSON, or not what is decoded.
+
+    A field that holds NaN or Infinity is looked for in the type ``explained``; by default, in what is decoded.
+    """
     if not data.isascii():
         _check_utf_8(data)
     try:
@@ -95,7 +98,7 @@ def decode_json(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
     except msgspec.ValidationError as error:
         raise InvalidRideError("ride", str(error)) from error
     except msgspec.DecodeError as error:
-        raise InvalidRideError("json", f"{error}{_explain_non_finite(data, decoder.type)}") from error
+        raise InvalidRideError("json", f"{error}{_explain_non_finite(data, explained or decoder.type)}") from error
     except RecursionError as error:
         raise InvalidRideError("json", "JSON is nested too deeply") from error
 

@@ -21,7 +21,7 @@ from rides import InvalidRideError
 from settings import SettingsError, WebSettings
 from web import errors, open_inference, openapi, pages, telemetry
 from web.health import Health
-from web.metrics import Metrics
+from web.metrics import TEXT, Metrics
 from web.rides import RequestedRide, decode_list, decode_one, is_list, make_answer
 
 try:
@@ -37,7 +37,10 @@ METRICS = Metrics(openapi.list_requests(DOCUMENT), {"model": NAME, "version": VE
 
 app = Flask(__name__, static_folder=None)
 app.extensions["health"] = HEALTH
-app.config["MAX_CONTENT_LENGTH"] = openapi.MAX_BODY_BYTES
+# One more than what is allowed, because Flask cuts a body that comes in chunks off there, without an error.
+app.config["MAX_CONTENT_LENGTH"] = openapi.MAX_BODY_BYTES + 1
+# A path with two slashes is a wrong one, and no redirect, which few clients follow with the body.
+app.url_map.merge_slashes = False
 telemetry.observe(app, METRICS, SETTINGS.log_level)
 errors.handle(app)
 pages.add(app, DOCUMENT)
@@ -49,7 +52,7 @@ def keep_metrics_apart() -> None:
     if SETTINGS.metrics_port:
         is_metrics_port = request.environ["SERVER_PORT"] == str(SETTINGS.metrics_port)
         if is_metrics_port != (request.path == "/metrics"):
-            abort(404)
+            abort(404, f"the port {SETTINGS.metrics_port} has /metrics and nothing else, and no other port has it")
 
 
 @app.post("/predict")
@@ -117,17 +120,19 @@ def server() -> Response:
 @app.get("/metrics")
 def metrics() -> Response:
     """Return the counts of all workers for Prometheus."""
-    body, media_type = METRICS.exposition(request.headers.get("Accept", ""))
-    return Response(body, content_type=media_type)
+    return Response(METRICS.exposition(), content_type=TEXT)
 
 
 def read_json() -> bytes:
     """Return the body of a request that says that it is JSON. Raises HTTPException: 413, 415."""
     if not request.is_json:
-        abort(415, "send the header Content-Type: application/json")
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        abort(415, "send the body without Content-Encoding")
-    return request.get_data(cache=False)
+        abort(415, "the body is JSON: send the header Content-Type: application/json")
+    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+        abort(415, "send the body as it is, without the header Content-Encoding")
+    body = request.get_data(cache=False)
+    if len(body) > openapi.MAX_BODY_BYTES:
+        abort(413)
+    return body
 
 
 def predict_each(rides: Sequence[RequestedRide | InvalidRideError]) -> list[float | InvalidRideError]:
@@ -135,7 +140,7 @@ def predict_each(rides: Sequence[RequestedRide | InvalidRideError]) -> list[floa
     predicted = iter(MODEL.predict([one.ride for one in rides if isinstance(one, RequestedRide)]))
     values = [next(predicted) if isinstance(one, RequestedRide) else one for one in rides]
     outcomes = [
-        value if isinstance(value, float | InvalidRideError) else InvalidRideError("prediction", str(value))
+        value if isinstance(value, float | InvalidRideError) else InvalidRideError("prediction", encodable(str(value)))
         for value in values
     ]
     telemetry.note_outcomes(outcomes)
@@ -146,6 +151,11 @@ def check_model(name: str, version: str) -> None:
     """Raise HTTPException with the status 404 if the service has another model."""
     if (name, version) != (NAME, VERSION):
         abort(404, f"there is no model {name} of the version {version}, only {NAME} of the version {VERSION}")
+
+
+def encodable(text: str) -> str:
+    """Return a model's message with lone surrogates replaced, which JSON in UTF-8 cannot have."""
+    return text.encode(errors="replace").decode()
 
 
 def as_json(value: Any, status: int = 200) -> Response:

@@ -67,6 +67,7 @@ SCRIPTS = find_modules("scripts/**/*.py")
 CODE = PRODUCT | SCRIPTS
 TESTS = find_modules("tests/**/*.py")
 TREES = {name: ast.parse(path.read_text()) for name, path in (CODE | TESTS).items()}
+STATIC = {str(path.relative_to(ROOT)) for path in (ROOT / "web" / "static").iterdir()}
 LAUNCHERS = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
 
 
@@ -153,7 +154,7 @@ def test_a_package_is_imported_only_inside_its_fence(package: str, allowed: list
     ("target", "entry_points", "others"),
     [
         ("lambda", ["lambda_function"], set()),
-        ("web", ["web_service", "web.worker"], {"gunicorn.conf.py", "web/static/form.html"}),
+        ("web", ["web_service", "web.worker"], {"gunicorn.conf.py", *STATIC}),
     ],
     ids=["lambda", "web"],
 )

@@ -14,7 +14,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry
+import numpy as np
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -22,7 +23,6 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 MAX_WORKERS = 128
@@ -40,6 +40,9 @@ OUTCOMES = ("predicted", "json", "utf-8", "ride", "prediction")
 OTHER = "other"
 """The route and the method of requests that no route takes, and the status of unexpected ones."""
 
+TEXT = CONTENT_TYPE_PLAIN_0_0_4
+"""The media type of the metrics, which Prometheus and everything like it reads."""
+
 Request = tuple[str, str, str]
 """Method, route and status of a request."""
 
@@ -50,10 +53,13 @@ class SharedCells:
     def __init__(self, size: int, gauge: int) -> None:
         """Make slots of ``size`` cells, all zero. The cell ``gauge`` belongs to a worker, and ends with it."""
         self._size, self._gauge = size, gauge
-        # A file without a name: it ends with the last process, whatever ends that.
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - kept as long as the process
-        self._file.truncate(MAX_WORKERS * size * 8)
-        self._memory = memoryview(mmap.mmap(self._file.fileno(), 0)).cast("d")
+        # Not in a file: if its disk were full, writing into a part of it for the first time would end the process.
+        memory = mmap.mmap(-1, MAX_WORKERS * size * 8)
+        self._memory = memoryview(memory).cast("d")  # faster than numpy for single numbers
+        self._slots = np.frombuffer(memory).reshape(MAX_WORKERS, size)
+        # An empty file without a name, for locks on its bytes: it ends with the last process, whatever ends that.
+        self._locks = tempfile.TemporaryFile()  # noqa: SIM115 - kept as long as the process
+        self._own_slot: int | None = None
         self._own: memoryview[float] | None = None
         os.register_at_fork(after_in_child=self._forget)
 
@@ -66,23 +72,37 @@ class SharedCells:
 
     def totals(self) -> list[float]:
         """Return the sum of all slots, cell by cell."""
-        slots = [self._memory[start : start + self._size] for start in range(0, len(self._memory), self._size)]
-        return [sum(cells) for cells in zip(*slots, strict=True)]
+        self._end_gauges()
+        totals: list[float] = self._slots.sum(axis=0).tolist()
+        return totals
 
     def _claim(self) -> "memoryview[float]":
         for slot in range(MAX_WORKERS):
-            try:
-                # The kernel drops the lock when this process ends, and a forked process does not inherit it.
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
-            except OSError:
-                continue
-            own = self._memory[slot * self._size : (slot + 1) * self._size]
-            own[self._gauge] = 0.0
-            return own
-        raise RuntimeError(f"more than {MAX_WORKERS} workers: run fewer on one machine")
+            if self._lock(slot):
+                self._own_slot = slot
+                own = self._memory[slot * self._size : (slot + 1) * self._size]
+                own[self._gauge] = 0.0
+                return own
+        raise RuntimeError(f"more than {MAX_WORKERS} workers count requests: run fewer")
+
+    def _lock(self, slot: int) -> bool:
+        """Return whether no other process has the slot, which is then this process's."""
+        try:
+            # The kernel drops the lock when this process ends, and a forked process does not inherit it.
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+        except OSError:
+            return False
+        return True
+
+    def _end_gauges(self) -> None:
+        """Set the gauge of workers that were killed to zero, unless a new worker has their slot and has done it."""
+        for slot in np.flatnonzero(self._slots[:, self._gauge]).tolist():
+            if slot != self._own_slot and self._lock(slot):
+                self._slots[slot, self._gauge] = 0.0
+                fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, slot)
 
     def _forget(self) -> None:
-        self._own = None
+        self._own = self._own_slot = None
 
 
 class Metrics(Collector):
@@ -128,10 +148,9 @@ class Metrics(Collector):
             cells[self._batches + bisect_left(BATCH_SIZES, rides)] += 1
             cells[self._batches + len(BATCH_SIZES) + 1] += rides
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics of all workers and their media type, which the ``Accept`` header chooses."""
-        encode, media_type = choose_encoder(accept)
-        return encode(self._registry), media_type
+    def exposition(self) -> bytes:
+        """Return the metrics of all workers in Prometheus' text format, whose media type is ``TEXT``."""
+        return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, for prometheus_client."""

@@ -82,9 +82,10 @@ def _column(inputs: Sequence[_Tensor], name: str) -> list[Any]:
     tensor = found[0]
     accepted = ACCEPTED[DATATYPES[name]]
     if tensor.datatype not in accepted:
-        raise InvalidRideError("ride", f"the datatype of {name} is {DATATYPES[name]}, not {tensor.datatype}")
+        raise InvalidRideError("ride", f"the datatype of {name} is one of {', '.join(accepted)}")
     # A column may be a list, or a list of lists of one value.
     data = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in tensor.data]
     if tensor.shape not in ([len(data)], [len(data), 1]):
-        raise InvalidRideError("ride", f"the shape of {name} is {tensor.shape}, and its data has {len(data)} values")
+        shapes = f"[{len(data)}] or [{len(data)}, 1]"
+        raise InvalidRideError("ride", f"the data of {name} has {len(data)} values, so its shape is {shapes}")
     return data

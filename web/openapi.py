@@ -1,181 +1,321 @@
 """The OpenAPI document: every route, its bodies, and its answers by status. The metrics count what it lists."""
 
-from collections.abc import Sequence
-from http import HTTPStatus
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from rides import RideEvent
+from rides import RIDE_ID, RideEvent, RideId
 from web.metrics import OTHER, Request
-from web.open_inference import InferenceRequest
+from web.open_inference import ACCEPTED, DATATYPES
 from web.problems import PROBLEM_JSON
 from web.rides import MAX_RIDES, BareRide
 
 MAX_BODY_BYTES = 1_048_576
 """The largest body of a request."""
 
+UNMATCHED = ("200", "304", "404", "405", "500", "503")
+"""Statuses of requests whose method and route are not in the document: the files of the pages, and mistakes."""
+UNCOUNTED = "408"
+"""The status that the server gives without calling the app, which therefore does not count it."""
+
+MEANINGS = {
+    200: "OK",
+    400: "The body is not JSON in UTF-8, or its JSON is cut off or nested too deeply.",
+    404: "The service has another model, or another version of it.",
+    408: "The body came too slowly.",
+    413: f"The body has more than {MAX_BODY_BYTES:,} bytes.",
+    415: "The header Content-Type is not application/json, or the body has a Content-Encoding.",
+    422: f"The JSON is not a ride, or a list of more than {MAX_RIDES:,}, or the model has no value for the ride.",
+    500: "An unexpected error, which the log has with the request's id.",
+    503: "The service has no memory left for the request, or has not begun, or is about to stop.",
+}
+"""What a status says, unless a route says it with other words."""
+
 Schema = dict[str, Any]
 STRING: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
-PROBLEM = {
-    "type": "object",
-    "description": "Problem details (RFC 9457).",
-    "properties": {
-        "type": STRING,
-        "title": STRING,
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "What is wrong; for a ride, the reason that the stream gives."},
-        "kind": {"type": "string", "description": "The step that rejected a ride, as in the stream's rejections."},
-        "instance": {"type": "string", "description": "The path of the request."},
+INTEGER: Schema = {"type": "integer"}
+BOOLEAN: Schema = {"type": "boolean"}
+
+RIDE = {"PULocationID": 100, "DOLocationID": 200, "trip_distance": 3.5}
+EVENT = {"ride": {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}, RIDE_ID: 256}
+TENSORS = {
+    "id": "42",
+    "inputs": [
+        {"name": "PULocationID", "datatype": "INT64", "shape": [2], "data": [100, 130]},
+        {"name": "DOLocationID", "datatype": "INT64", "shape": [2], "data": [200, 205]},
+        {"name": "trip_distance", "datatype": "FP64", "shape": [2], "data": [3.5, 3.66]},
+    ],
+}
+RIDE_EXAMPLES = {
+    "ride": {"summary": "A ride", "value": RIDE},
+    "event": {"summary": "A ride event, whose ride_id the answer repeats", "value": EVENT},
+    "list": {"summary": "A list of both", "value": [RIDE, EVENT, {**RIDE, RIDE_ID: "a-1"}]},
+    "errors": {
+        "summary": "A list with a ride that is not valid",
+        "value": [RIDE, {**RIDE, "trip_distance": 500, RIDE_ID: "a-2"}],
     },
-    "required": ["type", "title", "status", "detail"],
 }
-RIDES = {
-    "type": "array",
-    "maxItems": MAX_RIDES,
-    "description": "Rides, each in either form. Other elements get a problem.",
-}
-REJECTED = (400, 413, 415, 422)
-FAILED = (500, 503)
-UNMATCHED = ("404", "405", "413", "500", "503")
-"""Statuses of requests that no route takes, or that take none of a route's methods."""
+HEADERS = {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", "traceparent")}
+"""The headers of every answer."""
+HEADER_PARAMETERS = [{"$ref": f"#/components/parameters/{name}"} for name in HEADERS]
+
+INTRODUCTION = """\
+Predicts how many minutes a taxi ride takes.
+
+Every error is a problem (RFC 9457), with a `detail` that says what to change. A path that does not exist (404) and a
+method that a path does not take (405, with the header `Allow`) have one too. Paths that begin with `/v2/` have the
+errors of the Open Inference Protocol instead: `{"error": "..."}`."""
 
 
 def make_document(*, model: str, version: str, field: str) -> Schema:
     """Return the document for a service with this model, whose predicted value has the name ``field``."""
-    _, components = msgspec.json.schema_components(
-        [BareRide, RideEvent, InferenceRequest], ref_template="#/components/schemas/{name}"
-    )
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Ride durations",
-            "version": version,
-            "description": f"Predicts how many minutes a taxi ride takes, with the model {model}.",
+        "info": {"title": "Ride durations", "version": version, "description": INTRODUCTION},
+        "tags": [
+            {"name": "Predictions"},
+            {"name": "Service", "description": "For those who run the service."},
+            {"name": "Pages", "description": "For people with a browser."},
+            {"name": "Open Inference Protocol", "description": "Version 2, which platforms for models speak."},
+        ],
+        "paths": {**_own_paths(model), **_protocol_paths(model, version)},
+        "components": {
+            "schemas": _request_schemas() | _answer_schemas(model, version, field),
+            "parameters": _header_parameters(),
+            "headers": {
+                "X-Request-ID": {
+                    "description": "The id of the request, which its line of the log has too.",
+                    "required": True,
+                    "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+                },
+                "traceparent": {"description": "The request's own header, if it had a valid one.", "schema": STRING},
+            },
         },
-        "paths": {**_own_paths(field), **_protocol_paths(field)},
-        "components": {"schemas": {**components, "Problem": PROBLEM, "Answer": _answer(field)}},
     }
 
 
 def list_requests(document: Schema) -> list[Request]:
-    """Return every method, route and status of the document, and those of requests that no route takes."""
+    """Return every method, route and status of the document, and those of requests that it does not have."""
     return [
         *(
             (method.upper(), route, status)
             for route, methods in document["paths"].items()
             for method, operation in methods.items()
             for status in operation["responses"]
+            if status != UNCOUNTED
         ),
         *((OTHER, OTHER, status) for status in UNMATCHED),
     ]
 
 
-def _own_paths(field: str) -> Schema:
-    answer = _ref("Answer")
-    of_list = {"type": "array", "items": {"anyOf": [answer, _object(error=_ref("Problem"))]}}
-    health = _object(status=STRING, model=STRING, model_version=STRING, service_up_since=STRING)
+def _own_paths(model: str) -> Schema:
+    predicted = {"anyOf": [_ref("Answer"), _ref("ListAnswer")]}
+    rides = {"anyOf": [_ref("BareRide"), _ref("RideEvent"), _ref("RideList")]}
+    health = {200: _json(_ref("Health"), "The service should get requests."), 503: _json(_ref("Health"))}
+    metrics = _content(STRING, "The metrics", "text/plain")
+    elsewhere = "The metrics have a port of their own, METRICS_PORT."
     return {
         "/predict": {
             "post": {
+                "operationId": "predict",
+                "tags": ["Predictions"],
                 "summary": "Predict a ride, or each ride of a list",
-                "description": f"A list has at most {MAX_RIDES:,} rides. Its answer has the same order, and in the place"
-                " of a ride that is not valid, the problem. A ride that is not in a list gets the problem's status.",
-                "requestBody": _body({"anyOf": [_ref("BareRide"), _ref("RideEvent"), RIDES]}),
-                "responses": {
-                    "200": _content("The predictions", {"anyOf": [answer, of_list]}),
-                    **{str(status): _problem(status) for status in (*REJECTED, *FAILED)},
-                },
+                "description": f"The model is `{model}`. A list has at most {MAX_RIDES:,} rides, and its answer has the"
+                " same order. A ride of a list that is not valid has its problem in its place, and the others have"
+                " their predictions. A single ride that is not valid has the problem as its answer.",
+                "parameters": HEADER_PARAMETERS,
+                "requestBody": _body(rides, RIDE_EXAMPLES),
+                "responses": _responses({200: _json(predicted), **_problems(400, 408, 413, 415, 422, 500, 503)}),
             }
         },
         "/health": {
-            "get": _operation("Whether the service should get requests", health, (200, 503)),
-            "head": {
-                "summary": "The same without a body",
-                "responses": {status: _answer_without_body(status) for status in ("200", "503")},
-            },
+            "get": _operation("health", "Service", "Say whether the service should get requests", health),
+            "head": _operation(
+                "health_without_body", "Service", "Say the same without a body", {200: _bare(200), 503: _bare(503)}
+            ),
         },
         "/metrics": {
-            "get": _text("The counts of all workers, for Prometheus", "text/plain", "application/openmetrics-text")
+            "get": _operation(
+                "metrics",
+                "Service",
+                "Return the counts of all workers for Prometheus",
+                {200: metrics, 404: _problem(404, elsewhere)},
+            )
         },
-        "/openapi.json": {"get": _operation("This document", {"type": "object"}, (200,))},
-        "/docs": {"get": _text("A page that shows this document", "text/html")},
-        "/": {"get": _text("A page on which a person picks zones and sees the minutes", "text/html")},
+        "/openapi.json": {
+            "get": _operation("openapi", "Service", "Return this document", {200: _json({"type": "object"})})
+        },
+        "/": {"get": _operation("form", "Pages", "Pick two zones and see the minutes", {200: _page()})},
+        "/docs": {"get": _operation("docs", "Pages", "Read this document and try it out", {200: _page()})},
     }
 
 
-def _protocol_paths(field: str) -> Schema:
-    """Return the routes of the Open Inference Protocol."""
-    model = _object(name=STRING, versions={"type": "array", "items": STRING}, platform=STRING)
-    output = _object(
-        name={"const": field}, datatype=STRING, shape={"type": "array"}, data={"type": "array", "items": NUMBER}
-    )
-    response = _object(model_name=STRING, model_version=STRING, outputs={"type": "array", "items": output})
-    is_ready = _object(ready={"type": "boolean"})
+def _protocol_paths(model: str, version: str) -> Schema:
+    """Return the routes of the Open Inference Protocol. Each with a model has a second form, with its version."""
+    ready = {200: _json(_ref("Ready"), "It should get requests."), 503: _json(_ref("Ready"), "It should not.")}
+    live = _json(_object(live={"const": True}))
     paths: Schema = {
-        "/v2": {"get": _operation("The server", _object(name=STRING, version=STRING), (200,))},
-        "/v2/health/live": {"get": _operation("That the process answers", _object(live={"type": "boolean"}), (200,))},
-        "/v2/health/ready": {"get": _operation("Whether it should get requests", is_ready, (200, 503))},
+        "/v2": {"get": _protocol("server", "Describe the server", {200: _json(_ref("Server"))})},
+        "/v2/health/live": {"get": _protocol("live", "Say that the process answers", {200: live})},
+        "/v2/health/ready": {"get": _protocol("ready", "Say whether the service should get requests", ready)},
     }
-    for route, names in (
-        ("/v2/models/{name}", ["name"]),
-        ("/v2/models/{name}/versions/{version}", ["name", "version"]),
+    name = _path_parameter("name", model, "The model's name, MODEL_NAME.")
+    number = _path_parameter("version", version, "The model's version.")
+    for route, suffix, parameters in (
+        ("/v2/models/{name}", "", [name]),
+        ("/v2/models/{name}/versions/{version}", "_version", [name, number]),
     ):
-        parameters = [{"name": name, "in": "path", "required": True, "schema": STRING} for name in names]
-        infer = _operation("Predict rides as tensors", response, (200,)) | {
-            "requestBody": _body(_ref("InferenceRequest"))
+        described = {200: _json(_ref("ModelMetadata")), **_protocol_errors(404)}
+        inferred = {200: _json(_ref("InferenceResponse")), **_protocol_errors(400, 404, 408, 413, 415, 500, 503)}
+        paths[route] = {"get": _protocol(f"model{suffix}", "Describe the model", described, parameters)}
+        paths[f"{route}/ready"] = {
+            "get": _protocol(
+                f"model{suffix}_ready",
+                "Say whether the model should get requests",
+                {**ready, **_protocol_errors(404)},
+                parameters,
+            )
         }
-        infer["responses"] |= {str(status): _protocol_error(status) for status in (400, 404, 413, 415, *FAILED)}
-        described = _operation("The model's inputs and outputs", model, (200,))
-        ready = _operation("Whether the model should get requests", is_ready, (200, 503))
-        for operation in (described, ready):
-            operation["responses"]["404"] = _protocol_error(404)
-        paths[route] = {"get": described | {"parameters": parameters}}
-        paths[f"{route}/ready"] = {"get": ready | {"parameters": parameters}}
-        paths[f"{route}/infer"] = {"post": infer | {"parameters": parameters}}
+        infer = _protocol(f"infer{suffix}", "Predict rides as tensors", inferred, [*parameters, *HEADER_PARAMETERS])
+        infer["requestBody"] = _body(_ref("InferenceRequest"), {"rides": {"summary": "Two rides", "value": TENSORS}})
+        paths[f"{route}/infer"] = {"post": infer}
     return paths
 
 
-def _answer(field: str) -> Schema:
-    return _object(model_version=STRING, **{field: NUMBER}) | {"description": "A ride's prediction."}
+def _request_schemas() -> Schema:
+    _, schemas = msgspec.json.schema_components([BareRide, RideEvent], ref_template="#/components/schemas/{name}")
+    # A body that has "ride" is read as a ride event.
+    schemas["BareRide"]["properties"]["ride"] = False
+    tensors = [
+        _object(
+            name={"const": name},
+            datatype={"enum": list(ACCEPTED[datatype])},
+            shape={"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 2},
+            data={"type": "array", "items": {"anyOf": [value, _array(value, 1, 1)]}, "minItems": 1},
+        )
+        for name, datatype in DATATYPES.items()
+        for value in [schemas["Ride"]["properties"][name]]
+    ]
+    request = _object(inputs=_array({"oneOf": tensors}, len(tensors)))
+    request["properties"]["id"] = {"type": ["string", "null"], "description": "The answer repeats it."}
+    request["description"] = "Each input once, all with the same number of values, `n`. The shape is `[n]` or `[n, 1]`."
+    other = {"description": "An element that is not a ride has a problem in the answer."}
+    ride = {"anyOf": [_ref("BareRide"), _ref("RideEvent"), other]}
+    return schemas | {"RideList": _array(ride, 0, MAX_RIDES), "InferenceRequest": request}
 
 
-def _object(**properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+def _answer_schemas(model: str, version: str, field: str) -> Schema:
+    given_id = {RIDE_ID: msgspec.json.schema(RideId) | {"description": "The ride's own id, if it has one."}}
+    its_version = {"const": version, "description": "The version of the model."}
+    answer = _object(**{field: NUMBER | {"description": "The prediction."}}, model_version=its_version)
+    error = _object(error=_ref("Problem"))
+    for schema in (answer, error):
+        schema["properties"] |= given_id
+    kinds = {"enum": ["utf-8", "json", "ride", "prediction"], "description": "The step that rejected the ride."}
+    problem = _object(type={"const": "about:blank"}, title=STRING, status=INTEGER, detail=STRING)
+    problem["properties"] |= {"kind": kinds, "instance": STRING | {"description": "The path of the request."}}
+    tensor = _object(name=STRING, datatype=STRING, shape=_array(INTEGER))
+    output = _object(name={"const": field}, datatype={"const": "FP64"}, shape=_array(INTEGER), data=_array(NUMBER))
+    response = _object(model_name={"const": model}, model_version=its_version, outputs=_array(output, 1, 1))
+    response["properties"]["id"] = STRING
+    return {
+        "Answer": answer,
+        "ListAnswer": _array({"anyOf": [_ref("Answer"), error]}, 0, MAX_RIDES),
+        "Problem": problem | {"description": "Problem details (RFC 9457)."},
+        "Health": _object(
+            status={"enum": ["ok", "draining", "unable to predict"]},
+            model={"const": model},
+            model_version=its_version,
+            service_up_since={"type": "string", "format": "date-time"},
+        ),
+        "Ready": _object(ready=BOOLEAN),
+        "Server": _object(name=STRING, version=STRING, extensions=_array(STRING)),
+        "ModelMetadata": _object(
+            name={"const": model},
+            versions=_array(STRING),
+            platform=STRING,
+            inputs=_array(tensor),
+            outputs=_array(tensor),
+        ),
+        "InferenceResponse": response,
+        "InferenceError": _object(error=STRING),
+    }
+
+
+def _header_parameters() -> Schema:
+    """Return the headers that a request may have. A value of another form is not an error, but has no effect."""
+    texts = {
+        "X-Request-ID": "The id of the request: up to 128 visible ASCII characters. Without it, the service makes one.",
+        "traceparent": "The trace of the request (W3C Trace Context), which the log and the answer repeat.",
+    }
+    return {name: {"name": name, "in": "header", "description": text, "schema": STRING} for name, text in texts.items()}
+
+
+def _path_parameter(name: str, value: str, description: str) -> Schema:
+    schema = {"type": "string", "enum": [value], "default": value}
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+
+
+def _operation(name: str, tag: str, summary: str, answers: dict[int, Schema]) -> Schema:
+    return {"operationId": name, "tags": [tag], "summary": summary, "responses": _responses(answers)}
+
+
+def _protocol(name: str, summary: str, answers: dict[int, Schema], parameters: Iterable[Schema] = ()) -> Schema:
+    operation = _operation(f"v2_{name}", "Open Inference Protocol", summary, answers)
+    return operation | ({"parameters": list(parameters)} if parameters else {})
+
+
+def _responses(answers: dict[int, Schema]) -> Schema:
+    return {
+        str(status): answer | ({} if str(status) == UNCOUNTED else {"headers": HEADERS})
+        for status, answer in answers.items()
+    }
+
+
+def _bare(status: int) -> Schema:
+    return {"description": MEANINGS[status]}
+
+
+def _page() -> Schema:
+    return _content(STRING, "The page", "text/html")
+
+
+def _json(schema: Schema, description: str = "") -> Schema:
+    return _content(schema, description or "OK", "application/json")
+
+
+def _problem(status: int, description: str = "") -> Schema:
+    return _content(_ref("Problem"), description or MEANINGS[status], PROBLEM_JSON)
+
+
+def _problems(*statuses: int) -> dict[int, Schema]:
+    return {status: _problem(status) for status in statuses}
+
+
+def _protocol_errors(*statuses: int) -> dict[int, Schema]:
+    texts = MEANINGS | {400: "The body is not JSON in UTF-8, or not a request of the protocol with valid rides."}
+    errors = {status: _json(_ref("InferenceError"), texts[status]) for status in statuses}
+    return errors | {status: _problem(status) for status in statuses if str(status) == UNCOUNTED}
+
+
+def _content(schema: Schema, description: str, *media_types: str) -> Schema:
+    return {"description": description, "content": {name: {"schema": schema} for name in media_types}}
+
+
+def _body(schema: Schema, examples: Schema) -> Schema:
+    return {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
 
 
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _body(schema: Schema) -> Schema:
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+def _object(**properties: Schema) -> Schema:
+    """Return the schema of an object with these properties, all of them required."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def _content(description: str, schema: Schema, *media_types: str) -> Schema:
-    return {
-        "description": description,
-        "content": {one: {"schema": schema} for one in media_types or ("application/json",)},
-    }
-
-
-def _answer_without_body(status: str) -> Schema:
-    return {"description": HTTPStatus(int(status)).phrase}
-
-
-def _problem(status: int) -> Schema:
-    return _content(HTTPStatus(status).phrase, _ref("Problem"), PROBLEM_JSON)
-
-
-def _protocol_error(status: int) -> Schema:
-    return _content(HTTPStatus(status).phrase, _object(error=STRING))
-
-
-def _operation(summary: str, schema: Schema, statuses: Sequence[int]) -> Schema:
-    responses = {str(status): _content(HTTPStatus(status).phrase, schema) for status in statuses}
-    return {"summary": summary, "responses": responses}
-
-
-def _text(summary: str, *media_types: str) -> Schema:
-    return {"summary": summary, "responses": {"200": _content(summary, STRING, *media_types)}}
+def _array(items: Schema, least: int = 0, most: int | None = None) -> Schema:
+    return {"type": "array", "items": items, "minItems": least} | ({} if most is None else {"maxItems": most})

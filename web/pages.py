@@ -8,28 +8,36 @@ import msgspec
 from flask import Flask, Response, send_from_directory
 
 STATIC = Path(__file__).parent / "static"
-DOCS = "/docs"
-DOCS_SETTINGS = {"app_name": "Ride durations", "layout": "BaseLayout", "validatorUrl": None}
-"""Settings of Swagger UI. Its validator would be a service on the internet."""
+SWAGGER = Path(flask_swagger_ui.__file__).parent / "dist"
+POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
+"""A browser loads nothing from other servers, and runs no script inside of a page. Swagger UI's CSS contains images."""
 
 
 def add(app: Flask, document: dict[str, Any]) -> None:
     """Add the pages to the app. They show ``document``."""
     encoded = msgspec.json.encode(document)
-    shown = flask_swagger_ui.get_swaggerui_blueprint(DOCS, "/openapi.json", DOCS_SETTINGS)
-    app.register_blueprint(shown)
+    pages = {name: (STATIC / f"{name}.html").read_bytes() for name in ("form", "docs")}
 
     @app.get("/openapi.json")
     def openapi() -> Response:
         return Response(encoded, content_type="application/json")
 
-    # Without this, the blueprint would redirect to the same address with a slash.
-    app.add_url_rule(DOCS, view_func=app.view_functions[f"{shown.name}.show"], endpoint="docs")
-
     @app.get("/")
     def form() -> Response:
-        return send_from_directory(STATIC, "form.html")
+        return _answer(pages["form"])
+
+    @app.get("/docs", strict_slashes=False)
+    def docs() -> Response:
+        return _answer(pages["docs"])
 
     @app.get("/static/<path:name>")
     def static(name: str) -> Response:
         return send_from_directory(STATIC, name)
+
+    @app.get("/static/swagger/<path:name>")
+    def swagger(name: str) -> Response:
+        return send_from_directory(SWAGGER, name)
+
+
+def _answer(page: bytes) -> Response:
+    return Response(page, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": POLICY})

@@ -1,7 +1,8 @@
 """Errors as problem details (RFC 9457): JSON with a status, a title, and a detail that says what to change."""
 
-from http import HTTPStatus
 from typing import Any
+
+from werkzeug.http import HTTP_STATUS_CODES
 
 from rides import InvalidRideError, RejectionKind
 
@@ -17,7 +18,7 @@ def make_problem(status: int, detail: str, kind: RejectionKind | None = None) ->
         detail: what is wrong; for a ride, the reason with which the stream would reject it.
         kind: the step that rejected a ride, as in the stream's rejections.
     """
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    problem = {"type": "about:blank", "title": HTTP_STATUS_CODES[status], "status": status, "detail": detail}
     return problem | ({"kind": kind} if kind else {})
 
 

@@ -1,9 +1,9 @@
 """The JSON that ``POST /predict`` takes and answers: one ride, or a list of rides, each bare or in a ride event."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rides import RIDE_ID, InvalidRideError, Ride, RideId, check_id, decode_json, decode_ride
 from web.problems import problem_of
@@ -29,6 +29,13 @@ class _Shape(Struct, frozen=True, gc=False):
     """What tells a ride event from a bare ride."""
 
     ride: msgspec.Raw = msgspec.Raw()
+
+
+class _AnyForm(Struct):
+    """An element of a list, in either form. A list is decoded without its elements' fields, so errors look here."""
+
+    ride: Ride | UnsetType = UNSET
+    trip_distance: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
 
 
 class TooManyRidesError(ValueError):
@@ -70,7 +77,7 @@ def decode_list(body: bytes) -> list[RequestedRide | InvalidRideError]:
 
     Raises InvalidRideError if the body is not a JSON list, and TooManyRidesError.
     """
-    elements = decode_json(_lists, body)
+    elements = decode_json(_lists, body, explained=list[_AnyForm])
     if len(elements) > MAX_RIDES:
         raise TooManyRidesError(f"a list has at most {MAX_RIDES:,} rides, and this one has {len(elements):,}")
     rides: list[RequestedRide | InvalidRideError] = []

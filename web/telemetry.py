@@ -1,12 +1,15 @@
 """What operators see of a request: its id, one log line without a ride, and its part of the metrics."""
 
+import contextlib
+import datetime
+import functools
 import logging
+import os
 import re
 import sys
 import time
-import uuid
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -17,8 +20,22 @@ from web.metrics import OTHER, Metrics
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """Ids of requests that are taken over. Others could break a log line or a header."""
-TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """The header that names the trace and the caller's span (W3C, Trace Context)."""
+HEADERS = {"request_id": "X-Request-ID", "traceparent": "traceparent"}
+"""The headers of an answer, by the names of the same values in the log line."""
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
+"""The methods that a log line names. A client can send any other word as well."""
+
+
+@dataclass(slots=True)
+class Observation:
+    """What is known of a request so far."""
+
+    request_id: str
+    began: float
+    outcomes: dict[str, int] = field(default_factory=dict)
+    """The number of rides by what became of them."""
 
 
 def observe(app: Flask, metrics: Metrics, level: str) -> None:
@@ -27,31 +44,31 @@ def observe(app: Flask, metrics: Metrics, level: str) -> None:
 
     @app.before_request
     def begin() -> None:
-        g.began = time.perf_counter()
-        g.request_id = find_request_id(request)
-        g.outcomes = Counter()
+        g.observation = Observation(find_request_id(request), time.perf_counter())
         metrics.begin()
 
     @app.after_request
     def end(response: Response) -> Response:
-        seconds = time.perf_counter() - g.began
-        route = find_route(request)
-        response.headers["X-Request-ID"] = g.request_id
-        trace = request.headers.get("traceparent", "")
-        traced = {"traceparent": trace} if TRACEPARENT.fullmatch(trace) else {}
-        response.headers.update(traced)
+        # Flask finds the objects behind "g" and "request" anew at each use, which costs more than the metrics do.
+        seen: Observation = g.observation
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        seconds = time.perf_counter() - seen.began
+        route, status = find_route(asked), response.status_code
+        identity = {"request_id": seen.request_id, **find_trace(asked)}
+        for name, header in HEADERS.items():
+            if name in identity:
+                response.headers[header] = identity[name]
         # Counted before the answer is sent, so that whoever has an answer finds it counted.
-        if g.outcomes:
-            metrics.count_rides(g.outcomes)
-        metrics.end((request.method, route, str(response.status_code)), seconds)
+        if seen.outcomes:
+            metrics.count_rides(seen.outcomes)
+        metrics.end((asked.method, route, str(status)), seconds)
         if logs:
             log(
-                request_id=g.request_id,
-                **traced,
-                method=request.method,
+                **identity,
+                method=asked.method if asked.method in METHODS else OTHER,
                 route=route,
-                status=response.status_code,
-                rides=g.outcomes.total(),
+                status=status,
+                rides=sum(seen.outcomes.values()),
                 milliseconds=round(seconds * 1000, 3),
             )
         return response
@@ -59,29 +76,50 @@ def observe(app: Flask, metrics: Metrics, level: str) -> None:
 
 def note_outcomes(outcomes: Sequence[float | InvalidRideError]) -> None:
     """Remember what became of the request's rides, for its log line and the metrics."""
-    g.outcomes = Counter(one.kind if isinstance(one, InvalidRideError) else "predicted" for one in outcomes)
+    kinds = [one.kind if isinstance(one, InvalidRideError) else "predicted" for one in outcomes]
+    g.observation.outcomes = {kind: kinds.count(kind) for kind in set(kinds)}
 
 
 def note_rejection(error: InvalidRideError) -> None:
     """Remember that a request was rejected as a whole, unless the outcomes of its rides are known."""
-    g.outcomes = g.outcomes or Counter({error.kind: 1})
+    observation: Observation = g.observation
+    observation.outcomes = observation.outcomes or {error.kind: 1}
+
+
+def current_id() -> str:
+    """Return the id of the current request."""
+    observation: Observation = g.observation
+    return observation.request_id
 
 
 def find_request_id(request: Request) -> str:
     """Return the id that the client or a proxy gave the request, or else a new one."""
-    given = request.headers.get("X-Request-ID", "")
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    return given if given and REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+
+
+def find_trace(request: Request) -> dict[str, str]:
+    """Return the trace that the request is part of; an empty dictionary if it names none."""
+    given = request.environ.get("HTTP_TRACEPARENT", "")
+    return {"traceparent": given} if given and TRACEPARENT.fullmatch(given) else {}
 
 
 def find_route(request: Request) -> str:
     """Return the route that takes the request, such as ``/v2/models/{name}``, never the path, which may be a ride."""
-    rule = request.url_rule.rule if request.url_rule else OTHER
-    return rule.replace("<", "{").replace(">", "}")
+    return write_route(request.url_rule.rule) if request.url_rule else OTHER
+
+
+@functools.cache
+def write_route(rule: str) -> str:
+    """Return a rule of Flask, such as ``/static/<path:name>``, as OpenAPI writes it."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
 
 
 def log(message: str = "request", level: str = "INFO", **fields: Any) -> None:
-    """Write one line of JSON to stdout."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now := time.time())) + f".{int(now % 1 * 1000):03}Z"
+    """Write one line of JSON to stdout. If that is closed or full, the line is lost, but the request is answered."""
+    stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = msgspec.json.encode({"level": level, "message": message, "timestamp": stamp, **fields})
-    # One write for the whole line, because all workers share stdout.
-    print(line.decode(), flush=True, file=sys.stdout)
+    with contextlib.suppress(OSError, ValueError):
+        # One write for the whole line, because all workers share stdout. With PYTHONUNBUFFERED, print makes two.
+        sys.stdout.write(f"{line.decode()}\n")
+        sys.stdout.flush()

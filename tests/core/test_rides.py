@@ -2,9 +2,10 @@
 
 import json
 
+import msgspec
 import pytest
 
-from rides import InvalidRideError, Prediction, Ride, RideEvent, decode_ride, encode_prediction
+from rides import InvalidRideError, Prediction, Ride, RideEvent, decode_json, decode_ride, encode_prediction
 from tests.builders import ride_event
 
 
@@ -86,6 +87,14 @@ def test_invalid_data_is_an_error_with_kind_and_reason(data: object, kind: str, 
         decode(data)
     assert (caught.value.kind, caught.value.reason) == (kind, str(caught.value))
     assert reason in caught.value.reason
+
+
+def test_nan_is_looked_for_in_the_type_that_is_explained() -> None:
+    """What is decoded need not have the fields, such as a list whose elements are decoded later."""
+    decoder = msgspec.json.Decoder(list[msgspec.Raw])
+    data = b"[" + json.dumps(ride_event()).encode() + b"," + changed(b"3.66", b"NaN") + b"]"
+    with pytest.raises(InvalidRideError, match=r"Expected `float` >= 0.0 - at `\$\[1\]\.ride\.trip_distance`"):
+        decode_json(decoder, data, explained=list[RideEvent])
 
 
 def test_a_prediction_is_the_json_of_the_contract() -> None:

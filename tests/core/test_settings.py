@@ -4,7 +4,7 @@ import operator
 
 import pytest
 
-from settings import ModelSettings, SettingsError, StreamSettings
+from settings import ModelSettings, SettingsError, StreamSettings, WebSettings
 
 MINIMUM = {"PREDICTIONS_STREAM_NAME": "ride_predictions", "MODEL_LOCATION": "s3://models/1/models/m-1/artifacts"}
 ARN = "arn:aws-us-gov:kinesis:us-gov-west-1:000000000000:stream/ride_predictions"
@@ -133,3 +133,48 @@ def test_the_signature_of_a_url_is_not_shown() -> None:
     with pytest.raises(SettingsError, match="models/1") as caught:
         ModelSettings.from_environment({"MODEL_LOCATION": "https://models/1?X-Amz-Signature=0123"})
     assert "0123" not in str(caught.value)
+
+
+class TestWebSettings:
+    """The web service has the model's variables, and a few of its own."""
+
+    def test_a_model_is_enough(self) -> None:
+        """The predicted value's name is the one that the course's clients read."""
+        settings = WebSettings.from_environment({"MODEL_LOCATION": "model"})
+        model = ModelSettings.from_environment({"MODEL_LOCATION": "model"}, field="duration")
+        assert model.prediction_field == "duration"
+        assert settings == WebSettings(model=model, log_level="INFO", metrics_port=None, drain_seconds=3.0)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "field", "expected"),
+        [
+            ("METRICS_PORT", " 9100 ", "metrics_port", 9100),
+            ("METRICS_PORT", "65535", "metrics_port", 65535),
+            ("METRICS_PORT", "", "metrics_port", None),
+            ("DRAIN_SECONDS", "0", "drain_seconds", 0.0),
+            ("DRAIN_SECONDS", "12.5", "drain_seconds", 12.5),
+            ("DRAIN_SECONDS", "", "drain_seconds", 3.0),
+            ("LOG_LEVEL", "warn", "log_level", "WARNING"),
+            ("PREDICTION_FIELD", "tip_amount", "model.prediction_field", "tip_amount"),
+            ("MODEL_NAME", "tips", "model.name", "tips"),
+        ],
+    )
+    def test_values_are_read_as_people_write_them(self, name: str, value: str, field: str, expected: object) -> None:
+        """An empty variable counts as not set."""
+        settings = WebSettings.from_environment({"MODEL_LOCATION": "model", name: value})
+        assert operator.attrgetter(field)(settings) == expected
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("METRICS_PORT", port) for port in ("0", "65536", "999999", "-1", "http", "9100.0", "\u0663", "9100\n1")),
+            *(("DRAIN_SECONDS", seconds) for seconds in ("-1", "1000", "1e3", ".5", "nan", "inf", "3s", "1,5")),
+            *(("PREDICTION_FIELD", taken) for taken in ("ride_id", "model_version", "error")),
+            *(("LOG_LEVEL", "LOUD"), ("MODEL_BUCKET", "models"), ("MODEL_LOCATION", "")),
+        ],
+    )
+    def test_a_wrong_variable_is_named_in_one_line(self, name: str, value: str) -> None:
+        """The service does not start."""
+        with pytest.raises(SettingsError, match=name) as caught:
+            WebSettings.from_environment({"MODEL_LOCATION": "model", name: value})
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,14 @@
+// Shows openapi.json with Swagger UI, in the colours that the person's system has.
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const followColours = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", followColours);
+followColours();
+
+SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#docs",
+  deepLinking: true,
+  // The validator would be a service on the internet.
+  validatorUrl: null,
+});
