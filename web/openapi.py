@@ -20,7 +20,6 @@ UNCOUNTED = "408"
 """The status that the server gives without calling the app, which therefore does not count it."""
 
 MEANINGS = {
-    200: "OK",
     400: "The body is not JSON in UTF-8, or its JSON is cut off or nested too deeply.",
     404: "The service has another model, or another version of it.",
     408: "The body came too slowly.",
@@ -28,7 +27,7 @@ MEANINGS = {
     415: "The header Content-Type is not application/json, or the body has a Content-Encoding.",
     422: f"The JSON is not a ride, or a list of more than {MAX_RIDES:,}, or the model has no value for the ride.",
     500: "An unexpected error, which the log has with the request's id.",
-    503: "The service has no memory left for the request, or has not begun, or is about to stop.",
+    503: "The service has no memory left for the request.",
 }
 """What a status says, unless a route says it with other words."""
 
@@ -113,7 +112,9 @@ def list_requests(document: Schema) -> list[Request]:
 def _own_paths(model: str) -> Schema:
     predicted = {"anyOf": [_ref("Answer"), _ref("ListAnswer")]}
     rides = {"anyOf": [_ref("BareRide"), _ref("RideEvent"), _ref("RideList")]}
-    health = {200: _json(_ref("Health"), "The service should get requests."), 503: _json(_ref("Health"))}
+    up, down = "The service should get requests.", "The service should get no requests: it stops, or cannot predict."
+    health = {200: _json(_ref("Health"), up), 503: _json(_ref("Health"), down)}
+    bare_health = {200: {"description": up}, 503: {"description": down}}
     metrics = _content(STRING, "The metrics", "text/plain")
     elsewhere = "The metrics have a port of their own, METRICS_PORT."
     return {
@@ -132,9 +133,7 @@ def _own_paths(model: str) -> Schema:
         },
         "/health": {
             "get": _operation("health", "Service", "Say whether the service should get requests", health),
-            "head": _operation(
-                "health_without_body", "Service", "Say the same without a body", {200: _bare(200), 503: _bare(503)}
-            ),
+            "head": _operation("health_without_body", "Service", "Say the same without a body", bare_health),
         },
         "/metrics": {
             "get": _operation(
@@ -274,10 +273,6 @@ def _responses(answers: dict[int, Schema]) -> Schema:
     }
 
 
-def _bare(status: int) -> Schema:
-    return {"description": MEANINGS[status]}
-
-
 def _page() -> Schema:
     return _content(STRING, "The page", "text/html")
 
@@ -287,7 +282,8 @@ def _json(schema: Schema, description: str = "") -> Schema:
 
 
 def _problem(status: int, description: str = "") -> Schema:
-    return _content(_ref("Problem"), description or MEANINGS[status], PROBLEM_JSON)
+    schema = {"allOf": [_ref("Problem"), {"properties": {"status": {"const": status}}}]}
+    return _content(schema, description or MEANINGS[status], PROBLEM_JSON)
 
 
 def _problems(*statuses: int) -> dict[int, Schema]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rides import Ride
 from scripts.cli import CommandError
 from scripts.sources.chosen import read_tlc_rides
 from scripts.sources.download import open_trips
@@ -41,10 +42,40 @@ class Plan:
     """How long one consumer repeats its batch before the next consumer's turn."""
     budget: float
     """The seconds of batches that one consumer gets for one batch size, over all rounds."""
+    connections: tuple[int, ...]
+    """The numbers of connections that load a web service with one ride a request."""
+    equal_workers: bool
+    """Whether the other web services run with as many workers as ours too."""
+    load_seconds: float
+    """How long one web service is under load before the next one's turn."""
+    requests: int
+    """The number of requests after which a web service's memory is read, if they fit into the budget."""
 
 
-FULL = Plan(60_000, 100, (1, 10, 100, 500, 1_000, LARGEST_BATCH), rounds=7, turn_seconds=0.5, budget=100.0)
-QUICK = Plan(5_000, 20, (1, 10, 100, 500, 1_000), rounds=2, turn_seconds=0.05, budget=4.0)
+FULL = Plan(
+    trips=60_000,
+    trees=100,
+    batches=(1, 10, 100, 500, 1_000, LARGEST_BATCH),
+    rounds=7,
+    turn_seconds=0.5,
+    budget=100.0,
+    connections=(1, 4, 16, 64),
+    equal_workers=True,
+    load_seconds=2.0,
+    requests=100_000,
+)
+QUICK = Plan(
+    trips=5_000,
+    trees=20,
+    batches=(1, 10, 100, 500, 1_000),
+    rounds=2,
+    turn_seconds=0.05,
+    budget=4.0,
+    connections=(1, 16),
+    equal_workers=False,
+    load_seconds=0.2,
+    requests=200,
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +124,11 @@ def write_events(records: Sequence[RideRecord], sizes: Iterable[int], folder: Pa
         if rides > len(event_records):
             raise CommandError(f"a batch of {rides:,} rides is wanted, and there are {len(event_records):,}: add files")
         (folder / f"{rides}.json").write_text(json.dumps({"Records": event_records[:rides]}))
+
+
+def distinct_rides(records: Sequence[RideRecord]) -> list[Ride]:
+    """Return the rides in the records, each once, in order."""
+    return list(dict.fromkeys(record.event.ride for record in records if record.event))
 
 
 def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> dict[str, LoggedModel]:

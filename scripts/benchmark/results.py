@@ -66,11 +66,11 @@ def results_table(rows: Sequence[Row], model: str) -> Table:
         if row.model == model:
             case = f"batch of {row.rides:,}" if row.case == WARM else row.case
             figures = (row.common, row.ours, row.floor, row.common_to_ours, row.ours_to_floor)
-            table.add_row(case, row.measure, *map(_format, figures))
+            table.add_row(case, row.measure, *map(format_figure, figures))
     return table
 
 
-def _format(figure: float | None) -> str:
+def format_figure(figure: float | None) -> str:
     """Return a figure with three significant digits, or more if it is large."""
     if figure is None:
         return NOT_MEASURED

@@ -1,15 +1,22 @@
-"""Measure the consumer beside common practice and beside the floor.
+"""Measure the stream's consumer, or the web service, beside what others run.
 
-Common practice is the consumer of courses: mlflow.pyfunc, one prediction and one PutRecord for each ride. The floor
-predicts ready-made features in one call and puts ready-made entries, 500 at a time, with a default boto3 client. It
-decodes and encodes nothing, but it checks parameters and collects garbage, as the SDK and Python do by default.
+bench stream (the default) compares our consumer with common practice and with the floor. Common practice is the
+consumer of courses: mlflow.pyfunc, one prediction and one PutRecord for each ride. The floor predicts ready-made
+features in one call and puts ready-made entries, 500 at a time, with a default boto3 client. It decodes and encodes
+nothing, but it checks parameters and collects garbage, as the SDK and Python do by default. All three talk over
+loopback HTTP to an endpoint in another process that answers as Kinesis does, immediately. CPU time is the time of the
+consumer's own process. Cold starts run in environments with only the locked packages that a consumer needs. The
+environments stay in .bench; installing them takes some minutes once.
 
-All three talk over loopback HTTP to an endpoint in another process that answers as Kinesis does, immediately. CPU time
-is the time of the consumer's own process. The consumers are measured in turns within one run, and the results are
-medians of the rounds. Do not compare two runs: a machine is never equally fast twice.
+bench web compares our web service, as gunicorn starts it by default, with the course's own service (Flask, gunicorn,
+mlflow.pyfunc, one ride a request) and with "mlflow models serve". Both have one worker by default; without --quick,
+they are measured with as many workers as ours too. A load generator in a process of its own sends one ride a request
+over more and more connections, and then lists of 100 rides. The course's service takes no lists, so it gets their rides
+one by one. Each answer is checked. All services have the same pipeline: the course's as the course logs it, the others
+as ./scripts/train logs it, because mlflow's server needs a signature. At the end, the services' memory is read.
 
-Cold starts run in environments with only the locked packages that a consumer needs. The environments stay in .bench;
-installing them takes some minutes once.
+What is compared takes turns within one run, and the results are medians of the rounds. Do not compare two runs: a
+machine is never equally fast twice.
 """
 
 import argparse
@@ -27,11 +34,12 @@ from pathlib import Path
 from rich.console import Console
 
 from scripts import cli
-from scripts.benchmark import endpoint, inputs, processes, results
+from scripts.benchmark import endpoint, inputs, processes, results, web
 from scripts.benchmark.consumers import CONSUMERS
 from scripts.benchmark.inputs import FULL, MODELS, QUICK, Plan
 from scripts.benchmark.processes import COLD, PARTS, WARM, Cell, Measure, Sample
 from scripts.benchmark.results import Row
+from scripts.benchmark.web_results import LoadRow, MemoryRow, web_tables
 from scripts.cli import STDOUT
 from trips import TripRecordError
 
@@ -41,10 +49,16 @@ examples:
   bench --quick
   bench --data green_tripdata_2023-01.parquet green_tripdata_2023-02.parquet --json bench.json --plot bench.png
   bench --parts cold --rounds 15
+  bench web --models ridge
 """
-VERSIONS = ("scikit-learn", "numpy", "mlflow", "boto3", "skops", "msgspec")
+STREAM, WEB = SUBJECTS = ("stream", "web")
+VERSIONS = {
+    STREAM: ("scikit-learn", "numpy", "mlflow", "boto3", "skops", "msgspec"),
+    WEB: ("scikit-learn", "numpy", "mlflow", "flask", "gunicorn", "uvicorn", "msgspec"),
+}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables that limit the threads of scikit-learn and numpy. All consumers run with the user's own values."""
+"""Variables that limit the threads of scikit-learn and numpy. Everything runs with the user's own values, or else with
+its own defaults: our web service's workers have one thread each."""
 EXPLAINED = (TripRecordError,)
 
 
@@ -57,16 +71,23 @@ def main() -> int:
     plan = QUICK if options.quick else FULL
     plan = replace(plan, rounds=options.rounds or plan.rounds, budget=options.budget or plan.budget)
     chosen = inputs.read_inputs(options.data) if options.data else inputs.generate_inputs(plan.trips)
-    settings = {"data": chosen.description, "rounds": plan.rounds, "budget, seconds": plan.budget, **machine()}
-    rows = measure(plan, chosen, options.models, options.parts)
+    rounds = {"rounds": plan.rounds, "budget, seconds": plan.budget}
+    settings = {"data": chosen.description, **rounds, **machine(VERSIONS[options.subject])}
+    if options.subject == WEB:
+        loads, memory = measure_web(plan, chosen, options.models)
+        tables = [table for model in options.models for table in web_tables(loads, memory, model)]
+        report: dict[str, Sequence[Row | LoadRow | MemoryRow]] = {"rows": loads, "memory": memory}
+    else:
+        rows = measure(plan, chosen, options.models, options.parts or PARTS)
+        tables = [results.results_table(rows, model) for model in options.models]
+        report = {"rows": rows}
     if options.json:
-        report = {"settings": settings, "rows": [asdict(row) for row in rows]}
-        cli.write(options.json, json.dumps(report, indent=2))
+        lists = {name: [asdict(row) for row in found] for name, found in report.items()}
+        cli.write(options.json, json.dumps({"settings": settings, **lists}, indent=2))
     if options.json != STDOUT:
         console = Console()
         console.print("\n".join(f"{name}: {value}" for name, value in settings.items()), highlight=False)
-        for model in options.models:
-            console.print(results.results_table(rows, model))
+        console.print(*tables, sep="\n")
     if options.plot:
         # Imported here because matplotlib takes a second to import.
         from scripts.benchmark import plot
@@ -80,6 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     of_default = "(default: {0}; {1} with --quick)".format
     add = parser.add_argument
+    add("subject", nargs="?", choices=SUBJECTS, default=STREAM, help="what to measure (default: the stream's consumer)")
     add(
         "--data",
         nargs="+",
@@ -87,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
         help="TLC trip records: the models are trained on the first file, and predict the rides of the last"
         " (default: synthetic rides)",
     )
-    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="warm batches, cold starts (default: both)")
+    add("--parts", nargs="+", choices=PARTS, help="stream only: warm batches, cold starts (default: both)")
     add("--models", nargs="+", choices=MODELS, default=MODELS, help="(default: both)")
     add("--quick", action="store_true", help="small models, small batches and few rounds: for a look, not for figures")
     add("--rounds", type=cli.count, metavar="N", help=f"the number of rounds {of_default(FULL.rounds, QUICK.rounds)}")
@@ -95,12 +117,16 @@ def parse_arguments() -> argparse.Namespace:
         "--budget",
         type=cli.seconds,
         metavar="SECONDS",
-        help="the time of one consumer for one batch size over all rounds; a batch that would take longer is left out"
+        help="stream: the time of one consumer for one batch size over all rounds; a batch that would take longer is"
+        " left out. web: the most time for the last requests to a service before its memory is read"
         f" {of_default(f'{FULL.budget:g}', f'{QUICK.budget:g}')}",
     )
     add("--json", metavar="FILE", help=f"write all results to FILE, too; {STDOUT} prints them instead of the tables")
-    add("--plot", metavar="FILE", help="draw the results into this PNG file")
-    return parser.parse_args()
+    add("--plot", metavar="FILE", help="stream only: draw the results into this PNG file")
+    options = parser.parse_args()
+    if options.subject == WEB and (options.parts or options.plot):
+        parser.error("--parts and --plot are for bench stream: leave them out")
+    return options
 
 
 def measure(plan: Plan, chosen: inputs.Inputs, names: Sequence[str], parts: Sequence[str]) -> list[Row]:
@@ -126,8 +152,25 @@ def measure(plan: Plan, chosen: inputs.Inputs, names: Sequence[str], parts: Sequ
     return results.make_rows(samples)
 
 
-def machine() -> dict[str, object]:
-    """Return the properties of the machine that times depend on."""
+def measure_web(plan: Plan, chosen: inputs.Inputs, names: Sequence[str]) -> tuple[list[LoadRow], list[MemoryRow]]:
+    """Train the models, and measure the web services with one after the other."""
+    loads: list[LoadRow] = []
+    memory: list[MemoryRow] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        models = inputs.log_models(names, chosen.trips, Path(temporary), plan.trees)
+        rides = inputs.distinct_rides(chosen.records)
+        with cli.progress_bar("turns") as progress:
+            for name, model in models.items():
+                task = progress.add_task(f"Web services, {name}", total=web.count_turns(plan))
+                advance = functools.partial(progress.advance, task)
+                found = web.measure(name, model, rides, plan, Path(temporary), advance)
+                loads += found[0]
+                memory += found[1]
+    return loads, memory
+
+
+def machine(packages: Sequence[str]) -> dict[str, object]:
+    """Return the properties of the machine, and the versions of the packages, that times depend on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -138,6 +181,6 @@ def machine() -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()}",
         "processor": next(names, platform.processor() or platform.machine()),
         "cores": os.cpu_count(),
-        **{package: importlib.metadata.version(package) for package in VERSIONS},
+        **{package: importlib.metadata.version(package) for package in packages},
         **{name: os.environ.get(name, "not set") for name in THREADS},
     }

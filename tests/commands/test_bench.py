@@ -1,6 +1,10 @@
 """The benchmark: it measures what it says, in turns, and computes the ratios. No test looks at a time."""
 
+import contextlib
+import itertools
 import json
+import socketserver
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,15 +13,23 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from rides import Ride
 from scripts.benchmark import endpoint as bench_endpoint
 from scripts.benchmark.consumers import COMMON, CONSUMERS, FLOOR, OURS
-from scripts.benchmark.inputs import MODELS, SKOPS, LoggedModel, write_events
+from scripts.benchmark.inputs import MODELS, RIDGE, SKOPS, LoggedModel, write_events
+from scripts.benchmark.load import HOST, Answers, Traffic, send
 from scripts.benchmark.processes import WARM, Cell, Launch, Sample, make_variables, measure_in_turns
 from scripts.benchmark.results import CPU, MEMORY, WALL, Row, make_rows
+from scripts.benchmark.services import COURSE, KINDS, MLFLOW, OURS_WEB, start, wait
+from scripts.benchmark.web import LIST_RIDES, check
 from scripts.cli import CommandError
+from scripts.commands.bench import WEB
 from scripts.sources.synthetic import generate_rides
 from tests.conftest import SAMPLE_MODEL
-from tests.tools import failed, finish
+from tests.tools import PATIENCE, failed, finish
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: "
+KEPT, CLOSED = ANSWER + b"keep-alive\r\n\r\n%s", ANSWER + b"close\r\n\r\n%s"
 
 
 def sample(wall: float, peak_memory: int = 0) -> Sample:
@@ -35,6 +47,81 @@ def test_quick_run_reports_both_models_and_leaves_no_other_file(tmp_path: Path) 
     assert complete == {(model, measure) for model in MODELS for measure in (WALL, CPU)}
     assert all(f"Results, {model}" in done.stdout for model in MODELS)
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.png"}
+
+
+def test_quick_comparison_of_web_services_reports_each_of_them(tmp_path: Path) -> None:
+    """Every service has a rate, a ratio and its memory, for single rides and lists. Each answer was checked."""
+    size = ("--quick", "--rounds", "1", "--models", RIDGE, "--budget", "1")
+    done = finish("bench", WEB, *size, "--json", "bench.json", cwd=tmp_path, TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    report: dict[str, list[dict[str, Any]]] = json.loads((tmp_path / "bench.json").read_text())
+    names = {row["service"] for row in report["memory"] if row["requests"] and row["rss_after"]}
+    assert names == {OURS_WEB, COURSE, MLFLOW}
+    complete = {(row["service"], row["load"]["rides"]) for row in report["rows"] if row["rides_per_second"]}
+    assert complete == {(name, rides) for name in names for rides in (1, LIST_RIDES)}
+    assert all(row["ours_to_this"] > 0 for row in report["rows"])
+    assert "Web services, ridge" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "errors"),
+    [
+        pytest.param([KEPT % b"[]"], {}, id="connection kept"),
+        pytest.param([CLOSED % b"[]"], {}, id="connection closed after the answer"),
+        pytest.param([KEPT % b"[]", KEPT % b"{}"], {"another answer than before": 5}, id="answers mixed up"),
+        pytest.param([(KEPT % b"[]").replace(b"200", b"503")], {"status 503": 10}, id="status"),
+        pytest.param([CLOSED % b"["], {"closed before the answer": 10}, id="half an answer"),
+        pytest.param([b""], {"closed before the answer": 10}, id="no answer"),
+    ],
+)
+def test_load_generator_counts_what_is_not_the_right_answer(answers: list[bytes], errors: dict[str, int]) -> None:
+    """Each of 10 requests is either a right answer or an error. A new connection follows one that was closed."""
+    answers_in_turn = itertools.cycle(answers)
+
+    class Connection(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            is_kept = True
+            while is_kept and self.rfile.readline():
+                while self.rfile.readline().strip():
+                    pass
+                self.rfile.read(2)
+                answer = next(answers_in_turn)
+                self.wfile.write(answer)
+                is_kept = b"keep-alive" in answer
+
+    with socketserver.ThreadingTCPServer((HOST, 0), Connection) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        found = send(Traffic(port, "/predict", ["[]"], connections=1, seconds=PATIENCE, requests=10))
+        server.shutdown()
+    assert found.errors == errors
+    assert found.requests == 10 - sum(errors.values())
+
+
+@pytest.mark.parametrize(
+    ("service", "body", "wrong"),
+    [
+        (OURS_WEB, '{"duration": 1.5, "model_version": "1"}', False),
+        (OURS_WEB, '[{"duration": 1.5, "model_version": "1"}, {"duration": 1.5, "model_version": "1"}]', True),
+        (COURSE, '{"duration": 1.25, "model_version": "1"}', True),
+        (MLFLOW, '{"predictions": [1.5]}', False),
+        (MLFLOW, '{"predictions": []}', True),
+    ],
+)
+def test_wrong_durations_end_the_comparison(service: str, body: str, wrong: bool) -> None:
+    """The answer has one duration for each ride, and it is scikit-learn's."""
+    ride = Ride(1, 2, 3.0)
+    answers = Answers(1, 1.0, 0.0, 0.0, 0.0, {}, [body, None])
+    with pytest.raises(CommandError, match=f"the service '{service}' gave") if wrong else contextlib.nullcontext():
+        check(service, KINDS[service], [[ride], [ride]], answers, {ride: 1.5})
+
+
+def test_service_that_does_not_start_ends_the_comparison(tmp_path: Path) -> None:
+    """The error has the service's own last line."""
+    model = LoggedModel("a-run", {SKOPS: tmp_path / "missing"})
+    with start(OURS_WEB, 1, model, tmp_path) as service, pytest.raises(CommandError, match=r"'ours' failed .*missing"):
+        wait(service)
 
 
 def test_batch_with_too_few_rides_is_refused(tmp_path: Path) -> None:

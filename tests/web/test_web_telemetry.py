@@ -119,24 +119,42 @@ def test_a_higher_level_writes_no_lines_of_requests(web_service: WebService, lin
     assert lines() == []
 
 
-class FullDisk(io.StringIO):
-    """An output that takes nothing."""
+class RawOutput(io.BytesIO):
+    """An output that keeps each write by itself, or takes nothing if it is full."""
 
-    def write(self, text: str) -> int:
-        """Fail as a file on a full disk does."""
-        raise OSError(28, "No space left on device")
+    def __init__(self, *, full: bool = False) -> None:
+        """Begin without writes."""
+        super().__init__()
+        self._full = full
+        self.writes: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        """Keep the data, or fail as a file on a full disk does."""
+        if self._full:
+            raise OSError(28, "No space left on device")
+        self.writes.append(bytes(data))
+        return len(data)
 
 
-@pytest.mark.parametrize("closed", [False, True], ids=["full", "closed"])
+@pytest.mark.parametrize("full", [True, False], ids=["full", "closed"])
 def test_a_request_is_answered_even_if_its_line_cannot_be_written(
-    client: Any, monkeypatch: pytest.MonkeyPatch, closed: bool
+    client: Any, monkeypatch: pytest.MonkeyPatch, full: bool
 ) -> None:
     """The log must not turn a prediction into an error."""
-    output = FullDisk()
-    if closed:
+    output = io.TextIOWrapper(RawOutput(full=full), write_through=True)
+    if not full:
         output.close()
     monkeypatch.setattr(sys, "stdout", output)
     assert client.post("/predict", json=ride_event(1)).status_code == 200
+
+
+def test_a_line_is_one_write(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers share stdout: with two writes, as PYTHONUNBUFFERED makes them of a print, their lines would mix."""
+    raw = RawOutput()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
+    client.get("/health")
+    client.get("/nowhere")
+    assert [write[-2:] for write in raw.writes] == [b"}\n", b"}\n"]
 
 
 def test_health_says_which_model_is_served_since_when(service: ModuleType, client: Any) -> None:

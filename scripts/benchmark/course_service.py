@@ -1,0 +1,34 @@
+"""The web service of the course: Flask, mlflow.pyfunc and one ride a request, as its users write it.
+
+It takes the same ride as this project's service and gives the same duration. It checks no input and has no metrics.
+"""
+
+import os
+from typing import Any
+
+import mlflow.pyfunc
+from flask import Flask, Response, jsonify, request
+
+RUN_ID = os.environ["RUN_ID"]
+
+model = mlflow.pyfunc.load_model(os.environ["MODEL_LOCATION"])
+
+
+def prepare_features(ride: dict[str, Any]) -> dict[str, Any]:
+    """Return the model's input for one ride."""
+    return {"PU_DO": f"{ride['PULocationID']}_{ride['DOLocationID']}", "trip_distance": ride["trip_distance"]}
+
+
+def predict(features: dict[str, Any]) -> float:
+    """Return the duration of one ride, in minutes."""
+    return float(model.predict(features)[0])
+
+
+app = Flask("duration-prediction")
+
+
+@app.post("/predict")
+def predict_endpoint() -> Response:
+    """Answer a ride with its duration."""
+    ride = request.get_json()
+    return jsonify({"duration": predict(prepare_features(ride)), "model_version": RUN_ID})
