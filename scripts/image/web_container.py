@@ -41,11 +41,12 @@ class WebContainer(Container):
         with contextlib.closing(self.connect()) as connection:
             return ask(connection, path, body)
 
-    def status(self, path: str) -> int:
-        """Return the status of the answer to a GET."""
+    def get(self, path: str) -> tuple[int, str]:
+        """Return the status and the body of the answer to a GET."""
         with contextlib.closing(self.connect()) as connection:
             connection.request("GET", path)
-            return connection.getresponse().status
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
     def wait_until_ready(self) -> None:
         """Return as soon as the service is healthy. Raises CommandError if it ends, or if it takes too long."""
@@ -55,7 +56,7 @@ class WebContainer(Container):
             asked = time.monotonic()
             while time.monotonic() < asked + 1:
                 with contextlib.suppress(OSError, HTTPException):
-                    if self.status("/health") == 200:
+                    if self.get("/health")[0] == 200:
                         return
                 time.sleep(0.02)
         raise CommandError(f"the web service does not become healthy; its log is {self.logs()[-500:]!r}")
