@@ -1,7 +1,7 @@
 """The Open Inference Protocol (version 2), which model servers and their platforms speak: rides as three tensors.
 
 https://github.com/kserve/open-inference-protocol: each input has a name, a shape, a datatype, and the data in one list
-or nested ones. The rides of a request stand or fall together, because the protocol has one error for a request.
+or in nested lists. One bad ride fails the whole request, because the protocol has only one error for a request.
 """
 
 from collections.abc import Sequence

@@ -204,7 +204,7 @@ def test_counts_outlive_a_killed_process_and_its_requests_in_flight_do_not() -> 
     """The next process goes on counting in its slot. If no slot is left, an error says so."""
     command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert (done.stdout, done.stderr) == ("more than 2 workers count requests: run fewer\n", "")
+    assert (done.stdout, done.stderr) == ("there are more than 2 workers: lower WEB_CONCURRENCY\n", "")
 
 
 class TestOwnPort:
@@ -222,7 +222,7 @@ class TestOwnPort:
         response = client.open(path, method=method, json=ride_event(), environ_overrides={"SERVER_PORT": "9100"})
         assert response.status_code == 404
         if path != "/v2/health/live":
-            assert response.json["detail"] == "the port 9100 has /metrics and nothing else, and no other port has it"
+            assert response.json["detail"] == "ask the port 9100 for /metrics, and the other port for all other routes"
 
     def test_only_it_has_the_metrics(self, client: Any) -> None:
         """A port in the header Host makes no difference."""
