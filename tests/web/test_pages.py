@@ -123,7 +123,7 @@ def test_the_form_knows_a_prediction_by_any_name(page: Page) -> None:
         ("4", "132", "500", "distance", "This ride has no prediction: expected a number of at most 100.0."),
         ("4", "132", "-1", "distance", "This ride has no prediction: expected a number of at least 0.0."),
         ("4", "132", "", "distance", "Type a number of miles."),
-        ("4", "nowhere", "1", "dropoff", "No zone has this name: pick one of the list."),
+        ("4", "nowhere", "1", "dropoff", "No zone has this name: pick one from the list."),
         ("corona", "132", "1", "pickup", "4 zones match this text: pick one of them."),
         ("", "132", "1", "pickup", "Pick a zone."),
     ],
