@@ -50,6 +50,7 @@ pages.add(app, DOCUMENT)
 def keep_metrics_apart() -> None:
     """If METRICS_PORT is set, serve only ``/metrics`` on this port, and everything else on the other one."""
     if SETTINGS.metrics_port:
+        # The port of the socket, because a client can write any port into the header Host.
         is_metrics_port = request.environ["SERVER_PORT"] == str(SETTINGS.metrics_port)
         if is_metrics_port != (request.path == "/metrics"):
             abort(404, f"ask the port {SETTINGS.metrics_port} for /metrics, and the other port for all other routes")
@@ -136,7 +137,7 @@ def read_json() -> bytes:
 
 
 def predict_each(rides: Sequence[RequestedRide | InvalidRideError]) -> list[float | InvalidRideError]:
-    """Return each ride's predicted value, or the reason why there is none. The model is called once."""
+    """Return each ride's predicted value, or an error with the reason why it has no value. The model is called once."""
     predicted = iter(MODEL.predict([one.ride for one in rides if isinstance(one, RequestedRide)]))
     values = [next(predicted) if isinstance(one, RequestedRide) else one for one in rides]
     outcomes = [
