@@ -30,7 +30,7 @@ MAX_PLAIN_BYTES = 262_144
 """An object is compressed from here on. A rejection with more data has an object of its own, which is not compressed:
 base64 hardly shrinks, and both forms at once would take memory."""
 
-ROOM_BYTES = 8_192
+SPARE_BYTES = 8_192
 """The size of a rejection's line without its data, usually."""
 
 GZIP, COMPRESSION_LEVEL = 16 + zlib.MAX_WBITS, 1
@@ -233,7 +233,7 @@ class _Lines:
 def _single_object(rejection: Rejection) -> RejectionsObject:
     line = rejection.line
     # Allocated for the whole line at once, because msgspec would reserve half as much again when it extends a buffer.
-    body = bytearray(len(line.data) + ROOM_BYTES)
+    body = bytearray(len(line.data) + SPARE_BYTES)
     _encoder.encode_into(line, body, 0)
     body += b"\n"
     return RejectionsObject(_object_key([rejection]), body, [rejection])
