@@ -120,5 +120,5 @@ def check(
             values, durations = kind.read(json.loads(body)), [expected[ride] for ride in rides]
             if len(values) != len(durations) or not all(map(math.isclose, values, durations)):
                 raise CommandError(
-                    f"the service {service!r} answered {body[:200]}, and the durations should be {durations[:3]}"
+                    f"the service {service!r} gave {body[:200]}, and the durations should be {durations[:3]}"
                 )
