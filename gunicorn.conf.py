@@ -8,9 +8,9 @@ from pathlib import Path
 from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parent))
-# While the model is loaded, Ctrl-C ends the process without a traceback. After that, gunicorn handles Ctrl-C itself.
+# Until gunicorn handles Ctrl-C itself, after the model is loaded, Ctrl-C ends the process without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-# Each worker uses one core. These variables have an effect only if they are set before numpy is imported.
+# Each worker has one core. Set before numpy is imported.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
@@ -33,7 +33,7 @@ preload_app = True
 # Longer than load balancers keep an idle connection, usually 60 seconds: if the service closed it first, a request that
 # the load balancer sends at this moment would be lost.
 keepalive = 75
-# The limit for DRAIN_SECONDS and the last requests together, from SIGTERM on.
+# After SIGTERM: DRAIN_SECONDS, and then the requests in flight.
 graceful_timeout = 60
 # Nothing uses gunicorn's control socket, for which gunicorn would write into the home folder.
 control_socket_disable = True
@@ -46,7 +46,7 @@ def on_starting(server) -> None:  # type: ignore[no-untyped-def]
 
 
 def when_ready(server) -> None:  # type: ignore[no-untyped-def]
-    """Begin draining at SIGTERM, and let the workers share the memory of the loaded model."""
+    """Let SIGTERM begin the draining, and leave what is loaded to all workers."""
     stop = signal.getsignal(signal.SIGTERM)
 
     def drain(number: int, frame: FrameType | None) -> None:

@@ -35,7 +35,7 @@ class Protocol(HttpToolsProtocol):
     _head: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the first request as much time as later ones; uvicorn would wait for it without a limit."""
+        """Wait as long for the first request as for later ones."""
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
