@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from artifacts import Artifact, FolderArtifact, ModelError, describe, in_one_line, open_artifact
+from forests import find_tree_sum
 from linear_models import find_formula
 
 TRUSTED_TYPES = [
@@ -165,7 +166,7 @@ def _load_pyfunc(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | N
 def _input_forms(pipeline: Pipeline, signature_columns: Sequence[str], location: str) -> Iterator[Call]:
     """Yield the pipeline's ``predict`` for dictionaries, and for a DataFrame if it may have been fitted on one.
 
-    A formula takes the place of ``predict`` if it gives the same values for dictionaries.
+    A formula or a sum of trees takes the place of ``predict`` if it gives the same values for dictionaries.
 
     scikit-learn keeps the names of a DataFrame's columns in ``feature_names_in_``. If the first step does not keep
     them, only the signature has them. It names columns for some pipelines that take dictionaries too, so dictionaries
@@ -173,7 +174,7 @@ def _input_forms(pipeline: Pipeline, signature_columns: Sequence[str], location:
     """
     fitted_columns = getattr(pipeline, "feature_names_in_", None)
     if fitted_columns is None:
-        yield find_formula(pipeline) or pipeline.predict
+        yield find_formula(pipeline) or find_tree_sum(pipeline) or pipeline.predict
     try:
         columns = list(signature_columns if fitted_columns is None else fitted_columns)
     except TypeError as error:

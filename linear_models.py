@@ -92,7 +92,7 @@ def _make_formulas(pipeline: Any) -> Iterator[Formula]:
     coefficients, intercept = model.coef_, model.intercept_
     if type(separator) is not str or type(intercept) not in (float, np.float64):
         return
-    if not _are_columns(vocabulary, coefficients):
+    if type(coefficients) is not np.ndarray or coefficients.dtype != np.float64 or not are_columns(vocabulary):
         return
     prefix = PAIR + separator
     # The matrix product starts from 0.0, so -0.0 becomes 0.0.
@@ -110,11 +110,11 @@ def _is_linear(model: Any) -> bool:
     return name in LINEAR_MODELS and type(model) is getattr(sklearn.linear_model, name)
 
 
-def _are_columns(vocabulary: Any, coefficients: Any) -> bool:
-    """Return whether each column in the vocabulary exists: SciPy does not check an index, and could crash."""
-    if type(vocabulary) is not dict or type(coefficients) is not np.ndarray or coefficients.dtype != np.float64:
-        return False
-    return all(type(column) is int and 0 <= column < len(vocabulary) for column in vocabulary.values())
+def are_columns(vocabulary: Any) -> bool:
+    """Return whether each column in a vocabulary exists: SciPy does not check an index, and could crash."""
+    return type(vocabulary) is dict and all(
+        type(column) is int and 0 <= column < len(vocabulary) for column in vocabulary.values()
+    )
 
 
 def _multiply_adds() -> Iterator[MultiplyAdd]:
@@ -130,9 +130,10 @@ def _is_proved(formula: Formula) -> bool:
     distances = itertools.cycle(PROOF_DISTANCES)
     rides = [{PAIR: pair, DISTANCE: next(distances)} for pair in known]
     rides += [{PAIR: pair, DISTANCE: miles} for pair in ["no pair", *known[:1]] for miles in PROOF_DISTANCES]
-    return all(_bits(formula.compute(part)) == _bits(formula.fall_back(part)) for part in (rides, rides[-1:]))
+    return all(as_bits(formula.compute(part)) == as_bits(formula.fall_back(part)) for part in (rides, rides[-1:]))
 
 
-def _bits(values: Any) -> tuple["np.dtype[Any]", tuple[int, ...], bytes]:
+def as_bits(values: Any) -> tuple["np.dtype[Any]", tuple[int, ...], bytes]:
+    """Return what two arrays have in common only if all their numbers are the same to the last bit."""
     array = np.asarray(values)
     return array.dtype, array.shape, array.tobytes()

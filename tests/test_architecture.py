@@ -19,7 +19,7 @@ LAYERS = [
     ["arns"],
     ["clients"],
     ["rides", "artifacts", "linear_models", "pickled_code", "skops_checks"],
-    ["settings", "skops_types"],
+    ["settings", "skops_types", "forests"],
     ["skops_schema"],
     ["flavors"],
     ["model", "trips"],
