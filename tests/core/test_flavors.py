@@ -209,8 +209,9 @@ class TestLoading:
 
     def test_every_n_jobs_is_set_to_one(self, saved: Saved) -> None:
         """The forest was saved with a job for every core."""
-        predict: Any = load_model(saved("forest"))._call
-        jobs = {name: value for name, value in predict.__self__.get_params().items() if name.endswith("n_jobs")}
+        tree_sum: Any = load_model(saved("forest"))._call
+        pipeline = tree_sum.fall_back.__self__
+        jobs = {name: value for name, value in pipeline.get_params().items() if name.endswith("n_jobs")}
         assert jobs == {"randomforestregressor__n_jobs": 1}
 
     def test_n_jobs_of_a_fitted_clone_is_set_too(self, saved: Saved) -> None:
