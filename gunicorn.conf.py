@@ -1,6 +1,7 @@
 """The settings with which gunicorn serves ``web_service:app``; it reads them from its working folder."""
 
 import gc
+import math
 import os
 import signal
 import sys
@@ -8,8 +9,16 @@ from pathlib import Path
 from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parent))
-# Until gunicorn handles Ctrl-C itself, after the model is loaded, Ctrl-C ends the process without a traceback.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def end(number: int, _: FrameType | None) -> None:
+    """End the process at once, without a traceback."""
+    os._exit(128 + number)
+
+
+# Until gunicorn handles them itself, after the model is loaded. A container's first process has no defaults for them.
+signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGTERM, end)
 # Each worker has one core. Set before numpy is imported.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -32,7 +41,7 @@ worker_class = "web.worker.Worker"
 preload_app = True
 # Longer than load balancers keep an idle connection, usually 60 seconds: they must be the ones to close it.
 keepalive = 75
-# After SIGTERM: DRAIN_SECONDS, and then the requests in flight.
+# After SIGTERM and DRAIN_SECONDS, for the requests in flight.
 graceful_timeout = 60
 control_socket_disable = True
 
@@ -45,10 +54,15 @@ def on_starting(server) -> None:  # type: ignore[no-untyped-def]
 
 def when_ready(server) -> None:  # type: ignore[no-untyped-def]
     """Let SIGTERM begin the draining, and leave what is loaded to all workers."""
-    stop = signal.getsignal(signal.SIGTERM)
+    stop, health = signal.getsignal(signal.SIGTERM), server.app.wsgi().extensions["health"]
+    server.cfg.set("graceful_timeout", server.cfg.graceful_timeout + math.ceil(health.drain_seconds))
+    # At SIGHUP, gunicorn replaces the workers. It would also read this file again, and lose what is set here.
+    server.app.reload = lambda: None
 
     def drain(number: int, frame: FrameType | None) -> None:
-        server.app.wsgi().extensions["health"].drain()
+        # After SIGUSR2 there are two masters, and the other one goes on listening on the same socket.
+        if not server.reexec_pid and not server.master_pid:
+            health.drain()
         if callable(stop):
             stop(number, frame)
 

@@ -7,6 +7,7 @@ that the kernel has accepted already, stops listening, answers what comes on ope
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -15,39 +16,15 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from uvicorn import Config, Server
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
 from web.buffering import BufferingApp
 from web.health import Health
+from web.protocol import Protocol
 
-HEAD_SECONDS = 15.0
-"""How long a client may take to send the head of a request."""
 LINGER_SECONDS = 1.0
 """How long a connection that is open at the end may take to send a request."""
 TICK_SECONDS = 0.05
-
-
-class Protocol(HttpToolsProtocol):
-    """A connection that is closed if its client sends no request, or sends its head too slowly."""
-
-    _head: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait as long for the first request as for later ones."""
-        super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-
-    def on_message_begin(self) -> None:
-        """Give the head of a request its time."""
-        super().on_message_begin()
-        self._head = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
-
-    def on_headers_complete(self) -> None:
-        """Begin to answer the request."""
-        if self._head:
-            self._head.cancel()
-        super().on_headers_complete()
 
 
 class DrainingServer(Server):
@@ -58,11 +35,16 @@ class DrainingServer(Server):
         super().__init__(config)
         self._health = health
         self._waits = True
+        self._master = os.getppid()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End soon; at once after Ctrl-C or SIGQUIT."""
         self._waits = sig == signal.SIGTERM
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to end: also if the master was killed, because nobody would end this worker any more."""
+        return await super().on_tick(counter) or os.getppid() != self._master
 
     def is_closing(self) -> bool:
         """Return whether responses close their connections."""
@@ -70,6 +52,8 @@ class DrainingServer(Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, stop listening, answer what is open, and end."""
+        # It is not set yet if the master was killed, or after gunicorn's max_requests.
+        self.should_exit = True
         if self._waits and self._health.is_draining:
             await asyncio.sleep(self._health.drain_seconds)
         await self._stop_listening(sockets or [])
