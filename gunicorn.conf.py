@@ -35,7 +35,10 @@ def count_cpus() -> int:
 
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or 9696}"
-workers = int(os.environ.get("WEB_CONCURRENCY") or count_cpus())
+# The metrics have 128 slots, and at SIGHUP each worker runs beside its successor for a while.
+workers = int(os.environ.get("WEB_CONCURRENCY") or min(64, count_cpus()))
+if not 1 <= workers <= 64:
+    sys.exit(f"gunicorn.conf.py: WEB_CONCURRENCY is a number of workers from 1 to 64, not {workers}")
 worker_class = "web.worker.Worker"
 # The model is loaded once, and the workers, which are forked from that process, share its memory.
 preload_app = True

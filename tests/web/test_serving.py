@@ -216,12 +216,13 @@ def test_sigusr2_hands_over_to_a_second_master() -> None:
 @pytest.mark.parametrize(
     ("variables", "line"),
     [
+        ({"WEB_CONCURRENCY": "0"}, "WEB_CONCURRENCY is a number of workers from 1 to 64, not 0"),
         ({"MODEL_LOCATION": "/nowhere"}, "there is no folder /nowhere: set MODEL_LOCATION"),
         ({"MODEL_LOCATION": ""}, "MODEL_LOCATION is not set"),
         ({"METRICS_PORT": "0"}, "METRICS_PORT is a port from 1 to 65535, not '0'"),
         ({"PREDICTION_FIELD": "error"}, "PREDICTION_FIELD is 'error', a field that answers have already"),
     ],
-    ids=["no such model", "no model", "metrics port", "field"],
+    ids=["no workers", "no such model", "no model", "metrics port", "field"],
 )
 def test_a_start_that_fails_gives_one_line_and_an_exit_code(
     variables: dict[str, str], line: str, tmp_path: Path
@@ -229,7 +230,7 @@ def test_a_start_that_fails_gives_one_line_and_an_exit_code(
     """Nothing ever listens."""
     service = start(find_port(), tmp_path / "output", **variables)
     assert service.process.wait(tools.PATIENCE) == 1
-    assert service.output.read_text().startswith(f"web_service: {line}")
+    assert service.output.read_text().partition(": ")[2].startswith(line)
     assert service.output.read_text().count("\n") == 1
 
 
