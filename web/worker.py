@@ -7,9 +7,11 @@ that the kernel has accepted already, stops listening, answers what comes on ope
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
+import struct
 import sys
 from types import FrameType
 from typing import Any
@@ -27,15 +29,30 @@ LINGER_SECONDS = 1.0
 TICK_SECONDS = 0.05
 
 
+# Not in Python's module socket: Linux's numbers of the option, and of the instruction that keeps no byte of a packet.
+SO_ATTACH_FILTER, RETURN = 26, 0x06
+
+
+def ignore_new_clients(listening: socket.socket) -> None:
+    """Let the kernel drop what new clients send: it completes no further connection, and these clients try again.
+
+    Only Linux has this. Elsewhere, a connection that is made in the moment before the socket is shut down is lost.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(struct.pack("HBBI", RETURN, 0, 0, 0))
+        with contextlib.suppress(OSError):
+            listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
 class DrainingServer(Server):
     """A server that ends without dropping a request."""
 
-    def __init__(self, config: Config, health: Health) -> None:
-        """Drain before the end if ``health`` says so then."""
+    def __init__(self, config: Config, health: Health, master: int) -> None:
+        """Drain before the end if ``health`` says so then; end with the process ``master``."""
         super().__init__(config)
         self._health = health
         self._waits = True
-        self._master = os.getppid()
+        self._master = master
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End soon; at once after Ctrl-C or SIGQUIT."""
@@ -68,12 +85,13 @@ class DrainingServer(Server):
         """Take the connections that the kernel has accepted; closing the listening socket would reset them."""
         accepted = []
         for listening in sockets:
+            if self._health.is_draining:
+                ignore_new_clients(listening)
             with contextlib.suppress(OSError):
                 while True:
                     accepted.append(listening.accept()[0])
             if self._health.is_draining:
-                # The event loop closes it a moment later, which is time for another connection. If only this worker
-                # ends, the others still listen.
+                # The event loop closes it a moment later. If only this worker ends, the others still listen.
                 with contextlib.suppress(OSError):
                     listening.shutdown(socket.SHUT_RD)
         for server in self.servers:
@@ -99,7 +117,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     }
 
     async def _serve(self) -> None:
-        server = DrainingServer(self.config, self.wsgi.extensions["health"])
+        server = DrainingServer(self.config, self.wsgi.extensions["health"], self.ppid)
         self.config.app = BufferingApp(self.wsgi, server.is_closing)
         # gunicorn's master sends SIGQUIT to its workers when it gets SIGINT.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGINT, None)

@@ -1,7 +1,8 @@
-"""A connection's limits of time, with short ones, in a server in this process."""
+"""Connections: limits of time, with short ones in a server in this process, and the moment before the port closes."""
 
 import asyncio
 import socket
+import sys
 
 import pytest
 from uvicorn import Config
@@ -12,6 +13,7 @@ from tests.web.servers import HOST
 from web import protocol
 from web.buffering import Send
 from web.protocol import Protocol
+from web.worker import ignore_new_clients
 
 LARGE = bytes(16_000_000)
 """More than the kernel keeps for a client that does not read."""
@@ -52,3 +54,16 @@ def test_a_connection_ends_without_its_client(sent: bytes, monkeypatch: pytest.M
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
     monkeypatch.setattr(protocol, "READ_SECONDS", 0.1)
     asyncio.run(wait_for_the_end(sent))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do it")
+def test_connections_are_taken_or_not_made() -> None:
+    """A connection that is made between the last look and the end of listening would be lost with its request."""
+    with socket.create_server((HOST, 0)) as listening, socket.create_connection(listening.getsockname()):
+        ignore_new_clients(listening)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listening.getsockname(), timeout=0.1)
+        assert listening.accept()
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
