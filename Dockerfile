@@ -3,7 +3,7 @@ ARG WEB_BASE=docker.io/library/python:3.13-slim
 
 # The targets: lambda, the function that consumes a Kinesis stream, and web, the web service. Both have these arguments:
 #   CATEGORIES  "packages" is enough for scikit-learn models; "packages training" adds mlflow, for other flavors.
-#   MODEL       a folder of the build context with an MLmodel file, which is copied into the image. By default, none is.
+#   MODEL       a folder of the build context with an MLmodel file, which is copied into the image. Default: no model.
 
 
 # ------ lambda ------
@@ -99,14 +99,15 @@ COPY --from=web-packages /app/ ./
 COPY --from=web-model /opt/model/ /opt/model/
 COPY --from=web-modules /app/ ./
 
-# gunicorn listens on PORT, which some platforms set, unless it is given --bind. Without a /dev/shm, joblib would warn.
+# gunicorn listens on PORT unless it gets --bind; some platforms set PORT. The last variable stops joblib's warning that
+# there is no /dev/shm.
 ARG MODEL=""
 ENV MODEL_LOCATION=${MODEL:+/opt/model} PORT=9696 JOBLIB_MULTIPROCESSING=0
 
-# A number, so that Kubernetes can tell that it is not root.
+# A number, because Kubernetes cannot tell from a name that the user is not root.
 USER 10001:10001
 EXPOSE 9696
-# Not through urllib: it would send the request to a proxy if http_proxy is set.
+# http.client and not urllib, which would send the request to a proxy if http_proxy is set.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-c", "\
 import http.client, os, sys; \
 service = http.client.HTTPConnection('127.0.0.1', os.environ.get('PORT') or 9696, timeout=4); \
@@ -116,5 +117,5 @@ sys.exit(service.getresponse().status != 200)"]
 CMD ["python3", "-m", "gunicorn", "web_service:app"]
 
 
-# The default target: the last one.
+# Docker builds the last target by default.
 FROM lambda

@@ -1,4 +1,4 @@
-"""The settings with which gunicorn serves ``web_service:app``; it reads them from its working folder."""
+"""The settings with which gunicorn serves ``web_service:app``. gunicorn reads this file from its working folder."""
 
 import gc
 import math
@@ -25,7 +25,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 
 def count_cpus() -> int:
-    """Return the CPUs that this process may use: a container's limit counts, if it has one."""
+    """Return the number of CPUs that this process may use: the container's limit, if it has one."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -42,15 +42,17 @@ if not 1 <= workers <= 64:
 worker_class = "web.worker.Worker"
 # The model is loaded once, and the workers, which are forked from that process, share its memory.
 preload_app = True
-# Longer than load balancers keep an idle connection, usually 60 seconds: they must be the ones to close it.
+# Longer than load balancers keep an idle connection, usually 60 seconds: if the service closed it first, a request that
+# the load balancer sends at this moment would be lost.
 keepalive = 75
 # After SIGTERM and DRAIN_SECONDS, for the requests in flight.
 graceful_timeout = 60
+# Nothing uses gunicorn's control socket, for which gunicorn would write into the home folder.
 control_socket_disable = True
 
 
 def on_starting(server) -> None:  # type: ignore[no-untyped-def]
-    """Listen on the port of the metrics too, if they have their own."""
+    """If METRICS_PORT is set, listen on this port too."""
     if os.environ.get("METRICS_PORT", "").strip():
         server.cfg.set("bind", [*server.cfg.settings["bind"].value, f"0.0.0.0:{os.environ['METRICS_PORT'].strip()}"])
 
@@ -70,6 +72,6 @@ def when_ready(server) -> None:  # type: ignore[no-untyped-def]
             stop(number, frame)
 
     signal.signal(signal.SIGTERM, drain)
-    # GC never looks at what is loaded: writing its marks would copy the memory that the workers share.
+    # From now on the garbage collector skips all objects that exist: its marks would copy the shared memory pages.
     gc.collect()
     gc.freeze()

@@ -1,7 +1,7 @@
-"""A formula in the place of a linear pipeline: it gives the same doubles, without a matrix for each call.
+"""A formula that replaces a linear pipeline: it gives the same doubles, and makes no matrix for each call.
 
 ``Pipeline.predict`` costs hundreds of microseconds even for one ride, nearly all of it for checks and for building the
-matrix. The formula adds the same two terms and the intercept in Python.
+matrix. The formula computes the same sum of two terms and the intercept in Python.
 """
 
 import itertools
@@ -13,26 +13,26 @@ from typing import Any, TypeAlias
 import numpy as np
 
 PAIR, DISTANCE = "PU_DO", "trip_distance"
-"""The features of a ride, as ``model.prepare_features`` makes them. With any others the pipeline predicts."""
+"""The features of a ride, as ``model.prepare_features`` makes them. The pipeline predicts rides with other features."""
 
 LINEAR_MODELS = frozenset(
     {"ElasticNet", "ElasticNetCV", "HuberRegressor", "Lasso", "LassoCV", "LinearRegression"}
     | {"QuantileRegressor", "Ridge", "RidgeCV"}
 )
-"""The classes of sklearn.linear_model that can be fitted on sparse matrices and predict ``X @ coef_ + intercept_``."""
+"""The classes of sklearn.linear_model that take sparse matrices and predict ``X @ coef_ + intercept_``."""
 
 PROOF_PAIRS = 400
-"""At most this many pairs of a model are predicted by both the pipeline and its formula, which takes milliseconds."""
+"""The proof takes at most this many of the model's pairs, so that it takes only milliseconds."""
 
 PROOF_DISTANCES = (0.0, -0.0, 5e-324, 1e-9, 0.01, 0.7, 1 / 3, 1.37, 2.06, 3.66, 7.3, 18.41, 59.99, 99.99, 100.0)
-"""Miles. Most have so many digits that rounding once, after the sum, and rounding the product too give two results."""
+"""Miles. For most of them, rounding once (after the sum) and rounding twice (the product too) give two results."""
 
 MultiplyAdd: TypeAlias = Callable[[float, float, float], float]
 
 
 @dataclass(frozen=True)
 class Formula:
-    """Predicts rides as the pipeline does that it was made from."""
+    """Predicts rides as its pipeline does."""
 
     pairs: Mapping[str, float]
     """The coefficient of each pair of zones. A pair that the model does not know has none, which counts as zero."""
@@ -44,7 +44,7 @@ class Formula:
     """The pipeline's ``predict``."""
 
     def __call__(self, features: Sequence[Any]) -> Any:
-        """Predict a value for each ride. The pipeline does it if ``compute`` cannot."""
+        """Predict a value for each ride. If ``compute`` cannot, the pipeline predicts."""
         values = self.compute(features)
         return self.fall_back(features) if values is None else values
 
@@ -53,11 +53,11 @@ class Formula:
         values = []
         for ride in features:
             pair, distance = ride.get(PAIR), ride.get(DISTANCE)
-            # The pipeline takes other features and types as well, and each of them means something else to it.
+            # The pipeline also takes other features and types, and treats each of them in its own way.
             if type(pair) is not str or type(distance) is not float or len(ride) != 2:
                 return None
             values.append(self.multiply_add(distance, self.weight, self.pairs.get(pair, 0.0)) + self.intercept)
-        # One NaN or infinity makes the sum NaN or infinite. The pipeline says which input it refuses.
+        # One NaN or infinity makes the sum NaN or infinite. The pipeline then raises an error that names the input.
         return values if math.isfinite(sum(values)) else None
 
 
@@ -74,18 +74,18 @@ def find_formula(pipeline: Any) -> Formula | None:
 
 
 def _make_formulas(pipeline: Any) -> Iterator[Formula]:
-    """Yield a formula for each way in which a processor may multiply and add."""
+    """Yield a formula for each way in which compiled code may multiply and add."""
     from sklearn.pipeline import Pipeline
 
     if type(pipeline) is not Pipeline or len(pipeline.steps) != 2:
         return
-    # Loading a pipeline has imported its steps, but another model may need none of these modules.
+    # Imported here, because most other models do not need this module and it would slow their start.
     from sklearn.feature_extraction import DictVectorizer
 
     vectorizer, model = (step for _, step in pipeline.steps)
     if type(vectorizer) is not DictVectorizer or not _is_linear(model):
         return
-    # A dense matrix goes to BLAS, which adds in another order for one ride than for many.
+    # Dense matrices are multiplied by BLAS, whose sums have another order for one ride than for many.
     if vectorizer.sparse is not True:
         return
     separator, vocabulary = vectorizer.separator, vectorizer.vocabulary_
@@ -125,7 +125,7 @@ def _multiply_adds() -> Iterator[MultiplyAdd]:
 
 
 def _is_proved(formula: Formula) -> bool:
-    """Return whether the pipeline gives the same for rides of known and unknown pairs, and for a ride on its own."""
+    """Return whether the pipeline gives the same doubles, for known and unknown pairs, and for a single ride."""
     known = list(formula.pairs)[:: 1 + len(formula.pairs) // PROOF_PAIRS]
     distances = itertools.cycle(PROOF_DISTANCES)
     rides = [{PAIR: pair, DISTANCE: next(distances)} for pair in known]

@@ -1,11 +1,11 @@
-"""Load on the web service as a crowd of users makes it, who wait between their requests.
+"""Load on the web service as many users make it, who wait between their requests.
 
 Start the service, then Locust, which has a page at http://localhost:8089 to choose the number of users:
 
     ./scripts/serve
     ./scripts/environment load -- locust --host http://localhost:9696
 
-Without the page, for a minute, with 100 users of whom 20 more come each second:
+Without the page, for a minute, with 100 users, of whom 20 start each second:
 
     ./scripts/environment load -- locust --host http://localhost:9696 --headless -u 100 -r 20 --run-time 1m
 
@@ -28,7 +28,7 @@ def make_ride() -> dict[str, Any]:
 
 
 class RideUser(HttpUser):
-    """Somebody who asks for the duration of a ride, and sometimes of many rides at once."""
+    """A user who asks for the duration of a ride, and in one of ten requests for many rides at once."""
 
     wait_time = between(1, 3)
 
@@ -39,7 +39,7 @@ class RideUser(HttpUser):
 
     @task
     def predict_list(self) -> None:
-        """Send a list of rides. Each must have a duration, because a bad ride does not fail the whole request."""
+        """Send a list of rides, and fail if one has no duration: the status is 200 even if rides of a list are bad."""
         rides = [make_ride() for _ in range(LIST_RIDES)]
         with self.client.post("/predict", json=rides, name="/predict (list)", catch_response=True) as response:
             if response.ok and sum("duration" in answer for answer in response.json()) != LIST_RIDES:

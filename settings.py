@@ -12,9 +12,9 @@ LAMBDA_LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL"}
 """The names that Lambda itself gives two of these levels."""
 FIELD = rf"(?!{RIDE_ID}\Z)[A-Za-z_][A-Za-z0-9_]{{0,127}}"  # not RIDE_ID: it stands in the same JSON object
 ANSWER_FIELDS = ("model_version", "error")
-"""The fields beside the predicted value, and in its place, in an answer of the web service."""
+"""Fields of the web service's answers that stand beside the predicted value, or replace it."""
 DRAIN_SECONDS = 3.0
-"""Load balancers take a second or two to notice that a server is about to stop."""
+"""The default, because load balancers take a second or two to notice that a server is about to stop."""
 S3_URI = "s3://[^/]+(/.*)?"
 
 
@@ -105,9 +105,9 @@ class WebSettings:
     model: ModelSettings
     log_level: str
     metrics_port: int | None
-    """The port on which alone ``/metrics`` is served. If None, it is served beside the other routes."""
+    """The only port that serves ``/metrics``. If None, ``/metrics`` is on the port of the other routes."""
     drain_seconds: float
-    """After SIGTERM, the service still answers for this time, and its health is 503."""
+    """How long the service still takes requests after SIGTERM, while its health is 503."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "WebSettings":
@@ -115,7 +115,9 @@ class WebSettings:
         variables = {name: value.strip() for name, value in environment.items()}
         model = ModelSettings.from_environment(environment, field="duration")
         if model.prediction_field in ANSWER_FIELDS:
-            raise SettingsError(f"PREDICTION_FIELD is {model.prediction_field!r}, a field that answers have already")
+            raise SettingsError(
+                f"PREDICTION_FIELD is {model.prediction_field!r}, a field that answers have already: choose another"
+            )
         port = _match(variables, "METRICS_PORT", "[0-9]{1,5}", "a port from 1 to 65535")
         if port and not 1 <= int(port) <= 65535:
             raise SettingsError(f"METRICS_PORT is a port from 1 to 65535, not {port!r}")

@@ -1,4 +1,4 @@
-"""The web service: rides in by HTTP, predicted durations out. ``app`` is for any WSGI server.
+"""The web service: it takes rides by HTTP and answers the predicted durations. Any WSGI server can serve ``app``.
 
     body     -- decode  --> rides    | problem 400, 413, 415 or 422
     rides    -- predict --> outcomes                          one model call for the whole request
@@ -37,9 +37,9 @@ METRICS = Metrics(openapi.list_requests(DOCUMENT), {"model": NAME, "version": VE
 
 app = Flask(__name__, static_folder=None)
 app.extensions["health"] = HEALTH
-# One more than what is allowed, because Flask cuts a body that comes in chunks off there, without an error.
+# One byte above the limit, because Flask cuts a chunked body off here without an error; read_json refuses such a body.
 app.config["MAX_CONTENT_LENGTH"] = openapi.MAX_BODY_BYTES + 1
-# A path with two slashes is a wrong one, and no redirect, which few clients follow with the body.
+# A path with two slashes gets a 404. Flask would redirect it, and few clients send the body again after a redirect.
 app.url_map.merge_slashes = False
 telemetry.observe(app, METRICS, SETTINGS.log_level)
 errors.handle(app)
@@ -48,11 +48,12 @@ pages.add(app, DOCUMENT)
 
 @app.before_request
 def keep_metrics_apart() -> None:
-    """If the metrics have a port of their own, answer nothing else there, and no metrics elsewhere."""
+    """If METRICS_PORT is set, serve only ``/metrics`` on this port, and everything else on the other one."""
     if SETTINGS.metrics_port:
+        # The port of the socket, because a client can write any port into the header Host.
         is_metrics_port = request.environ["SERVER_PORT"] == str(SETTINGS.metrics_port)
         if is_metrics_port != (request.path == "/metrics"):
-            abort(404, f"the port {SETTINGS.metrics_port} has /metrics and nothing else, and no other port has it")
+            abort(404, f"ask the port {SETTINGS.metrics_port} for /metrics, and the other port for all other routes")
 
 
 @app.post("/predict")
@@ -70,7 +71,7 @@ def predict() -> Response:
 @app.post("/v2/models/<name>/infer")
 @app.post("/v2/models/<name>/versions/<version>/infer")
 def infer(name: str, version: str = VERSION) -> Response:
-    """Predict rides as the Open Inference Protocol sends them."""
+    """Predict rides that come as tensors of the Open Inference Protocol."""
     check_model(name, version)
     request_id, rides = open_inference.decode_request(read_json())
     outcomes = predict_each([RequestedRide(ride, None) for ride in rides])
@@ -124,7 +125,7 @@ def metrics() -> Response:
 
 
 def read_json() -> bytes:
-    """Return the body of a request that says that it is JSON. Raises HTTPException: 413, 415."""
+    """Return the body, if the headers say that it is JSON. Raises HTTPException with the status 413 or 415."""
     if not request.is_json:
         abort(415, "the body is JSON: send the header Content-Type: application/json")
     if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
@@ -136,7 +137,7 @@ def read_json() -> bytes:
 
 
 def predict_each(rides: Sequence[RequestedRide | InvalidRideError]) -> list[float | InvalidRideError]:
-    """Return each ride's predicted value, or the reason why there is none. The model is called once."""
+    """Return each ride's predicted value, or an error with the reason why it has no value. The model is called once."""
     predicted = iter(MODEL.predict([one.ride for one in rides if isinstance(one, RequestedRide)]))
     values = [next(predicted) if isinstance(one, RequestedRide) else one for one in rides]
     outcomes = [
@@ -154,7 +155,7 @@ def check_model(name: str, version: str) -> None:
 
 
 def encodable(text: str) -> str:
-    """Return a model's message with lone surrogates replaced, which JSON in UTF-8 cannot have."""
+    """Return the message of a model's error without lone surrogates, because UTF-8 cannot encode them."""
     return text.encode(errors="replace").decode()
 
 

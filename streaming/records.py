@@ -24,13 +24,13 @@ RECORDS_BETWEEN_CHECKS = 100
 """How many records are decoded between two looks at the clock."""
 
 MAX_OBJECT_BYTES = 2_097_152
-"""An object takes no more lines when it has so many bytes."""
+"""An object takes no more lines once it has this number of bytes."""
 
 MAX_PLAIN_BYTES = 262_144
 """An object is compressed from here on. A rejection with more data has an object of its own, which is not compressed:
 base64 hardly shrinks, and both forms at once would take memory."""
 
-ROOM_BYTES = 8_192
+SPARE_BYTES = 8_192
 """The size of a rejection's line without its data, usually."""
 
 GZIP, COMPRESSION_LEVEL = 16 + zlib.MAX_WBITS, 1
@@ -152,14 +152,14 @@ def decode_parts(event: Mapping[str, Any], is_over: Callable[[], bool] = lambda:
         except (TypeError, ValueError) as error:
             rejections.append(_reject(user_record, data, error))
             continue
-        room = most - len(received) - len(rejections)
+        free = most - len(received) - len(rejections)
         for index, (key, packed) in enumerate(packed_in_it):
-            if room <= 0:
+            if free <= 0:
                 yield DecodedPart(received, rejections, numbers[place:])
                 received.clear()
                 rejections.clear()
-                room = most
-            room -= 1
+                free = most
+            free -= 1
             user_record = UserRecord(number, f"{event_id}:{index}", key, arrival, arn, packed)
             try:
                 received.append(ReceivedRide(user_record, decode_ride(packed)))
@@ -232,8 +232,8 @@ class _Lines:
 
 def _single_object(rejection: Rejection) -> RejectionsObject:
     line = rejection.line
-    # Room for the whole line, because msgspec would reserve half as much again when it extends a buffer.
-    body = bytearray(len(line.data) + ROOM_BYTES)
+    # Allocated for the whole line at once, because msgspec would reserve half as much again when it extends a buffer.
+    body = bytearray(len(line.data) + SPARE_BYTES)
     _encoder.encode_into(line, body, 0)
     body += b"\n"
     return RejectionsObject(_object_key([rejection]), body, [rejection])

@@ -1,1 +1,1 @@
-"""What only the web service uses."""
+"""The code that only the web service uses."""

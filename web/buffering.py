@@ -1,7 +1,7 @@
 """The bridge from an asynchronous server (ASGI) to the Flask app (WSGI).
 
-The whole body is read before the app is called, so a slow client holds no worker and no thread. The app then runs on
-the event loop itself: handing each request to a thread would cost more than predicting a ride.
+The whole body is read before the app is called, so a slow client blocks no worker and no thread. The app then runs on
+the event loop itself, because handing each request to a thread would take longer than predicting a ride.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ TOO_SLOW = msgspec.json.encode(
 TOO_SLOW_HEADERS = [
     (b"content-type", PROBLEM_JSON.encode()),
     (b"content-length", str(len(TOO_SLOW)).encode()),
-    # The rest of the body could still come.
+    # The rest of the body may still arrive, and would be read as the next request.
     (b"connection", b"close"),
 ]
 
@@ -43,11 +43,11 @@ ENVIRON = {
 }
 """The part of the environment that all requests share (PEP 3333)."""
 LENGTH = (b"content-length", b"transfer-encoding")
-"""Headers that say how long a body is, which is known when it has come."""
+"""Headers about the length of a body. The app gets the length of the body that was read instead."""
 
 
 class BufferingApp:
-    """An ASGI application that calls a WSGI application with requests that have come in completely."""
+    """An ASGI application that calls a WSGI application once it has a complete request."""
 
     def __init__(self, app: WSGIApp, is_closing: Callable[[], bool]) -> None:
         """Call ``app``. Each response closes its connection if ``is_closing`` returns True."""
@@ -88,8 +88,8 @@ class BufferingApp:
 async def _read_body(receive: Receive) -> bytes | None:
     """Return the body, or None if the client has gone.
 
-    Of a body that is too large, the end is read but not kept: the app refuses it, and the client, which may first send
-    all of it, gets to see that answer.
+    If a body is too large, the rest of it is read and dropped. The app refuses such a body, and a client that reads the
+    answer only after it has sent everything gets this answer too.
     """
     body = b""
     while True:
@@ -119,7 +119,7 @@ def _make_environ(scope: Message, body: bytes) -> dict[str, Any]:
         "wsgi.input": io.BytesIO(body),
     }
     for name, value in scope["headers"]:
-        # With an underscore, it would become the same variable as the header with a hyphen.
+        # A header with an underscore would get the same variable as the one with a hyphen, and so could forge it.
         if name in LENGTH or b"_" in name:
             continue
         variable = name.decode("latin-1").upper().replace("-", "_")

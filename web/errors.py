@@ -21,7 +21,7 @@ DETAILS = {
     404: "there is no such route: POST rides to /predict, or GET /, /health, /metrics, /openapi.json, /docs or /v2",
     413: f"the body has more than {MAX_BODY_BYTES:,} bytes: send fewer rides",
 }
-"""What is wrong and what to do, for the errors that Flask raises."""
+"""What is wrong and what to do, by status, for errors that Flask raises without an explanation of their own."""
 
 
 def handle(app: Flask) -> None:
@@ -39,7 +39,7 @@ def handle(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def handle_http(error: HTTPException) -> Response:
         answer = as_problem(make_problem(error.code or 500, describe(error)))
-        # Such as Allow, which says which methods a route takes.
+        # Keep headers such as Allow, which lists the methods that a route takes.
         kept = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
         answer.headers.extend(kept)
         return answer
@@ -61,7 +61,7 @@ def handle(app: Flask) -> None:
 
 
 def describe(error: HTTPException) -> str:
-    """Return what is wrong with a request and what to do, unless the error says it itself."""
+    """Return what is wrong with a request and what to do: in the error's own words, if the app has given it any."""
     description = error.description or ""
     if description != type(error).description:
         return description
@@ -73,7 +73,7 @@ def describe(error: HTTPException) -> str:
 def as_problem(problem: dict[str, Any]) -> Response:
     """Return a problem as the answer to the current request."""
     if f"{request.path}/".startswith(f"{PROTOCOL}/"):
-        # The protocol has 400 for all requests that are wrong.
+        # The protocol has the status 400 for every wrong request.
         status = 400 if problem["status"] == 422 else problem["status"]
         return Response(msgspec.json.encode({"error": problem["detail"]}), status, content_type="application/json")
     body = msgspec.json.encode(problem | {"instance": quote(request.path)})

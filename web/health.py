@@ -12,7 +12,7 @@ SAMPLE_RIDE = Ride(130, 205, 3.66)
 
 
 class Health:
-    """The state of the service. Processes that are forked later share it."""
+    """The state of the service, which processes that are forked later share."""
 
     def __init__(self, name: str, model: Model, drain_seconds: float) -> None:
         """Let the model predict a sample ride. ``drain_seconds`` is how long the service drains before it stops."""
@@ -20,7 +20,7 @@ class Health:
         self._names = {"model": name, "model_version": model.version}
         self._is_ready = not isinstance(model.predict([SAMPLE_RIDE])[0], PredictionError)
         self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        # Shared memory: the master drains, and the workers say so.
+        # Shared memory, because gunicorn's first process writes it and the workers read it.
         self._draining = mmap.mmap(-1, 1)
 
     def drain(self) -> None:

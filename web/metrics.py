@@ -1,8 +1,8 @@
 """Counts of the web service for Prometheus, in memory of a fixed size that all workers share.
 
 Every worker writes into a slot of its own, and any worker adds up all slots. When a worker ends, even by SIGKILL, its
-slot keeps its counts, and the next worker goes on counting there. Client libraries write a file for each process
-instead, which a server that replaces its workers fills a disk with.
+slot keeps its counts, and the next worker goes on counting there. Prometheus' own client library instead keeps files of
+each process that has ever counted, so a server that replaces its workers would fill the disk.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ OTHER = "other"
 """The route and the method of requests that no route takes, and the status of unexpected ones."""
 
 TEXT = CONTENT_TYPE_PLAIN_0_0_4
-"""The media type of the metrics, which Prometheus and everything like it reads."""
+"""The media type of the metrics. Every scraper reads this format."""
 
 Request = tuple[str, str, str]
 """Method, route and status of a request."""
@@ -51,13 +51,13 @@ class SharedCells:
     """Numbers in shared memory: a slot of cells for each worker. Processes that are forked later share all slots."""
 
     def __init__(self, size: int, gauge: int) -> None:
-        """Make slots of ``size`` cells, all zero. The cell ``gauge`` belongs to a worker, and ends with it."""
+        """Make slots of ``size`` cells, all zero. The cell ``gauge`` is set to zero when its worker ends."""
         self._size, self._gauge = size, gauge
-        # Not in a file: if its disk were full, writing into a part of it for the first time would end the process.
+        # Not a file: if the disk is full, the first write to a part of a mapped file kills the process (SIGBUS).
         memory = mmap.mmap(-1, MAX_WORKERS * size * 8)
         self._memory = memoryview(memory).cast("d")  # faster than numpy for single numbers
         self._slots = np.frombuffer(memory).reshape(MAX_WORKERS, size)
-        # An empty file without a name, for locks on its bytes: it ends with the last process, whatever ends that.
+        # An empty file without a name, for locks on its bytes. The kernel removes it with the last process that has it.
         self._locks = tempfile.TemporaryFile()  # noqa: SIM115 - kept as long as the process
         self._own_slot: int | None = None
         self._own: memoryview[float] | None = None
@@ -65,7 +65,7 @@ class SharedCells:
 
     @property
     def own(self) -> "memoryview[float]":
-        """This process's slot, which may have the numbers of a worker that has ended."""
+        """This process's slot, which may begin with the counts of a worker that has ended."""
         if self._own is None:
             self._own = self._claim()
         return self._own
@@ -83,10 +83,10 @@ class SharedCells:
                 own = self._memory[slot * self._size : (slot + 1) * self._size]
                 own[self._gauge] = 0.0
                 return own
-        raise RuntimeError(f"more than {MAX_WORKERS} workers count requests: run fewer")
+        raise RuntimeError(f"there are more than {MAX_WORKERS} workers: lower WEB_CONCURRENCY")
 
     def _lock(self, slot: int) -> bool:
-        """Return whether no other process has the slot, which is then this process's."""
+        """Lock the slot for this process. Returns False if another process has it."""
         try:
             # The kernel drops the lock when this process ends, and a forked process does not inherit it.
             fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
@@ -95,7 +95,7 @@ class SharedCells:
         return True
 
     def _end_gauges(self) -> None:
-        """Set the gauge of workers that were killed to zero, unless a new worker has their slot and has done it."""
+        """Set the gauges of killed workers to zero. If a new worker has taken a slot, ``_claim`` has done it there."""
         for slot in np.flatnonzero(self._slots[:, self._gauge]).tolist():
             if slot != self._own_slot and self._lock(slot):
                 self._slots[slot, self._gauge] = 0.0
@@ -109,7 +109,7 @@ class Metrics(Collector):
     """What the service counts, as metrics that ``exposition`` writes."""
 
     def __init__(self, requests: Sequence[Request], info: Mapping[str, str]) -> None:
-        """Count these requests apart, and all others together. ``info`` becomes the labels of ``model_info``."""
+        """Count each of ``requests`` by itself, and all others together. ``info`` has the labels of ``model_info``."""
         self._requests = list(dict.fromkeys([*requests, (OTHER, OTHER, OTHER)]))
         self._info = dict(info)
         self._width = len(SECONDS) + 2  # a last bucket for longer durations, and the sum

@@ -1,7 +1,7 @@
 """The Open Inference Protocol (version 2), which model servers and their platforms speak: rides as three tensors.
 
 https://github.com/kserve/open-inference-protocol: each input has a name, a shape, a datatype, and the data in one list
-or nested ones. The rides of a request stand or fall together, because the protocol has one error for a request.
+or in nested lists. One bad ride fails the whole request, because the protocol has only one error for a request.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def decode_request(body: bytes) -> tuple[str | None, list[Ride]]:
     columns = {name: _column(request.inputs, name) for name in DATATYPES}
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1 or not 1 <= max(lengths) <= MAX_RIDES:
-        raise InvalidRideError("ride", f"the inputs have the same number of values, from 1 to {MAX_RIDES:,}")
+        raise InvalidRideError("ride", f"give all inputs the same number of values, from 1 to {MAX_RIDES:,}")
     rides = []
     for number, values in enumerate(zip(*columns.values(), strict=True)):
         try:
@@ -77,7 +77,7 @@ def _column(inputs: Sequence[_Tensor], name: str) -> list[Any]:
     found = [tensor for tensor in inputs if tensor.name == name]
     if len(found) != 1:
         raise InvalidRideError(
-            "ride", f"the inputs are {', '.join(DATATYPES)}: {len(found)} of them have the name {name}"
+            "ride", f"send one input for each of {', '.join(DATATYPES)}: {len(found)} inputs have the name {name}"
         )
     tensor = found[0]
     accepted = ACCEPTED[DATATYPES[name]]

@@ -15,7 +15,7 @@ MAX_BODY_BYTES = 1_048_576
 """The largest body of a request."""
 
 UNMATCHED = ("200", "304", "404", "405", "500", "503")
-"""Statuses of requests whose method and route are not in the document: the files of the pages, and mistakes."""
+"""Statuses of requests whose method and route are not in the document: the files of the pages, and wrong requests."""
 UNCOUNTED = "408"
 """The status that the server gives without calling the app, which therefore does not count it."""
 
@@ -25,11 +25,11 @@ MEANINGS = {
     408: "The body came too slowly.",
     413: f"The body has more than {MAX_BODY_BYTES:,} bytes.",
     415: "The header Content-Type is not application/json, or the body has a Content-Encoding.",
-    422: f"The JSON is not a ride, or a list of more than {MAX_RIDES:,}, or the model has no value for the ride.",
-    500: "An unexpected error, which the log has with the request's id.",
-    503: "The service has no memory left for the request.",
+    422: f"The JSON is not a ride, a list has more than {MAX_RIDES:,} rides, or the model has no value for the ride.",
+    500: "An unexpected error. The log has a line about it with the request's id.",
+    503: "The service has no memory left for the request: send fewer rides, or try again later.",
 }
-"""What a status says, unless a route says it with other words."""
+"""The meaning of each status, unless a route describes it in other words."""
 
 Schema = dict[str, Any]
 STRING: Schema = {"type": "string"}
@@ -75,9 +75,9 @@ def make_document(*, model: str, version: str, field: str) -> Schema:
         "info": {"title": "Ride durations", "version": version, "description": INTRODUCTION},
         "tags": [
             {"name": "Predictions"},
-            {"name": "Service", "description": "For those who run the service."},
+            {"name": "Service", "description": "For people who run the service."},
             {"name": "Pages", "description": "For people with a browser."},
-            {"name": "Open Inference Protocol", "description": "Version 2, which platforms for models speak."},
+            {"name": "Open Inference Protocol", "description": "Version 2, for model platforms such as KServe."},
         ],
         "paths": {**_own_paths(model), **_protocol_paths(model, version)},
         "components": {
@@ -85,18 +85,18 @@ def make_document(*, model: str, version: str, field: str) -> Schema:
             "parameters": _header_parameters(),
             "headers": {
                 "X-Request-ID": {
-                    "description": "The id of the request, which its line of the log has too.",
+                    "description": "The id of the request, which is also in its log line.",
                     "required": True,
                     "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
                 },
-                "traceparent": {"description": "The request's own header, if it had a valid one.", "schema": STRING},
+                "traceparent": {"description": "The header of the request, if it had a valid one.", "schema": STRING},
             },
         },
     }
 
 
 def list_requests(document: Schema) -> list[Request]:
-    """Return every method, route and status of the document, and those of requests that it does not have."""
+    """Return every method, route and status of the document, and an entry for each status of all other requests."""
     return [
         *(
             (method.upper(), route, status)
@@ -112,11 +112,12 @@ def list_requests(document: Schema) -> list[Request]:
 def _own_paths(model: str) -> Schema:
     predicted = {"anyOf": [_ref("Answer"), _ref("ListAnswer")]}
     rides = {"anyOf": [_ref("BareRide"), _ref("RideEvent"), _ref("RideList")]}
-    up, down = "The service should get requests.", "The service should get no requests: it stops, or cannot predict."
+    up = "The service should get requests."
+    down = "The service should get no requests: it is about to stop, or its model cannot predict."
     health = {200: _json(_ref("Health"), up), 503: _json(_ref("Health"), down)}
     bare_health = {200: {"description": up}, 503: {"description": down}}
     metrics = _content(STRING, "The metrics", "text/plain")
-    elsewhere = "The metrics have a port of their own, METRICS_PORT."
+    elsewhere = "The metrics are on another port, METRICS_PORT."
     return {
         "/predict": {
             "post": {
@@ -152,7 +153,7 @@ def _own_paths(model: str) -> Schema:
 
 
 def _protocol_paths(model: str, version: str) -> Schema:
-    """Return the routes of the Open Inference Protocol. Each with a model has a second form, with its version."""
+    """Return the routes of the Open Inference Protocol. Each route of a model has a second form, with the version."""
     ready = {200: _json(_ref("Ready"), "It should get requests."), 503: _json(_ref("Ready"), "It should not.")}
     live = _json(_object(live={"const": True}))
     paths: Schema = {
@@ -185,7 +186,7 @@ def _protocol_paths(model: str, version: str) -> Schema:
 
 def _request_schemas() -> Schema:
     _, schemas = msgspec.json.schema_components([BareRide, RideEvent], ref_template="#/components/schemas/{name}")
-    # A body that has "ride" is read as a ride event.
+    # The service reads a body that has "ride" as a ride event, so a bare ride cannot have this field.
     schemas["BareRide"]["properties"]["ride"] = False
     tensors = [
         _object(
@@ -199,7 +200,9 @@ def _request_schemas() -> Schema:
     ]
     request = _object(inputs=_array({"oneOf": tensors}, len(tensors)))
     request["properties"]["id"] = {"type": ["string", "null"], "description": "The answer repeats it."}
-    request["description"] = "Each input once, all with the same number of values, `n`. The shape is `[n]` or `[n, 1]`."
+    request["description"] = (
+        "Each input is there once, with the same number of values, `n`. Its shape is `[n]` or `[n, 1]`."
+    )
     other = {"description": "An element that is not a ride has a problem in the answer."}
     ride = {"anyOf": [_ref("BareRide"), _ref("RideEvent"), other]}
     return schemas | {"RideList": _array(ride, 0, MAX_RIDES), "InferenceRequest": request}
@@ -244,7 +247,7 @@ def _answer_schemas(model: str, version: str, field: str) -> Schema:
 
 
 def _header_parameters() -> Schema:
-    """Return the headers that a request may have. A value of another form is not an error, but has no effect."""
+    """Return the headers that a request may have. A value in a wrong form is ignored."""
     texts = {
         "X-Request-ID": "The id of the request: up to 128 visible ASCII characters. Without it, the service makes one.",
         "traceparent": "The trace of the request (W3C Trace Context), which the log and the answer repeat.",

@@ -10,7 +10,7 @@ from flask import Flask, Response, send_from_directory
 STATIC = Path(__file__).parent / "static"
 SWAGGER = Path(flask_swagger_ui.__file__).parent / "dist"
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
-"""A browser loads nothing from other servers, and runs no script inside of a page. Swagger UI's CSS contains images."""
+"""Browsers load nothing from other servers, and run no inline script. Swagger UI's CSS contains images (``data:``)."""
 
 
 def add(app: Flask, document: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from rides import RIDE_ID, InvalidRideError, Ride, RideId, check_id, decode_json
 from web.problems import problem_of
 
 MAX_RIDES = 1000
-"""The most rides of a list."""
+"""The largest number of rides in a list."""
 
 
 class BareRide(Ride, frozen=True, gc=False):
@@ -26,7 +26,7 @@ class RequestedRide(Struct, frozen=True, gc=False):
 
 
 class _Shape(Struct, frozen=True, gc=False):
-    """What tells a ride event from a bare ride."""
+    """The field that only a ride event has, not a bare ride."""
 
     ride: msgspec.Raw = msgspec.Raw()
 

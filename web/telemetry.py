@@ -1,4 +1,4 @@
-"""What operators see of a request: its id, one log line without a ride, and its part of the metrics."""
+"""The signs of a request for operators: its id, one log line without a ride, and its counts in the metrics."""
 
 import contextlib
 import datetime
@@ -19,23 +19,23 @@ from rides import InvalidRideError
 from web.metrics import OTHER, Metrics
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-"""Ids of requests that are taken over. Others could break a log line or a header."""
+"""Ids that a client may give a request. Any other id could break a log line or a header."""
 TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """The header that names the trace and the caller's span (W3C, Trace Context)."""
 HEADERS = {"request_id": "X-Request-ID", "traceparent": "traceparent"}
-"""The headers of an answer, by the names of the same values in the log line."""
+"""The headers of an answer, by the names that their values have in the log line."""
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"))
-"""The methods that a log line names. A client can send any other word as well."""
+"""The methods that a log line names. Any other word, which a client may send too, is logged as ``other``."""
 
 
 @dataclass(slots=True)
 class Observation:
-    """What is known of a request so far."""
+    """The state of a request that is being answered."""
 
     request_id: str
     began: float
     outcomes: dict[str, int] = field(default_factory=dict)
-    """The number of rides by what became of them."""
+    """The number of rides by outcome: ``predicted``, or the kind of the rejection."""
 
 
 def observe(app: Flask, metrics: Metrics, level: str) -> None:
@@ -49,7 +49,7 @@ def observe(app: Flask, metrics: Metrics, level: str) -> None:
 
     @app.after_request
     def end(response: Response) -> Response:
-        # Flask finds the objects behind "g" and "request" anew at each use, which costs more than the metrics do.
+        # Flask looks up the objects behind "g" and "request" at each use, which takes longer than the metrics do.
         seen: Observation = g.observation
         asked: Request = request._get_current_object()  # type: ignore[attr-defined]
         seconds = time.perf_counter() - seen.began
@@ -58,7 +58,7 @@ def observe(app: Flask, metrics: Metrics, level: str) -> None:
         for name, header in HEADERS.items():
             if name in identity:
                 response.headers[header] = identity[name]
-        # Counted before the answer is sent, so that whoever has an answer finds it counted.
+        # Count before the answer is sent, so that a client that has its answer finds it in the metrics.
         if seen.outcomes:
             metrics.count_rides(seen.outcomes)
         metrics.end((asked.method, route, str(status)), seconds)
@@ -75,7 +75,7 @@ def observe(app: Flask, metrics: Metrics, level: str) -> None:
 
 
 def note_outcomes(outcomes: Sequence[float | InvalidRideError]) -> None:
-    """Remember what became of the request's rides, for its log line and the metrics."""
+    """Remember the outcomes of the request's rides, for its log line and the metrics."""
     kinds = [one.kind if isinstance(one, InvalidRideError) else "predicted" for one in outcomes]
     g.observation.outcomes = {kind: kinds.count(kind) for kind in set(kinds)}
 
@@ -93,7 +93,7 @@ def current_id() -> str:
 
 
 def find_request_id(request: Request) -> str:
-    """Return the id that the client or a proxy gave the request, or else a new one."""
+    """Return the id that the client or a proxy gave the request, or a new one if there is no valid id."""
     given = request.environ.get("HTTP_X_REQUEST_ID", "")
     return given if given and REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
@@ -105,7 +105,7 @@ def find_trace(request: Request) -> dict[str, str]:
 
 
 def find_route(request: Request) -> str:
-    """Return the route that takes the request, such as ``/v2/models/{name}``, never the path, which may be a ride."""
+    """Return the route of the request, such as ``/v2/models/{name}``, and never its path, which may contain a ride."""
     return write_route(request.url_rule.rule) if request.url_rule else OTHER
 
 
@@ -116,7 +116,7 @@ def write_route(rule: str) -> str:
 
 
 def log(message: str = "request", level: str = "INFO", **fields: Any) -> None:
-    """Write one line of JSON to stdout. If that is closed or full, the line is lost, but the request is answered."""
+    """Write one line of JSON to stdout. If stdout is closed or full, the line is lost, but the request is answered."""
     stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = msgspec.json.encode({"level": level, "message": message, "timestamp": stamp, **fields})
     with contextlib.suppress(OSError, ValueError):

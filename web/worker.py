@@ -1,4 +1,4 @@
-"""The worker that gunicorn runs: uvicorn's event loop and parser, and an end in which no request is dropped.
+"""The worker that gunicorn runs: uvicorn's event loop and parser, and a graceful end that drops no request.
 
 On SIGTERM gunicorn's master marks the service as draining and passes the signal on. From then on health is 503 and each
 response closes its connection; a load balancer has ``drain_seconds`` to notice. Then the worker takes the connections
@@ -25,8 +25,9 @@ from web.health import Health
 from web.protocol import Protocol
 
 LINGER_SECONDS = 1.0
-"""How long a connection that is open at the end may take to send a request."""
+"""How long an open connection may take to send a request after the worker has stopped listening."""
 TICK_SECONDS = 0.05
+"""How often the end checks whether a connection is still open."""
 
 
 # Not in Python's module socket: Linux's numbers of the option, and of the instruction that keeps no byte of a packet.
@@ -48,7 +49,10 @@ class DrainingServer(Server):
     """A server that ends without dropping a request."""
 
     def __init__(self, config: Config, health: Health, master: int) -> None:
-        """Drain before the end if ``health`` says so then; end with the process ``master``."""
+        """If ``health`` is draining when the server stops, it drains for ``drain_seconds`` first.
+
+        The server also stops when the process ``master`` has ended.
+        """
         super().__init__(config)
         self._health = health
         self._waits = True
@@ -78,11 +82,11 @@ class DrainingServer(Server):
         while self.server_state.connections and waiting > 0:
             await asyncio.sleep(TICK_SECONDS)
             waiting -= TICK_SECONDS
-        # Without the sockets, which are closed.
+        # The sockets are not passed on, because they are closed already.
         await super().shutdown()
 
     async def _stop_listening(self, sockets: list[socket.socket]) -> None:
-        """Take the connections that the kernel has accepted; closing the listening socket would reset them."""
+        """Take the connections that the kernel has accepted, because closing the listening socket would reset them."""
         accepted = []
         for listening in sockets:
             if self._health.is_draining:
@@ -91,7 +95,8 @@ class DrainingServer(Server):
                 while True:
                     accepted.append(listening.accept()[0])
             if self._health.is_draining:
-                # The event loop closes it a moment later. If only this worker ends, the others still listen.
+                # The event loop closes the socket a moment later. This stops all workers from listening, so it is only
+                # done if the whole service ends.
                 with contextlib.suppress(OSError):
                     listening.shutdown(socket.SHUT_RD)
         for server in self.servers:
@@ -104,7 +109,7 @@ class DrainingServer(Server):
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
-    """A gunicorn worker for a Flask app whose ``extensions`` have its ``health``."""
+    """A gunicorn worker for a Flask app that has its ``Health`` in ``app.extensions["health"]``."""
 
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012  the base class has no ClassVar
         "http": Protocol,

@@ -1,4 +1,4 @@
-"""The web service of the course: Flask, mlflow.pyfunc and one ride a request, as its users write it.
+"""The web service that the course teaches: Flask, mlflow.pyfunc and one ride a request.
 
 It takes the same ride as this project's service and gives the same duration. It checks no input and has no metrics.
 """

@@ -1,4 +1,4 @@
-"""What the benchmark measures with: its sizes, the models that it trains and logs, and the events that it sends."""
+"""The inputs of the benchmark: its sizes, the models that it trains, and the rides and events that it sends."""
 
 import hashlib
 import json

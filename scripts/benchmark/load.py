@@ -24,12 +24,12 @@ CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Traffic:
-    """What to send, and for how long: until the seconds are over or the number of requests was sent."""
+    """The requests to send. They end when ``seconds`` are over or ``requests`` of them were sent."""
 
     port: int
     path: str
     bodies: list[str]
-    """The JSON of the requests, which are sent in turns."""
+    """The JSON of the requests, which are sent one after the other, again and again."""
     connections: int
     seconds: float
     requests: int
@@ -37,7 +37,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Answers:
-    """What came back."""
+    """The answers to some traffic, and how long they took."""
 
     requests: int
     """The number of correct answers."""
@@ -51,9 +51,9 @@ class Answers:
     errors: dict[str, int]
     """The number of errors of each kind. Figures with errors are no result."""
     bodies: list[str | None]
-    """The answer to each of the requests; None if it was not sent. An answer that differs from it is an error."""
+    """The answer to each body; None if it was not sent. If a later answer to the same body differs, it is an error."""
     service_cpu: float | None = None
-    """The seconds of CPU time that the service took, if somebody has measured them."""
+    """The seconds of CPU time that the service took; None if they were not measured."""
 
 
 def send(traffic: Traffic) -> Answers:
@@ -136,7 +136,7 @@ class _Client(asyncio.Protocol):
         self.received += data
         head, _, body = self.received.partition(b"\r\n\r\n")
         length = LENGTH.search(head)
-        # Without a length, the closed connection will be the error.
+        # An answer without a length counts as an error when the connection closes.
         if not length or len(body) < int(length[1]) or not self.is_waiting:
             return
         now = time.perf_counter()

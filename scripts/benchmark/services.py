@@ -1,4 +1,4 @@
-"""The web services that are compared: how each is started and stopped, what it takes, and how much memory it has."""
+"""The web services that are compared: how to start and stop each, its requests and answers, and its memory."""
 
 import contextlib
 import json
@@ -26,25 +26,25 @@ OURS_WEB, COURSE, MLFLOW = "ours", "course", "mlflow"
 WORKERS = os.cpu_count() or 1
 """The number of our service's workers, which is its default."""
 PATIENCE = 120.0
-"""Seconds that a service may take to start: mlflow takes some, and all services start at the same time."""
+"""Seconds that a service may take to start. mlflow starts slowly, and all services start at the same time."""
 SETTINGS = ("DRAIN_SECONDS", "LOG_LEVEL", "METRICS_PORT", "MODEL_BUCKET", "MODEL_SHA256", "PREDICTION_FIELD")
 SERVER_SETTINGS = ("FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS", "PORT", "UVICORN_WORKERS")
-"""Variables that are removed, because the services run with their own defaults."""
+"""Variables that are removed from the environment, so that the services run with their own defaults."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is the same for all services of a kind."""
+    """The properties that all services of a kind share."""
 
     command: tuple[str, ...]
-    """It starts the service, with ``{port}`` and ``{model}`` in it, and takes ``--workers`` at its end."""
+    """The command that starts the service, with ``{port}`` and ``{model}`` to fill in. ``--workers`` follows it."""
     serialization: str
     """The form of the model. All forms hold the same pipeline."""
     path: str
     encode: Callable[[Sequence[Ride]], Any]
-    """It makes the JSON of a request for rides."""
+    """Makes the JSON of a request for some rides."""
     read: Callable[[Any], list[float]]
-    """It returns the durations in the JSON of an answer."""
+    """Returns the durations in the JSON of an answer."""
     takes_lists: bool = True
     folder: Path | None = None
     """The folder to start it in; by default an empty one, because gunicorn reads a configuration from its folder."""
@@ -93,9 +93,9 @@ class Memory:
 
     processes: int
     rss: int
-    """Memory that processes share counts once for each of them."""
+    """The sum of all processes, in which shared memory counts once for each of them."""
     pss: int | None
-    """Memory that processes share counts once. Only Linux knows it."""
+    """The sum in which shared memory counts once; None if it is not known: only Linux tells it."""
 
 
 @dataclass
@@ -196,7 +196,7 @@ def start(name: str, workers: int, model: LoggedModel, folder: Path) -> Iterator
     try:
         yield Service(name, kind, process, port, log)
     finally:
-        # The whole group, because a server that is killed leaves its workers. They have nothing to save.
+        # Kill the whole group, because a killed server leaves its workers running. They have nothing to save.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -20,9 +20,9 @@ from scripts.cli import CommandError
 LIST_RIDES = 100
 """The number of rides in a list."""
 LIST_CONNECTIONS = 16
-"""The number of connections that lists are sent over."""
+"""The number of connections over which lists are sent."""
 BODIES = {1: 200, LIST_RIDES: 20}
-"""The number of different requests, by their number of rides."""
+"""The number of different requests, by the number of rides in a request."""
 WARM_UP_REQUESTS = 100
 
 
@@ -98,7 +98,9 @@ def count_turns(plan: Plan) -> int:
 def make_batches(rides: Sequence[Ride], size: int, most: int) -> list[Sequence[Ride]]:
     """Return the rides of at most this many requests, all of the same size. Raises CommandError for too few rides."""
     if size > len(rides):
-        raise CommandError(f"a list of {size:,} different rides is wanted, and there are {len(rides):,}: add files")
+        raise CommandError(
+            f"a list needs {size:,} different rides, and there are only {len(rides):,}: give --data larger files"
+        )
     return [rides[start : start + size] for start in range(0, len(rides) - size + 1, size)][:most]
 
 
@@ -112,9 +114,11 @@ def predict_with_scikit_learn(model: LoggedModel, rides: Sequence[Ride]) -> dict
 def check(
     service: str, kind: Kind, batches: Sequence[Sequence[Ride]], answers: Answers, expected: Mapping[Ride, float]
 ) -> None:
-    """Raise CommandError if an answer has not the duration of each of its rides."""
+    """Raise CommandError if a duration in an answer is missing or wrong."""
     for rides, body in zip(batches, answers.bodies, strict=True):
         if body is not None:
             values, durations = kind.read(json.loads(body)), [expected[ride] for ride in rides]
             if len(values) != len(durations) or not all(map(math.isclose, values, durations)):
-                raise CommandError(f"the service {service!r} gave {body[:200]}, which should have {durations[:3]}")
+                raise CommandError(
+                    f"the service {service!r} gave {body[:200]}, and the durations should be {durations[:3]}"
+                )

@@ -33,7 +33,7 @@ class LoadRow:
     """Milliseconds from a request to its answer."""
     p99: float
     ours_to_this: float
-    """How many times as many rides our service predicts in the same time."""
+    """The rides that our service predicts in the same time, as a multiple of this service's."""
     cpu: float | None
     """Milliseconds of CPU time of all the service's processes for a request; None if it is not known."""
     generator_share: float
@@ -102,8 +102,8 @@ def load_table(rows: Sequence[LoadRow], model: str) -> Table:
     share = max(row.generator_share for row in found)
     table = Table(title=f"Web services, {model}", title_justify="left", caption_justify="left")
     table.caption = (
-        f"Ours has {WORKERS} workers, the others 1, or {WORKERS} if their names say so. The course's service takes no"
-        " lists and gets one ride a request. CPU is the time of all processes of a service for a request."
+        f"Ours has {WORKERS} workers, the others have 1, or {WORKERS} if their names say so. The course's service takes"
+        " no lists and gets one ride a request. CPU is the time of all processes of a service for a request."
         f" The load generator took at most {share:.0%} of one core."
     )
     of_request = ("requests\n/s", "rides\n/s", "p50\nms", "p99\nms", "CPU\nms", "ours/\nthis")
@@ -120,7 +120,9 @@ def load_table(rows: Sequence[LoadRow], model: str) -> Table:
 def memory_table(rows: Sequence[MemoryRow], model: str) -> Table:
     """Return the table of the services' memory with one model."""
     table = Table(title=f"Memory in MB, {model}", title_justify="left", caption_justify="left")
-    table.caption = "RSS counts memory that processes share once for each of them, PSS once. PSS is Linux's."
+    table.caption = (
+        "RSS counts shared memory once for each process that has it, PSS counts it once. Only Linux has PSS."
+    )
     for name in ("service", "processes", "requests", "RSS before", "after", "PSS before", "after"):
         table.add_column(name, justify="left" if name == "service" else "right")
     for row in rows:

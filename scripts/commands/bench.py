@@ -1,4 +1,4 @@
-"""Measure the stream's consumer, or the web service, beside what others run.
+"""Measure the stream's consumer or the web service, and compare it with what others run.
 
 bench stream (the default) compares our consumer with common practice and with the floor. Common practice is the
 consumer of courses: mlflow.pyfunc, one prediction and one PutRecord for each ride. The floor predicts ready-made
@@ -15,8 +15,8 @@ over more and more connections, and then lists of 100 rides. The course's servic
 one by one. Each answer is checked. All services have the same pipeline: the course's as the course logs it, the others
 as ./scripts/train logs it, because mlflow's server needs a signature. At the end, the services' memory is read.
 
-What is compared takes turns within one run, and the results are medians of the rounds. Do not compare two runs: a
-machine is never equally fast twice.
+The consumers, or the services, take turns within one run, and the results are medians of the rounds. Do not compare two
+runs, because a machine is never equally fast twice.
 """
 
 import argparse
@@ -57,8 +57,8 @@ VERSIONS = {
     WEB: ("scikit-learn", "numpy", "mlflow", "flask", "gunicorn", "uvicorn", "msgspec"),
 }
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables that limit the threads of scikit-learn and numpy. Everything runs with the user's own values, or else with
-its own defaults: our web service's workers have one thread each."""
+"""Variables that limit the threads of scikit-learn and numpy. If the user has not set them, each program has its own
+defaults: our web service's workers have one thread each."""
 EXPLAINED = (TripRecordError,)
 
 
@@ -118,7 +118,7 @@ def parse_arguments() -> argparse.Namespace:
         type=cli.seconds,
         metavar="SECONDS",
         help="stream: the time of one consumer for one batch size over all rounds; a batch that would take longer is"
-        " left out. web: the most time for the last requests to a service before its memory is read"
+        " left out. web: the longest time for the last requests to a service before its memory is read"
         f" {of_default(f'{FULL.budget:g}', f'{QUICK.budget:g}')}",
     )
     add("--json", metavar="FILE", help=f"write all results to FILE, too; {STDOUT} prints them instead of the tables")
@@ -153,7 +153,7 @@ def measure(plan: Plan, chosen: inputs.Inputs, names: Sequence[str], parts: Sequ
 
 
 def measure_web(plan: Plan, chosen: inputs.Inputs, names: Sequence[str]) -> tuple[list[LoadRow], list[MemoryRow]]:
-    """Train the models, and measure the web services with one after the other."""
+    """Train the models, and measure the web services with each of them."""
     loads: list[LoadRow] = []
     memory: list[MemoryRow] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:

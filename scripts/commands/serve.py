@@ -1,7 +1,7 @@
 """Run the web service on this machine, as its image does: gunicorn with the settings in gunicorn.conf.py.
 
 POST /predict takes a ride or a list of rides. The page at / has a form, and the page at /docs shows all routes.
-Ctrl-C ends the service at once. After SIGTERM it first answers for DRAIN_SECONDS (3 by default).
+Ctrl-C ends the service at once. After SIGTERM it still takes requests for DRAIN_SECONDS (3 by default).
 """
 
 import argparse
@@ -13,8 +13,8 @@ from scripts.cli import CONSOLE
 from scripts.environment import ROOT
 
 EPILOG = """\
-The service is configured by environment variables: MODEL_LOCATION and the other variables of the model, MODEL_NAME,
-PREDICTION_FIELD, METRICS_PORT, DRAIN_SECONDS and LOG_LEVEL. Its log, a line of JSON for each request, goes to stdout.
+These environment variables configure the service: MODEL_LOCATION and the other variables of the model, METRICS_PORT,
+DRAIN_SECONDS and LOG_LEVEL (docs/web-service.md). Its log goes to stdout: a line of JSON for each request.
 
 examples:
   serve
@@ -36,7 +36,7 @@ def main() -> int:
     CONSOLE.print(f"Web service at {place}, with pages at / and /docs; Ctrl-C ends it. Try it:\n", soft_wrap=True)
     command = f"curl -H 'Content-Type: application/json' {place}/predict -d '{RIDE}'"
     CONSOLE.print(f"{command}\n", markup=False, highlight=False, soft_wrap=True)
-    # gunicorn reads gunicorn.conf.py from its working folder, and the model's location may be relative to this one.
+    # gunicorn keeps this working folder, because the model's location may be relative to it. So its settings are named.
     config = f"--config={ROOT / 'gunicorn.conf.py'}"
     server = [sys.executable, "-m", "gunicorn", config, f"--bind={options.host}:{options.port}", "--log-level=warning"]
     os.execv(server[0], [*server, "web_service:app"])
@@ -48,7 +48,9 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_model(parser)
     host = "the address to listen on; 0.0.0.0 lets other machines connect (default: %(default)s)"
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
-    parser.add_argument("--port", type=cli.port, default=9696, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--port", type=cli.port, default=9696, metavar="N", help="the port to listen on (default: %(default)s)"
+    )
     workers = "the number of processes that predict (default: WEB_CONCURRENCY, else the number of CPUs)"
     parser.add_argument("--workers", type=cli.count, metavar="N", help=workers)
     return parser.parse_args()

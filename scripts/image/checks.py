@@ -1,4 +1,4 @@
-"""What the scenarios of both images check alike: the image's content, its confinement, and its bytecode."""
+"""The checks that the scenarios of both images share: the image's content, its confinement, and its bytecode."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -77,11 +77,11 @@ for module in sys.argv[1:]:
 print(json.dumps(compiled))
 """
 COUNT_KILLS = 'print(dict(line.split() for line in open("/proc/vmstat"))["oom_kill"])'
-"""How many processes the kernel has killed for lack of memory; the whole machine's number, the same in a container."""
+"""Prints how many processes the kernel has killed for lack of memory, on the whole machine, also in a container."""
 
 
 class ScenarioError(Exception):
-    """The image did not do what it must; the message says what it did."""
+    """The image did not do what it must do; the message says what it did instead."""
 
 
 def expect(what: str, found: object, expected: object) -> None:

@@ -1,4 +1,4 @@
-"""The images' figures: their size, cold start, memory and speed."""
+"""The figures of the images: size, start, memory and speed."""
 
 import statistics
 import time

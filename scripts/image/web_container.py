@@ -1,4 +1,4 @@
-"""The web service in a container that is confined as the function's is."""
+"""The web service in a container with the same restrictions as the function's."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ maps = [path.read_text() for path in own.parent.glob("[0-9]*/smaps_rollup") if p
 print(sum(int(line.split()[1]) for one in maps for line in one.splitlines() if line.startswith("Pss:")))
 """
 PATIENCE_SECONDS = 60
-"""Time that a start, an answer or a stop may take, perhaps on a busy machine."""
+"""The longest time for a start, an answer or a stop, perhaps on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class WebContainer(Container):
         """Return as soon as the service is healthy. Raises CommandError if it ends, or if it takes too long."""
         end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end and self.is_running:
-            # The engine is asked once a second only, because that takes the CPU away from the service.
+            # Ask the engine only once a second, because each call takes CPU time from the service.
             asked = time.monotonic()
             while time.monotonic() < asked + 1:
                 with contextlib.suppress(OSError, HTTPException):
@@ -62,12 +62,12 @@ class WebContainer(Container):
         raise CommandError(f"the web service does not become healthy; its log is {self.logs()[-500:]!r}")
 
     def memory(self) -> int:
-        """Return the memory, in bytes, of all processes of the service; what they share counts once."""
+        """Return the memory, in bytes, of all processes of the service. Memory that they share counts once."""
         return int(self.python(SUM_MEMORY)) * 1024
 
     @property
     def is_running(self) -> bool:
-        """Whether the container has not ended."""
+        """Whether the container still runs."""
         return self.look_up("{{.State.Running}}") == "true"
 
     def wait_until_ended(self) -> int:

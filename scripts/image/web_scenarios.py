@@ -1,4 +1,4 @@
-"""What the web service's image must do: each scenario is a function that returns a summary."""
+"""The scenarios of the web service's image: each is a function that checks one behaviour and returns a summary."""
 
 import contextlib
 import json
@@ -67,14 +67,14 @@ def holds_the_locked_packages_and_the_modules(stage: WebStage) -> str:
 
 
 def is_confined(stage: WebStage) -> str:
-    """The service works under the same restrictions as the function; otherwise other scenarios would prove little."""
+    """The service runs under the same restrictions as the function; otherwise other scenarios would prove little."""
     with stage.service() as service:
         service.wait_until_ready()
         return checks.check_confinement(service, USER, MEMORY_MB)
 
 
 def starts_from_bytecode_alone(stage: WebStage) -> str:
-    """A start compiles no module, because it could not keep the bytecode."""
+    """A start compiles no module, because the files are read-only and each start would compile it again."""
     with stage.service() as service:
         service.wait_until_ready()
         return checks.check_bytecode(service, "web_service", "web.worker")
@@ -103,14 +103,16 @@ def needs_no_s3_with_a_model_in_it(stage: WebStage) -> str:
 
 
 def has_a_health_check(stage: WebStage) -> str:
-    """The engine's own check of the image finds the service, on whichever port it listens, and notices its absence."""
+    """The image's HEALTHCHECK finds the service on the port that PORT names, and fails if there is no service."""
     with stage.service() as service:
         kind, *command = json.loads(service.look_up("{{json .Config.Healthcheck.Test}}"))
         expect("kind of the check", kind, "CMD")
         service.wait_until_ready()
         can = service.engine.can
         expect("whether the service is healthy", can("exec", service.name, *command), True)
-        expect("whether nothing is", can("exec", "--env=PORT=1", service.name, *command), False)
+        expect(
+            "whether a port without a service is healthy", can("exec", "--env=PORT=1", service.name, *command), False
+        )
     return "healthy on its port, unhealthy on another one"
 
 
@@ -127,7 +129,7 @@ def serves_its_pages(stage: WebStage) -> str:
 
 
 def refuses_to_start_without_a_model(stage: WebStage) -> str:
-    """The container ends, and the one line in its log names the place."""
+    """The container ends, and its log has one line, which names the place where a model should be."""
     with stage.service(model="nothing") as service:
         code, lines = service.wait_until_ended(), service.logs().splitlines()
     words = f"there is no MLmodel in {stage.function_stage.models}/nothing"
@@ -201,7 +203,7 @@ WEB_SCENARIOS: Sequence[Callable[[WebStage], str]] = (
 
 
 def _predict(service: WebContainer, body: object) -> Any:
-    """Return the answer to a ride or a list of rides, which has to be predicted."""
+    """Return the answer to a ride or a list of rides. Raises ScenarioError if its status is not 200."""
     status, answer = service.ask("/predict", body)
     expect("status", status, 200)
     return answer

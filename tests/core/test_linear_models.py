@@ -1,4 +1,4 @@
-"""Formulas in the place of linear pipelines: which pipelines have one, and that it gives the same to the last bit."""
+"""Formulas that replace linear pipelines: which pipelines have one, and that its doubles are the same."""
 
 import math
 import random
@@ -131,7 +131,7 @@ class Rounded(Ridge):  # type: ignore[misc]
 
 
 class OwnVectorizer(DictVectorizer):  # type: ignore[misc]
-    """A vectorizer of someone's own."""
+    """A subclass of the vectorizer, which could do anything."""
 
 
 OTHERS: dict[str, Callable[[], Any]] = {
@@ -247,7 +247,7 @@ def test_a_formula_rounds_once_if_the_pipeline_does(monkeypatch: pytest.MonkeyPa
     ids=str,
 )
 def test_unusual_rides_go_to_the_pipeline(ride: dict[str, Any]) -> None:
-    """The values and the errors are the pipeline's own, also when ordinary rides are beside it."""
+    """The pipeline gives the values and the errors, also if the batch has ordinary rides too."""
     pipeline = fit(Ridge(), [ride | {"hour": n % 24} for n, ride in enumerate(FITTED)])
     formula = find_formula(pipeline)
     assert formula is not None
@@ -264,7 +264,7 @@ def test_unusual_rides_go_to_the_pipeline(ride: dict[str, Any]) -> None:
 
 @needs_fma
 def test_a_loaded_linear_model_predicts_by_its_formula() -> None:
-    """The sample model's predictions are the pipeline's, and a ride that is no ride gets the pipeline's error."""
+    """The sample model's predictions are the pipeline's, and a ride with NaN gets the pipeline's error."""
     model = load_model(SAMPLE_MODEL)
     formula: Any = model._call
     assert formula.compute([prepare_features(Ride(130, 205, 3.66))]) == model.predict([Ride(130, 205, 3.66)])

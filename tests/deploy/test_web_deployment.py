@@ -26,7 +26,7 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def test_the_page_has_every_route() -> None:
-    """Only those that name a version of the model are left out, because they do the same as without it."""
+    """Routes with a version of the model are left out, because they do the same as the routes without a version."""
     paths = openapi.make_document(model="m", version="1", field="duration")["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     assert documented(section(ROOT / "docs" / "web-service.md", "## Routes")) == Counter(
@@ -74,7 +74,7 @@ def test_the_probes_and_prometheus_ask_for_routes_of_the_service() -> None:
 
 
 def test_a_pod_is_as_confined_as_the_image_was_tested() -> None:
-    """Kubernetes refuses to run an image as root; a user's name would not tell it who that is."""
+    """Kubernetes refuses to run an image as root, so the user is a number: a name would not say whether it is root."""
     assert re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE) == [f"{USER}:{USER}"]
     assert POD["spec"]["securityContext"]["runAsNonRoot"]
     context = CONTAINER["securityContext"]
@@ -85,7 +85,7 @@ def test_a_pod_is_as_confined_as_the_image_was_tested() -> None:
 
 
 def test_kubernetes_waits_until_the_service_has_answered_everything() -> None:
-    """The limit of gunicorn itself ends first, because gunicorn logs it."""
+    """The limit of gunicorn itself is shorter, because gunicorn logs the workers that it kills."""
     variables = {one["name"]: one["value"] for one in CONTAINER["env"]}
     settings = WebSettings.from_environment(variables)
     (limit,) = re.findall(r"^graceful_timeout = (\d+)$", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)

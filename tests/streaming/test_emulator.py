@@ -134,7 +134,7 @@ def test_a_missing_setting_is_the_error_of_every_event() -> None:
 def test_the_largest_batch_is_answered_in_time_by_a_function_whose_output_stream_hangs(
     kinesis: "KinesisClient", endpoint: str, stream: str
 ) -> None:
-    """The response has room for all of the 10,000 records. They are delivered when the stream has recovered."""
+    """The response can hold all of the 10,000 records. They are delivered when the stream has recovered."""
     event = numbered(*(ride_event(number) for number in range(10_000)))
     has_recovered = threading.Event()
 
@@ -161,7 +161,7 @@ def test_the_largest_batch_is_answered_in_time_by_a_function_whose_output_stream
 
 
 def test_a_dry_run_fails_if_its_predictions_exceed_a_response(dry_run: EmulatedFunction) -> None:
-    """Aggregated records can hold so many rides. Only a dry run's response grows with the predictions."""
+    """Aggregated records can hold this number of rides. Only a dry run's response grows with the predictions."""
     (packed,) = aggregate(generate_rides(100, seed=0))
     answer = dry_run.invoke(numbered(*[packed.data] * 300))
     assert answer["errorType"] == "Function.ResponseSizeTooLarge"

@@ -25,7 +25,7 @@ OPTIONS += ["--no-sandbox"] if os.geteuid() == 0 else []
 
 
 class Page:
-    """A tab of the browser, with what it requested and complained about."""
+    """A tab of the browser, with its requests and the messages of its console."""
 
     def __init__(self, address: str) -> None:
         """Connect to the tab's address in the DevTools."""
@@ -65,7 +65,7 @@ class Page:
         return self.read(expression)
 
     def open(self, url: str, width: int = 1280) -> None:
-        """Open a page in a window of this width, and wait until it and what it is made of have loaded."""
+        """Open a page in a window of this width, and wait until the page and all its files have loaded."""
         self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )

@@ -28,12 +28,12 @@ REQUEST = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 @dataclass
 class RunningService:
-    """gunicorn's master process and its port."""
+    """gunicorn's first process, the master, and its port."""
 
     process: subprocess.Popen[bytes]
     port: int
     output: Path
-    """What all its processes have printed."""
+    """The output of all its processes."""
 
     @property
     def workers(self) -> set[int]:
@@ -116,8 +116,8 @@ def serve(**variables: str) -> Iterator[RunningService]:
 class Clients:
     """Threads that send the same ride again and again, each on a connection that it keeps until the server closes it.
 
-    ``results`` counts what came of the requests: right and wrong answers, and, by the error's name, requests that were
-    sent and not answered. A client stops if it cannot connect any more.
+    ``results`` counts the outcomes of the requests: right and wrong answers, and requests that were sent and not
+    answered, by the error's name. A client stops if it cannot connect any more.
     """
 
     def __init__(self, service: RunningService, count: int) -> None:
@@ -156,7 +156,7 @@ class Clients:
                 self._keep_asking(connection)
 
     def _keep_asking(self, connection: HTTPConnection) -> None:
-        # http.client would open a second connection by itself.
+        # Without a socket, the server has closed the connection, and http.client would open another one by itself.
         while connection.sock and not self._stopped.is_set():
             try:
                 connection.request("POST", "/predict", BODY, {"Content-Type": "application/json"})

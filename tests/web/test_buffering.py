@@ -1,4 +1,4 @@
-"""The bridge between the asynchronous server and the app: time limits, clients that go, and the environment."""
+"""The bridge between the asynchronous server and the app: time limits, clients that disconnect, and the environment."""
 
 import asyncio
 import io
@@ -32,7 +32,7 @@ SCOPE: dict[str, Any] = {
 
 
 class App:
-    """A WSGI application that keeps the environment which it gets."""
+    """A WSGI application that keeps the environment of its request."""
 
     def __init__(self) -> None:
         """Start without an environment."""
@@ -68,7 +68,7 @@ def part(body: bytes, *, more: bool) -> dict[str, Any]:
 
 
 def test_the_app_is_called_with_the_whole_body() -> None:
-    """Its length is the one that came; headers that claim another one are dropped, as is the header that spoofs one."""
+    """The app gets the true length. Headers with another length are dropped, and so is one that forges a header."""
     app = App()
     start, body = answer(app, [part(b"1", more=True), part(b"23", more=False)])
     assert app.body == b"123"

@@ -1,4 +1,4 @@
-"""Requests that are wrong, and a service that fails: the status, the detail, and what nobody gets to see."""
+"""Wrong requests, and a service that fails: the status, the detail, and data that stays out of answers and logs."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def padded(size: int) -> bytes:
     ],
 )
 def test_a_wrong_body_is_a_problem_that_says_what_to_change(client: Any, body: bytes, status: int, detail: str) -> None:
-    """Whatever comes is answered with a status of the client's side."""
+    """Every wrong body gets a status from 400 to 499."""
     response = client.post("/predict", data=body, content_type="application/json")
     assert (response.status_code, response.content_type) == (status, "application/problem+json")
     assert response.json["status"] == status
@@ -70,7 +70,7 @@ def test_a_wrong_body_is_a_problem_that_says_what_to_change(client: Any, body: b
 @pytest.mark.parametrize("extra", [-1, 0, 1, 1000])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_a_body_of_1_mib_is_taken_and_a_longer_one_is_refused(client: Any, extra: int, chunked: bool) -> None:
-    """A body whose length no header gives is never cut and then answered as if it were whole."""
+    """A long body without a Content-Length is refused too: its first part is never answered as if it were the whole."""
     body = padded(LIMIT + extra)
     # What a server hands over if the client sends chunks.
     chunks = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"} if chunked else {}
@@ -139,14 +139,14 @@ def test_another_path_is_refused_with_the_routes(client: Any, path: str) -> None
 
 @pytest.mark.parametrize("host", ["x" * 3000, "a b", "[::1", "\xff", ""], ids=["long", "space", "half", "byte", "none"])
 def test_an_odd_host_is_no_fault_of_the_service(client: Any, host: str) -> None:
-    """Scanners send such headers; no address is ever made of them."""
+    """Scanners send such headers. The service never uses the host to make a URL."""
     response = client.post("/predict", data=RIDE, content_type="application/json", headers={"Host": host})
     assert response.status_code in (200, 400)
     assert response.status_code == 200 or response.json["detail"].startswith("the request cannot be read")
 
 
 def test_head_and_options_are_answered(client: Any) -> None:
-    """HEAD has the headers of GET, and OPTIONS the methods."""
+    """HEAD gets the headers of GET, and OPTIONS gets the methods."""
     for path in ("/health", "/metrics", "/openapi.json", "/docs", "/", "/v2"):
         head = client.head(path)
         assert (head.status_code, head.data, head.content_type) == (200, b"", client.get(path).content_type)

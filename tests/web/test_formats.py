@@ -24,7 +24,7 @@ def rounded(value: Any) -> Any:
 
 
 def test_there_are_exchanges() -> None:
-    """The next test would pass with none."""
+    """Without an exchange, the next test would prove nothing."""
     assert len(EXCHANGES) >= 9
 
 
@@ -32,7 +32,7 @@ def test_there_are_exchanges() -> None:
 def test_a_request_is_answered_as_it_is_shown(
     web_service: WebService, method: str, path: str, body: str, status: str, answer: str
 ) -> None:
-    """Fields have the same order, and values are the same, except for the time."""
+    """The answer has the same fields in the same order, with the same values, except for the time."""
     client = web_service(RUN_ID="").app.test_client()
     response = client.open(path, method=method, data=body, content_type="application/json")
     shown = json.loads(answer)
@@ -44,7 +44,7 @@ def test_a_request_is_answered_as_it_is_shown(
 
 
 def test_the_log_line_has_the_fields_that_are_shown(client: Any, lines: Lines) -> None:
-    """Their order is the same too."""
+    """The line has the fields in the same order, too."""
     client.post("/predict", json=ride_event())
     (line,), (shown,) = lines(), re.findall(r'^\{"level".*$', TEXT, re.MULTILINE)
     assert list(line) == list(json.loads(shown))

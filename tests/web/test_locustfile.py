@@ -12,7 +12,7 @@ USERS = 100
 
 
 def test_locust_gets_a_duration_for_every_ride_and_list() -> None:
-    """Locust exits with 1 if a request failed. Users that wait when the time is over still get their answers."""
+    """Locust exits with 1 if a request failed. Users who have no answer when the time is over still get it."""
     with serve() as service:
         crowd = [
             "--headless",

@@ -1,4 +1,4 @@
-"""GET /metrics: what is counted, by which labels, in how many lines, and by how many processes."""
+"""GET /metrics: its counts, labels and number of lines, with one process and with several."""
 
 import random
 import subprocess
@@ -50,7 +50,7 @@ def counted() -> Metrics:
 
 
 def test_requests_are_counted_by_method_route_and_status(client: Any) -> None:
-    """A request that the document does not list is one of the others. The scrape itself is in flight."""
+    """A request that the document does not list counts under ``other``. The scrape itself is in flight."""
     for body in (ride_event(), [ride_event(), {}], {}, []):
         client.post("/predict", json=body)
     client.post("/predict", data=b"{", content_type="application/json")
@@ -92,7 +92,7 @@ def test_requests_are_counted_by_method_route_and_status(client: Any) -> None:
 
 @pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x", "*/*", ";;;", "text/html"])
 def test_every_client_gets_the_same_format(client: Any, accept: str) -> None:
-    """All scrapers read it. An odd header is no error."""
+    """The header Accept makes no difference, and an odd one is not an error."""
     response = client.get("/metrics", headers={"Accept": accept})
     assert response.content_type == "text/plain; version=0.0.4; charset=utf-8"
 
@@ -114,7 +114,7 @@ def test_a_duration_is_in_the_first_bucket_that_is_long_enough(counted: Metrics,
 
 @pytest.mark.parametrize(("rides", "bound"), [(1, "1.0"), (2, "2.0"), (3, "5.0"), (1000, "1000.0")])
 def test_a_batch_is_in_the_bucket_of_its_size(counted: Metrics, rides: int, bound: str) -> None:
-    """All of its rides count, whatever became of them."""
+    """All rides of a batch count, predicted or not."""
     counted.count_rides({"predicted": rides - 1, "ride": 1})
     buckets = values(read(counted.exposition().decode())["ride_batch_size"], "le")
     assert next(edge for edge, count in buckets.items() if count) == bound
@@ -204,11 +204,11 @@ def test_counts_outlive_a_killed_process_and_its_requests_in_flight_do_not() -> 
     """The next process goes on counting in its slot. If no slot is left, an error says so."""
     command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert (done.stdout, done.stderr) == ("more than 2 workers count requests: run fewer\n", "")
+    assert (done.stdout, done.stderr) == ("there are more than 2 workers: lower WEB_CONCURRENCY\n", "")
 
 
 class TestOwnPort:
-    """METRICS_PORT: the metrics are on a port that the world need not reach."""
+    """METRICS_PORT: the metrics are on a port that clients cannot reach."""
 
     @pytest.fixture
     def service(self, web_service: WebService) -> ModuleType:
@@ -222,7 +222,7 @@ class TestOwnPort:
         response = client.open(path, method=method, json=ride_event(), environ_overrides={"SERVER_PORT": "9100"})
         assert response.status_code == 404
         if path != "/v2/health/live":
-            assert response.json["detail"] == "the port 9100 has /metrics and nothing else, and no other port has it"
+            assert response.json["detail"] == "ask the port 9100 for /metrics, and the other port for all other routes"
 
     def test_only_it_has_the_metrics(self, client: Any) -> None:
         """A port in the header Host makes no difference."""
@@ -232,5 +232,5 @@ class TestOwnPort:
 
 
 def test_the_kinds_of_rejections_are_outcomes() -> None:
-    """A kind that the web service can give and the metrics do not have would be a 500."""
+    """If the metrics lacked a kind that the web service can give, its request would get a 500."""
     assert metrics.OUTCOMES == ("predicted", "json", "utf-8", "ride", "prediction")

@@ -27,11 +27,11 @@ MIX = {
 }
 """A request for each of these counts."""
 OUTCOMES = {"predicted": 2, "ride": 2, "json": 1, "utf-8": 0, "prediction": 0}
-"""What the rides of one mix become."""
+"""The outcomes of the rides of one mix."""
 
 
 class Sender:
-    """A client that sends mixes and knows how many."""
+    """A client that sends mixes and counts them."""
 
     def __init__(self, service: RunningService) -> None:
         """Take the service."""
@@ -39,7 +39,7 @@ class Sender:
         self._mixes = 0
 
     def send(self, mixes: int) -> None:
-        """Send so many mixes, sixteen requests at once; each has a connection of its own."""
+        """Send this number of mixes, sixteen requests at the same time; each has a connection of its own."""
         wanted = list(MIX.items()) * mixes
         with ThreadPoolExecutor(16) as pool:
             statuses = list(pool.map(lambda one: self._service.ask(*one[1])[0].status, wanted))
@@ -70,7 +70,7 @@ def kill_at_work(service: RunningService, clients: Clients) -> None:
 
 
 def test_the_metrics_are_exact_before_and_after_workers_were_replaced() -> None:
-    """Each worker counts, also after SIGKILL, SIGHUP, SIGTTIN and SIGTTOU."""
+    """No count is lost by SIGKILL, SIGHUP, SIGTTIN or SIGTTOU, which kill, replace, add and remove workers."""
     with serve(WEB_CONCURRENCY="4", DRAIN_SECONDS="0") as service:
         wait_for(lambda: len(service.workers) == 4)
         sender = Sender(service)
@@ -121,7 +121,7 @@ def test_every_answered_request_is_counted_while_workers_are_killed() -> None:
 
 
 def test_the_metrics_port_is_apart() -> None:
-    """Each port has what the other has not, whatever the header Host says."""
+    """One port has only the metrics, and the other port has all other routes, whatever the header Host says."""
     port = find_port()
     with serve(METRICS_PORT=str(port)) as service:
         apart = RunningService(service.process, port, service.output)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's routes: rides as tensors, and errors with its one field."""
+"""The Open Inference Protocol's routes: rides as tensors, and errors with the protocol's one field."""
 
 import json
 from collections.abc import Callable
@@ -81,17 +81,17 @@ def of(*data: Any, **more: Any) -> dict[str, Any]:
         pytest.param(tensors(DOLocationID={"datatype": "FP64"}), "the datatype of DOLocationID is one of INT8, INT16"),
         pytest.param(tensors(trip_distance={"datatype": "BYTES"}), "the datatype of trip_distance is one of FP16"),
         pytest.param(tensors(trip_distance={"datatype": None}), "Expected `str`, got `null`"),
-        pytest.param(tensors()[:2], "trip_distance: 0 of them have the name trip_distance"),
-        pytest.param(tensors()[:1] + tensors(), "trip_distance: 2 of them have the name PULocationID"),
-        pytest.param([], "0 of them have the name PULocationID"),
+        pytest.param(tensors()[:2], "trip_distance: 0 inputs have the name trip_distance"),
+        pytest.param(tensors()[:1] + tensors(), "trip_distance: 2 inputs have the name PULocationID"),
+        pytest.param([], "0 inputs have the name PULocationID"),
         pytest.param({}, "Expected `array`, got `object` - at `$.inputs`"),
-        pytest.param(tensors(PULocationID=of(1)), "the inputs have the same number of values, from 1 to 1,000"),
+        pytest.param(tensors(PULocationID=of(1)), "give all inputs the same number of values, from 1 to 1,000"),
         pytest.param([{**one, **of()} for one in tensors()], "the same number of values, from 1 to 1,000"),
         pytest.param([{**one, **of(*[1] * 1001)} for one in tensors()], "the same number of values, from 1 to 1,000"),
     ],
 )
 def test_a_wrong_request_is_an_error_that_names_the_input(client: Any, inputs: Any, error: str) -> None:
-    """The protocol has the status 400 and one field for it. A bad value is named by its number and its field."""
+    """The status is 400, and the answer has one field. The error names a bad value by its number and its field."""
     response = client.post(f"{MODEL}/infer", json={"inputs": inputs})
     assert (response.status_code, response.content_type) == (400, "application/json")
     assert list(response.json) == ["error"]
@@ -102,20 +102,20 @@ def test_a_wrong_request_is_an_error_that_names_the_input(client: Any, inputs: A
     "body", [b"", b"{", b"\xff", b"null", b"[]", b'{"inputs": null}', b'{"inputs": [NaN]}', b'{"inputs":' * 9_999]
 )
 def test_a_broken_body_is_an_error(client: Any, body: bytes) -> None:
-    """The protocol's errors are JSON too, if the request is not."""
+    """Even if the request is not JSON, the protocol's error is JSON."""
     response = client.post(f"{VERSIONED}/infer", data=body, content_type="application/json")
     assert (response.status_code, list(response.json)) == (400, ["error"])
 
 
 def test_a_long_body_is_an_error(client: Any) -> None:
-    """The limit is that of the other route."""
+    """The limit is the same as for POST /predict."""
     response = client.post(f"{MODEL}/infer", data=b" " * 1_048_577, content_type="application/json")
     assert response.status_code == 413
     assert response.json == {"error": "the body has more than 1,048,576 bytes: send fewer rides"}
 
 
 def test_a_ride_without_a_prediction_fails_its_request(client: Any, serve_model: Callable[..., None]) -> None:
-    """An output cannot have a hole: the protocol has no error for a single value."""
+    """The protocol has no error for a single value, so the whole request fails."""
 
     def call(rides: list[dict[str, Any]]) -> list[float]:
         return [float("nan") if ride["trip_distance"] == 1.2 else 1.0 for ride in rides]
@@ -145,7 +145,7 @@ def test_the_service_and_its_model_describe_themselves(client: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/v2/health/ready", f"{MODEL}/ready", f"{VERSIONED}/ready"])
 def test_the_model_is_not_ready_while_the_service_drains(service: ModuleType, client: Any, path: str) -> None:
-    """It is alive, and still answers."""
+    """The service is alive, and still answers."""
     assert (client.get(path).status_code, client.get(path).json) == (200, {"ready": True})
     service.HEALTH.drain()
     assert (client.get(path).status_code, client.get(path).json) == (503, {"ready": False})

@@ -1,4 +1,4 @@
-"""The OpenAPI document: it is valid, its examples work, and the service answers as it says, whatever it is sent."""
+"""The OpenAPI document: it is valid, its examples work, and each answer of the service is as documented."""
 
 import json
 import subprocess
@@ -63,14 +63,14 @@ def test_the_renamed_field_is_in_the_document() -> None:
 
 @pytest.mark.parametrize(("path", "name", "body"), EXAMPLES, ids=[f"{path} {name}" for path, name, _ in EXAMPLES])
 def test_an_example_gets_its_answer(service: RunningService, path: str, name: str, body: Any) -> None:
-    """Somebody who tries an example out sees a prediction; only the example with errors has one."""
+    """Each ride of an example gets a prediction, except one ride of the example with errors."""
     response, answer = service.ask("POST", path, json.dumps(body).encode())
     assert response.status == 200
     assert (b'"error"' in answer) == (name == "errors")
 
 
 def test_there_are_examples() -> None:
-    """The test before would pass with none."""
+    """Without an example, the test before this one would prove nothing."""
     assert [name for _, name, _ in EXAMPLES] == ["ride", "event", "list", "errors", "rides", "rides"]
 
 

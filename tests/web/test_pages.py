@@ -67,7 +67,7 @@ def test_the_zones_are_those_of_new_york() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/"])
 def test_a_page_holds_its_own_policy(service: RunningService, path: str) -> None:
-    """A page has no script or style inside of it and nothing from elsewhere, and all its files are there."""
+    """A page has no inline script or style and no file of another server, and all its files exist."""
     response, body = service.ask("GET", path)
     assert response.status == 200
     assert (response.getheader("Content-Security-Policy") or "").startswith("default-src 'self';")
@@ -123,7 +123,7 @@ def test_the_form_knows_a_prediction_by_any_name(page: Page) -> None:
         ("4", "132", "500", "distance", "This ride has no prediction: expected a number of at most 100.0."),
         ("4", "132", "-1", "distance", "This ride has no prediction: expected a number of at least 0.0."),
         ("4", "132", "", "distance", "Type a number of miles."),
-        ("4", "nowhere", "1", "dropoff", "No zone has this name: pick one of the list."),
+        ("4", "nowhere", "1", "dropoff", "No zone has this name: pick one from the list."),
         ("corona", "132", "1", "pickup", "4 zones match this text: pick one of them."),
         ("", "132", "1", "pickup", "Pick a zone."),
     ],
@@ -143,7 +143,7 @@ def test_the_form_shows_an_error_at_its_field(
 
 @NEEDS_BROWSER
 def test_the_form_says_that_the_service_is_gone(page: Page) -> None:
-    """A person learns that it is not the ride's fault."""
+    """The message says that the service does not answer, so a person does not look for a mistake in the ride."""
     with serve(WEB_CONCURRENCY="1") as service:
         fill_in(page, service, "4", "132", "17.5")
         page.wait_for(ANSWER)

@@ -53,7 +53,7 @@ def test_a_ride_is_answered_with_its_duration(client: Any, body: dict[str, Any],
 
 
 def test_white_space_may_surround_a_body(client: Any) -> None:
-    """It makes no difference to what a body is."""
+    """White space does not change whether a body is a ride or a list."""
     body = f" \r\n\t{json.dumps([RIDE])}\n"
     assert client.post("/predict", data=body, content_type="application/json").json == [ANSWER]
 
@@ -74,12 +74,12 @@ def test_the_predicted_value_may_have_another_name(web_service: WebService) -> N
 
 
 def test_an_empty_list_has_an_empty_answer(client: Any) -> None:
-    """A client that has no ride need not know it."""
+    """A client need not treat an empty list in another way."""
     assert predict(client, []) == []
 
 
 def test_a_list_has_one_call_and_keeps_its_order(client: Any, serve_model: Callable[..., None]) -> None:
-    """Its forms may be mixed. The model never sees a bad ride."""
+    """A list may mix both forms of a ride. The model never gets a bad ride."""
     calls: list[int] = []
 
     def call(rides: list[dict[str, Any]]) -> list[float]:
@@ -135,7 +135,7 @@ BAD_EVENTS = {
 
 @pytest.mark.parametrize("body", BAD_EVENTS.values(), ids=BAD_EVENTS)
 def test_a_bad_ride_has_the_reason_that_the_stream_gives(client: Any, body: bytes) -> None:
-    """A producer's bytes get the same kind and reason by both ways."""
+    """The same bytes get the same kind and reason from the web service and from the stream."""
     kind, reason = as_the_stream_says(body)
     response = client.post("/predict", data=body, content_type="application/json")
     status = 400 if kind in ("json", "utf-8") else 422
@@ -153,7 +153,7 @@ def test_a_bad_ride_has_the_reason_that_the_stream_gives(client: Any, body: byte
 BAD_ELEMENTS = {
     name: body for name, body in BAD_EVENTS.items() if as_the_stream_says(body)[0] == "ride" and name != "deep"
 }
-"""The bad events with which a list is still JSON."""
+"""The bad events that are JSON, so that a list of them is JSON too."""
 
 
 @pytest.mark.parametrize("body", BAD_ELEMENTS.values(), ids=BAD_ELEMENTS)

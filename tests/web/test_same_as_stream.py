@@ -29,7 +29,7 @@ def records() -> list[RideRecord]:
 def test_10000_rides_have_the_same_durations(
     records: list[RideRecord], web_service: WebService, cold_start: Callable[..., ModuleType]
 ) -> None:
-    """Neither the size of a list nor that of a batch changes a bit."""
+    """The size of a list or a batch does not change a bit of a duration."""
     client: Any = web_service(LOG_LEVEL="WARNING").app.test_client()
     handler = cold_start(TEST_RUN="True").lambda_handler
     response = handler(kinesis_event(records))

@@ -1,4 +1,4 @@
-"""How the service is served: slow clients, workers that die, the end, and a start that fails."""
+"""How the service is served: slow clients, workers that die, the stop, and a start that fails."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ def receive(connection: socket.socket, end: bytes) -> bytes:
     ],
 )
 def test_slow_clients_hold_up_nobody(service: RunningService, count: int, sent: bytes) -> None:
-    """Each of them would take a thread from a server with threads. Whoever goes on gets an answer."""
+    """Each slow client would occupy a thread of a server with threads. One that continues gets its answer."""
     slow = [service.connect(sent) for _ in range(count)]
     assert [service.predict(RIDE)["duration"] for _ in range(20)] == [json.loads(ANSWER)["duration"]] * 20
     slow[0].sendall(REQUEST[len(sent) :])
@@ -81,7 +81,7 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     ],
 )
 def test_every_form_of_request_is_answered(service: RunningService, sent: bytes, status: bytes, content: bytes) -> None:
-    """The client sees the answer, even if it sends a body that is too large to the end first."""
+    """The client gets the answer, even if it first sends the whole of a body that is too large."""
     with service.connect(sent) as connection:
         received = receive(connection, content)
     assert received.split(b" ")[1] == status
@@ -227,7 +227,7 @@ def test_sigusr2_hands_over_to_a_second_master() -> None:
 def test_a_start_that_fails_gives_one_line_and_an_exit_code(
     variables: dict[str, str], line: str, tmp_path: Path
 ) -> None:
-    """Nothing ever listens."""
+    """The service ends before it listens."""
     service = start(find_port(), tmp_path / "output", **variables)
     assert service.process.wait(tools.PATIENCE) == 1
     assert service.output.read_text().partition(": ")[2].startswith(line)

@@ -1,4 +1,4 @@
-"""What operators see of the web service: request ids, log lines, health, and that no log line has a ride."""
+"""The web service for its operators: request ids, health, and log lines without a ride."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def test_a_request_writes_one_line(client: Any, lines: Lines) -> None:
 def test_a_line_has_the_route_and_never_the_path(
     client: Any, lines: Lines, method: str, path: str, route: str, logged: str
 ) -> None:
-    """A request that no route takes is one of the others."""
+    """If no route takes a request, its line has the route ``other``."""
     client.open(path, method=method)
     (line,) = lines()
     assert (line["method"], line["route"]) == (logged, route)
@@ -113,7 +113,7 @@ def test_no_line_has_anything_of_a_ride(client: Any, capfd: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("level", ["WARNING", "error"])
 def test_a_higher_level_writes_no_lines_of_requests(web_service: WebService, lines: Lines, level: str) -> None:
-    """The answers are the same."""
+    """The level changes only the log, and not the answers."""
     response = web_service(LOG_LEVEL=level).app.test_client().post("/predict", json=ride_event(1))
     assert (response.status_code, response.headers["X-Request-ID"].isalnum()) == (200, True)
     assert lines() == []
@@ -181,7 +181,7 @@ def test_health_is_503_if_the_model_cannot_predict(
 
 
 def test_flask_itself_logs_nothing(client: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Its lines would have paths, and tracebacks with rides."""
+    """Flask's own lines would contain paths, and tracebacks with rides."""
     with caplog.at_level(logging.DEBUG):
         client.post("/predict", data=b"{", content_type="application/json")
     assert caplog.records == []

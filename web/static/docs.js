@@ -9,6 +9,6 @@ SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#docs",
   deepLinking: true,
-  // The validator would be a service on the internet.
+  // Swagger UI would send the document to a validator on the internet.
   validatorUrl: null,
 });

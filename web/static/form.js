@@ -20,7 +20,7 @@ async function loadZones() {
   document.getElementById("zones").append(...zones.map((zone) => new Option(zone.label, zone.label)));
 }
 
-/** Returns the zones that a text may mean: the one with just this name or id, or else all that have the text in it. */
+/** Returns the zones that a text may mean: the zone with exactly this name or id, else all zones that contain the text. */
 function findZones(text) {
   const wanted = text.trim().toLowerCase();
   const exact = zones.filter((zone) => zone.label.toLowerCase() === wanted || String(zone.id) === wanted);
@@ -36,7 +36,7 @@ function readZone(input) {
   }
   if (!input.value.trim()) showError(input, "Pick a zone.");
   else if (found.length) showError(input, `${found.length} zones match this text: pick one of them.`);
-  else showError(input, "No zone has this name: pick one of the list.");
+  else showError(input, "No zone has this name: pick one from the list.");
   return undefined;
 }
 
@@ -46,7 +46,7 @@ function readDistance(input) {
   return undefined;
 }
 
-/** Shows an error at an input, or below the form if it belongs to none. */
+/** Shows an error at an input, or below the form if it belongs to no input. */
 function showError(input, message) {
   document.getElementById(input ? `${input.id}-error` : "form-error").textContent = message;
   input?.setAttribute("aria-invalid", "true");
@@ -59,7 +59,7 @@ function clear() {
 }
 
 function showAnswer({ model_version: version, ride_id: _, ...prediction }) {
-  // The prediction's name is a setting of the service.
+  // The name of the predicted value is a setting of the service, PREDICTION_FIELD.
   const [[name, value]] = Object.entries(prediction);
   const number = value.toLocaleString("en", { maximumFractionDigits: 1 });
   const strong = document.createElement("strong");
@@ -72,7 +72,7 @@ function showAnswer({ model_version: version, ride_id: _, ...prediction }) {
   answer.replaceChildren(strong, ride, small);
 }
 
-/** Returns a problem's detail without the names that JSON has for the type and the place. */
+/** Returns a problem's detail in plain words, without the type and the path in the JSON. */
 function inWords(detail) {
   const words = { "Expected `float`": "expected a number of", "<=": "at most", ">=": "at least" };
   const text = detail.replace(/ - at `\$.*`$/, "");
