@@ -1,6 +1,7 @@
 """The settings with which gunicorn serves ``web_service:app``. gunicorn reads this file from its working folder."""
 
 import gc
+import math
 import os
 import signal
 import sys
@@ -8,8 +9,16 @@ from pathlib import Path
 from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parent))
-# Until gunicorn handles Ctrl-C itself, after the model is loaded, Ctrl-C ends the process without a traceback.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def end(number: int, _: FrameType | None) -> None:
+    """End the process at once, without a traceback."""
+    os._exit(128 + number)
+
+
+# Until gunicorn handles them itself, after the model is loaded. A container's first process has no defaults for them.
+signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGTERM, end)
 # Each worker has one core. Set before numpy is imported.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -26,14 +35,17 @@ def count_cpus() -> int:
 
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or 9696}"
-workers = int(os.environ.get("WEB_CONCURRENCY") or count_cpus())
+# The metrics have 128 slots, and at SIGHUP each worker runs beside its successor for a while.
+workers = int(os.environ.get("WEB_CONCURRENCY") or min(64, count_cpus()))
+if not 1 <= workers <= 64:
+    sys.exit(f"gunicorn.conf.py: WEB_CONCURRENCY is a number of workers from 1 to 64, not {workers}")
 worker_class = "web.worker.Worker"
 # The model is loaded once, and the workers, which are forked from that process, share its memory.
 preload_app = True
 # Longer than load balancers keep an idle connection, usually 60 seconds: if the service closed it first, a request that
 # the load balancer sends at this moment would be lost.
 keepalive = 75
-# After SIGTERM: DRAIN_SECONDS, and then the requests in flight.
+# After SIGTERM and DRAIN_SECONDS, for the requests in flight.
 graceful_timeout = 60
 # Nothing uses gunicorn's control socket, for which gunicorn would write into the home folder.
 control_socket_disable = True
@@ -47,10 +59,15 @@ def on_starting(server) -> None:  # type: ignore[no-untyped-def]
 
 def when_ready(server) -> None:  # type: ignore[no-untyped-def]
     """Let SIGTERM begin the draining, and leave what is loaded to all workers."""
-    stop = signal.getsignal(signal.SIGTERM)
+    stop, health = signal.getsignal(signal.SIGTERM), server.app.wsgi().extensions["health"]
+    server.cfg.set("graceful_timeout", server.cfg.graceful_timeout + math.ceil(health.drain_seconds))
+    # At SIGHUP, gunicorn replaces the workers. It would also read this file again, and lose what is set here.
+    server.app.reload = lambda: None
 
     def drain(number: int, frame: FrameType | None) -> None:
-        server.app.wsgi().extensions["health"].drain()
+        # After SIGUSR2 there are two masters, and the other one goes on listening on the same socket.
+        if not server.reexec_pid and not server.master_pid:
+            health.drain()
         if callable(stop):
             stop(number, frame)
 

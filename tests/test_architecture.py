@@ -37,7 +37,7 @@ LAYERS = [
 """From the bottom up. A module imports modules of its own package, or of a layer below its own."""
 ENTRY_POINTS = ["lambda_function", "web_service"]
 FENCES = {
-    "uvicorn": ["web.worker"],
+    "uvicorn": ["web.protocol", "web.worker"],
     "gunicorn": ["web.worker"],
     "flask": ["web", "web_service", "scripts.localaws.moto", "scripts.benchmark"],
     "prefect": [],

@@ -7,63 +7,65 @@ that the kernel has accepted already, stops listening, answers what comes on ope
 
 import asyncio
 import contextlib
+import ctypes
+import os
 import signal
 import socket
+import struct
 import sys
 from types import FrameType
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from uvicorn import Config, Server
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
 from web.buffering import BufferingApp
 from web.health import Health
+from web.protocol import Protocol
 
-HEAD_SECONDS = 15.0
-"""How long a client may take to send the head of a request."""
 LINGER_SECONDS = 1.0
 """How long an open connection may take to send a request after the worker has stopped listening."""
 TICK_SECONDS = 0.05
 """How often the end checks whether a connection is still open."""
 
 
-class Protocol(HttpToolsProtocol):
-    """A connection that is closed if its client sends no request, or sends its head too slowly."""
+# Not in Python's module socket: Linux's numbers of the option, and of the instruction that keeps no byte of a packet.
+SO_ATTACH_FILTER, RETURN = 26, 0x06
 
-    _head: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait as long for the first request as for later ones."""
-        super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+def ignore_new_clients(listening: socket.socket) -> None:
+    """Let the kernel drop what new clients send: it completes no further connection, and these clients try again.
 
-    def on_message_begin(self) -> None:
-        """Give the head of a request its time."""
-        super().on_message_begin()
-        self._head = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
-
-    def on_headers_complete(self) -> None:
-        """Begin to answer the request."""
-        if self._head:
-            self._head.cancel()
-        super().on_headers_complete()
+    Only Linux has this. Elsewhere, a connection that is made in the moment before the socket is shut down is lost.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(struct.pack("HBBI", RETURN, 0, 0, 0))
+        with contextlib.suppress(OSError):
+            listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
 
 
 class DrainingServer(Server):
     """A server that ends without dropping a request."""
 
-    def __init__(self, config: Config, health: Health) -> None:
-        """If ``health`` is draining when the server stops, it drains for ``drain_seconds`` first."""
+    def __init__(self, config: Config, health: Health, master: int) -> None:
+        """If ``health`` is draining when the server stops, it drains for ``drain_seconds`` first.
+
+        The server also stops when the process ``master`` has ended.
+        """
         super().__init__(config)
         self._health = health
         self._waits = True
+        self._master = master
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End soon; at once after Ctrl-C or SIGQUIT."""
         self._waits = sig == signal.SIGTERM
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to end: also if the master was killed, because nobody would end this worker any more."""
+        return await super().on_tick(counter) or os.getppid() != self._master
 
     def is_closing(self) -> bool:
         """Return whether responses close their connections."""
@@ -71,6 +73,8 @@ class DrainingServer(Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, stop listening, answer what is open, and end."""
+        # It is not set yet if the master was killed, or after gunicorn's max_requests.
+        self.should_exit = True
         if self._waits and self._health.is_draining:
             await asyncio.sleep(self._health.drain_seconds)
         await self._stop_listening(sockets or [])
@@ -85,12 +89,14 @@ class DrainingServer(Server):
         """Take the connections that the kernel has accepted, because closing the listening socket would reset them."""
         accepted = []
         for listening in sockets:
+            if self._health.is_draining:
+                ignore_new_clients(listening)
             with contextlib.suppress(OSError):
                 while True:
                     accepted.append(listening.accept()[0])
             if self._health.is_draining:
-                # The event loop closes the socket a moment later, and another connection could come before. This
-                # stops all workers from listening, so it is only done if the whole service ends.
+                # The event loop closes the socket a moment later. This stops all workers from listening, so it is only
+                # done if the whole service ends.
                 with contextlib.suppress(OSError):
                     listening.shutdown(socket.SHUT_RD)
         for server in self.servers:
@@ -116,7 +122,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     }
 
     async def _serve(self) -> None:
-        server = DrainingServer(self.config, self.wsgi.extensions["health"])
+        server = DrainingServer(self.config, self.wsgi.extensions["health"], self.ppid)
         self.config.app = BufferingApp(self.wsgi, server.is_closing)
         # gunicorn's master sends SIGQUIT to its workers when it gets SIGINT.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGINT, None)

@@ -89,7 +89,7 @@ def find_port() -> int:
 
 def start(port: int, output: Path, **variables: str) -> RunningService:
     """Start the course's command in the project's folder."""
-    command = [sys.executable, "-m", "gunicorn", f"--bind={HOST}:{port}", "web_service:app"]
+    command = [str(Path(sys.executable).with_name("gunicorn")), f"--bind={HOST}:{port}", "web_service:app"]
     settings = {"MODEL_LOCATION": str(SAMPLE_MODEL), "LOG_LEVEL": "WARNING", "WEB_CONCURRENCY": "2", **variables}
     with output.open("wb") as file:
         process = subprocess.Popen(

@@ -1,5 +1,6 @@
 """How the service is served: slow clients, workers that die, the stop, and a start that fails."""
 
+import contextlib
 import json
 import os
 import signal
@@ -51,6 +52,7 @@ def test_slow_clients_hold_up_nobody(service: RunningService, count: int, sent: 
         connection.close()
 
 
+OFFER = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -66,7 +68,16 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
             REQUEST.replace(b"Host: x", b"Host: x\r\nContent_Type: text/plain"), b"200", ANSWER, id="underscore"
         ),
         pytest.param(REQUEST.replace(b"/predict", b"/%ff%00"), b"404", b"}", id="not a path"),
-        pytest.param(b"POST\r\n\r\n", b"400", b".", id="not HTTP"),
+        pytest.param(b"POST\r\n\r\n", b"400", b"}", id="not HTTP"),
+        pytest.param(b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", b"400", b"}", id="CONNECT"),
+        pytest.param(REQUEST.replace(b"Host: x", OFFER), b"200", ANSWER, id="offer of HTTP/2"),
+        pytest.param(
+            CHUNKED.replace(b"Content-Type: application/json\r\n", b"")
+            + b"%x\r\n%b\r\n0\r\nContent-Type: application/json\r\n\r\n" % (len(BODY), BODY),
+            b"415",
+            b"}",
+            id="trailer",
+        ),
     ],
 )
 def test_every_form_of_request_is_answered(service: RunningService, sent: bytes, status: bytes, content: bytes) -> None:
@@ -84,6 +95,32 @@ def test_requests_that_follow_each_other_at_once_are_answered_in_order(service: 
         while received.count(b"HTTP/1.1 ") < 3 or not received.endswith(ANSWER):
             received += connection.recv(65_536)
     assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200"]
+
+
+@pytest.mark.parametrize("sent", [REQUEST * 2, REQUEST * 2 + b"\0", REQUEST.replace(b"Host: x", OFFER) * 2])
+def test_requests_are_answered_although_nothing_can_follow(service: RunningService, sent: bytes) -> None:
+    """The client has closed its side, or goes on with something else than HTTP."""
+    with service.connect(sent) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        assert receive(connection, b"no end").count(ANSWER) == 2
+
+
+def test_a_head_has_a_limit(service: RunningService) -> None:
+    """The parser would keep any amount of it in memory."""
+    with service.connect(REQUEST + b"G") as connection:
+        receive(connection, ANSWER)
+        connection.sendall(b"ET / HTTP/1.1\r\nA: ".ljust(65_537, b"a"))
+        assert receive(connection, b"no end").startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_request_has_a_limit(service: RunningService) -> None:
+    """A trailer counts, too. The answer may be lost, because the client has not stopped sending."""
+    received = b""
+    with service.connect(CHUNKED + b"1\r\n1\r\n0\r\nA: ") as connection, contextlib.suppress(OSError):
+        for _ in range(100):
+            connection.sendall(bytes(1_000_000).replace(b"\0", b"a"))
+        received = receive(connection, b"no end")
+    assert b" 408 " not in received
 
 
 def test_a_client_may_ask_before_it_sends_its_body(service: RunningService) -> None:
@@ -142,15 +179,50 @@ def test_a_request_that_has_begun_is_answered_before_the_end() -> None:
         assert service.process.wait(tools.PATIENCE) == 0
 
 
+def test_workers_end_with_their_master() -> None:
+    """If it was killed, they would keep the port, and the next start would fail."""
+    with serve() as service:
+        service.signal(signal.SIGKILL)
+        wait_for(lambda: not can_connect(service.port))
+
+
+def test_sighup_changes_no_setting_and_no_signal() -> None:
+    """Gunicorn itself would forget the metrics' port, and Ctrl-C would leave the workers alone."""
+    port = find_port()
+    with serve(METRICS_PORT=str(port)) as service:
+        before = service.workers
+        service.signal(signal.SIGHUP)
+        wait_for(lambda: len(service.workers) == 2 and not service.workers & before)
+        assert service.is_up()
+        assert can_connect(port)
+        service.signal(signal.SIGINT)
+        wait_for(lambda: not can_connect(service.port))
+
+
+def test_sigusr2_hands_over_to_a_second_master() -> None:
+    """Both listen on one socket, so the first must not shut it down."""
+    with serve(DRAIN_SECONDS="0") as service:
+        service.signal(signal.SIGUSR2)
+        wait_for(lambda: len(service.workers) == 3)
+        second = max(service.workers)
+        wait_for(lambda: service.output.read_text().count("Started server process") == 4)
+        service.signal(signal.SIGTERM)
+        assert service.process.wait(tools.PATIENCE) == 0
+        assert service.is_up()
+        os.kill(second, signal.SIGTERM)
+        wait_for(lambda: not can_connect(service.port))
+
+
 @pytest.mark.parametrize(
     ("variables", "line"),
     [
+        ({"WEB_CONCURRENCY": "0"}, "WEB_CONCURRENCY is a number of workers from 1 to 64, not 0"),
         ({"MODEL_LOCATION": "/nowhere"}, "there is no folder /nowhere: set MODEL_LOCATION"),
         ({"MODEL_LOCATION": ""}, "MODEL_LOCATION is not set"),
         ({"METRICS_PORT": "0"}, "METRICS_PORT is a port from 1 to 65535, not '0'"),
         ({"PREDICTION_FIELD": "error"}, "PREDICTION_FIELD is 'error', a field that answers have already"),
     ],
-    ids=["no such model", "no model", "metrics port", "field"],
+    ids=["no workers", "no such model", "no model", "metrics port", "field"],
 )
 def test_a_start_that_fails_gives_one_line_and_an_exit_code(
     variables: dict[str, str], line: str, tmp_path: Path
@@ -158,7 +230,7 @@ def test_a_start_that_fails_gives_one_line_and_an_exit_code(
     """The service ends before it listens."""
     service = start(find_port(), tmp_path / "output", **variables)
     assert service.process.wait(tools.PATIENCE) == 1
-    assert service.output.read_text().startswith(f"web_service: {line}")
+    assert service.output.read_text().partition(": ")[2].startswith(line)
     assert service.output.read_text().count("\n") == 1
 
 
