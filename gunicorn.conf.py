@@ -52,9 +52,11 @@ control_socket_disable = True
 
 
 def on_starting(server) -> None:  # type: ignore[no-untyped-def]
-    """If METRICS_PORT is set, listen on this port too."""
-    if os.environ.get("METRICS_PORT", "").strip():
-        server.cfg.set("bind", [*server.cfg.settings["bind"].value, f"0.0.0.0:{os.environ['METRICS_PORT'].strip()}"])
+    """If METRICS_PORT is set, listen on this port too, at the same address."""
+    if port := os.environ.get("METRICS_PORT", "").strip():
+        first = server.cfg.address[0]  # a text if it is a Unix socket
+        host = first[0] if isinstance(first, tuple) else "127.0.0.1"
+        server.cfg.set("bind", [*server.cfg.settings["bind"].value, f"{host}:{port}"])
 
 
 def when_ready(server) -> None:  # type: ignore[no-untyped-def]

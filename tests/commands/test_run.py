@@ -235,7 +235,7 @@ def test_a_pickled_model_needs_its_digest(tmp_path: Path) -> None:
     description = yaml.safe_load((folder / "MLmodel").read_text())
     description["flavors"]["sklearn"] |= {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}
     (folder / "MLmodel").write_text(yaml.safe_dump(description))
-    (folder / "model.pkl").write_bytes(cloudpickle.dumps(load_model(SAMPLE_MODEL)._call.__self__))  # type: ignore[attr-defined]
+    (folder / "model.pkl").write_bytes(cloudpickle.dumps(load_model(SAMPLE_MODEL)._call.fall_back.__self__))  # type: ignore[attr-defined]
     refused = finish("run", "--rides", "3", "--model", str(folder))
     assert refused.returncode == 1
     (digest,) = re.findall("set MODEL_SHA256=([0-9a-f]{64})$", refused.stderr, re.MULTILINE)
