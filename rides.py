@@ -121,6 +121,11 @@ def encode_prediction(prediction: Prediction) -> bytes:
     )
 
 
+def encodable(text: str) -> str:
+    """Return the text with lone surrogates replaced: JSON can bring them in, and UTF-8 cannot encode them."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 def _check_utf_8(data: bytes) -> None:
     """Check the data piece by piece, because the text of all of it may take four times its size."""
     start = 0

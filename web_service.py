@@ -17,7 +17,7 @@ from flask import Flask, Response, abort, request
 
 from artifacts import ModelError
 from model import load_from_settings
-from rides import InvalidRideError
+from rides import InvalidRideError, encodable
 from settings import SettingsError, WebSettings
 from web import errors, open_inference, openapi, pages, telemetry
 from web.health import Health
@@ -60,10 +60,11 @@ def keep_metrics_apart() -> None:
 def predict() -> Response:
     """Predict a ride, or each ride of a list."""
     body = read_json()
-    rides = decode_list(body) if is_list(body) else [decode_one(body)]
+    has_list = is_list(body)
+    rides = decode_list(body) if has_list else [decode_one(body)]
     outcomes = predict_each(rides)
     answers = [make_answer(*pair, FIELD, VERSION) for pair in zip(rides, outcomes, strict=True)]
-    if is_list(body):
+    if has_list:
         return as_json(answers)
     return errors.as_problem(answers[0]["error"]) if "error" in answers[0] else as_json(answers[0])
 
@@ -152,11 +153,6 @@ def check_model(name: str, version: str) -> None:
     """Raise HTTPException with the status 404 if the service has another model."""
     if (name, version) != (NAME, VERSION):
         abort(404, f"there is no model {name} of the version {version}, only {NAME} of the version {VERSION}")
-
-
-def encodable(text: str) -> str:
-    """Return the message of a model's error without lone surrogates, because UTF-8 cannot encode them."""
-    return text.encode(errors="replace").decode()
 
 
 def as_json(value: Any, status: int = 200) -> Response:

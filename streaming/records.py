@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from arns import stream_name
 from artifacts import MAX_MESSAGE_LENGTH
-from rides import InvalidRideError, RejectionKind, RideEvent, decode_ride
+from rides import InvalidRideError, RejectionKind, RideEvent, decode_ride, encodable
 from streaming.aggregation import is_aggregated, packed_records
 from streaming.envelope import kinesis_records, text_of
 from streaming.wrappings import explain
@@ -72,7 +72,7 @@ class Rejection(Struct, frozen=True):
     @property
     def summary(self) -> dict[str, str]:
         """The rejection in the response of a dry run, without the data, which could make a response too large."""
-        reason, record = _encodable(self.reason[:MAX_MESSAGE_LENGTH]), self.record
+        reason, record = encodable(self.reason[:MAX_MESSAGE_LENGTH]), self.record
         names = {"event_id": record.event_id, "sequence_number": record.sequence_number}
         return {"kind": self.kind, "reason": reason, **names}
 
@@ -82,9 +82,9 @@ class Rejection(Struct, frozen=True):
         record, data = self.record, self.record.data
         return RejectionLine(
             **self.summary,
-            partition_key=record.partition_key and _encodable(record.partition_key),
+            partition_key=record.partition_key and encodable(record.partition_key),
             arrival=record.arrival,
-            data=base64.b64encode(data).decode() if isinstance(data, bytes) else _encodable(data),
+            data=base64.b64encode(data).decode() if isinstance(data, bytes) else encodable(data),
         )
 
 
@@ -249,10 +249,5 @@ def _object_key(rejections: Sequence[Rejection]) -> str:
     stream = stream_name(first.stream_arn)
     shard = first.event_id.partition(":")[0]
     event_ids = "\n".join(rejection.record.event_id for rejection in rejections)
-    digest = hashlib.sha256(_encodable(event_ids).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(encodable(event_ids).encode()).hexdigest()[:12]
     return f"{stream}/{shard}/{first.sequence_number}-{last.sequence_number}-{digest}.jsonl"
-
-
-def _encodable(text: str) -> str:
-    """Return the text with lone surrogates replaced: JSON can bring them in, and UTF-8 cannot encode them."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
