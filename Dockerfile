@@ -36,7 +36,7 @@ RUN /build/check-model "${MODEL}"
 FROM base AS lambda-modules
 
 COPY lambda_function.py arns.py artifacts.py clients.py flavors.py forests.py linear_models.py model.py pickled_code.py \
-    rides.py settings.py skops_*.py ${LAMBDA_TASK_ROOT}/
+    proofs.py rides.py settings.py skops_*.py ${LAMBDA_TASK_ROOT}/
 COPY streaming/*.py ${LAMBDA_TASK_ROOT}/streaming/
 # Lambda runs the function as another user, who must be able to read the files even if a strict umask made them.
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \
@@ -86,7 +86,7 @@ FROM web-base AS web-modules
 
 WORKDIR /app
 COPY web_service.py gunicorn.conf.py arns.py artifacts.py clients.py flavors.py forests.py linear_models.py model.py \
-    pickled_code.py rides.py settings.py skops_*.py ./
+    pickled_code.py proofs.py rides.py settings.py skops_*.py ./
 COPY web/*.py ./web/
 COPY web/static ./web/static
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R a+rX .

@@ -4,20 +4,19 @@
 tenths of its time.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from linear_models import DISTANCE, PAIR, PROOF_DISTANCES, are_columns, as_bits
+from proofs import find_pairs, find_steps, gives_the_same
 
 FORESTS = frozenset({"ExtraTreesRegressor", "RandomForestRegressor"})
 """The classes of sklearn.ensemble whose prediction is the mean of their trees' predictions."""
 
-PROOF_RIDES = 60
-"""This many rides are predicted by both the pipeline and the sum, which takes some hundredths of a second."""
+PROOF_PAIRS = 60
+"""The proof takes at most this many of the model's pairs, so that it takes only some hundredths of a second."""
 
 
 @dataclass(frozen=True)
@@ -58,32 +57,15 @@ def find_tree_sum(pipeline: Any) -> TreeSum | None:
 
 
 def _make_sum(pipeline: Any) -> TreeSum | None:
-    from sklearn.pipeline import Pipeline
-
-    if type(pipeline) is not Pipeline or len(pipeline.steps) != 2:
+    steps = find_steps(pipeline, "sklearn.ensemble", FORESTS)
+    if steps is None or steps[1].n_outputs_ != 1:
         return None
-    # Imported here, because most other models do not need these modules, and they would slow their start.
-    import sklearn.ensemble
-    from sklearn.feature_extraction import DictVectorizer
-
-    vectorizer, forest = (step for _, step in pipeline.steps)
-    name = type(forest).__name__
-    is_forest = name in FORESTS and type(forest) is getattr(sklearn.ensemble, name)
-    if type(vectorizer) is not DictVectorizer or not is_forest or forest.n_outputs_ != 1:
-        return None
+    vectorizer, forest = steps
     trees = [estimator.tree_ for estimator in forest.estimators_]
     # The compiled trees check no index: with other columns than theirs, they would read foreign memory.
-    has_columns = are_columns(vectorizer.vocabulary_) and {tree.n_features for tree in trees} == {
-        len(vectorizer.vocabulary_)
-    }
+    has_columns = {tree.n_features for tree in trees} == {len(vectorizer.vocabulary_)}
     return TreeSum(vectorizer.transform, trees, pipeline.predict) if has_columns else None
 
 
 def _is_proved(tree_sum: TreeSum, vectorizer: Any) -> bool:
-    """Return whether the pipeline gives the same doubles, for known and unknown pairs, and for a single ride."""
-    prefix = PAIR + vectorizer.separator
-    known = [name[len(prefix) :] for name in vectorizer.vocabulary_ if name.startswith(prefix)]
-    distances = itertools.cycle(PROOF_DISTANCES)
-    pairs = [*known[:: 1 + len(known) // PROOF_RIDES], "no pair"]
-    rides = [{PAIR: pair, DISTANCE: next(distances)} for pair in pairs]
-    return all(as_bits(tree_sum(part)) == as_bits(tree_sum.fall_back(part)) for part in (rides, rides[-1:]))
+    return gives_the_same(tree_sum, tree_sum.fall_back, find_pairs(vectorizer), PROOF_PAIRS)

@@ -4,7 +4,6 @@
 matrix. The formula computes the same sum of two terms and the intercept in Python.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-PAIR, DISTANCE = "PU_DO", "trip_distance"
-"""The features of a ride, as ``model.prepare_features`` makes them. The pipeline predicts rides with other features."""
+from proofs import DISTANCE, PAIR, find_pairs, find_steps, gives_the_same
 
 LINEAR_MODELS = frozenset(
     {"ElasticNet", "ElasticNetCV", "HuberRegressor", "Lasso", "LassoCV", "LinearRegression"}
@@ -23,9 +21,6 @@ LINEAR_MODELS = frozenset(
 
 PROOF_PAIRS = 400
 """The proof takes at most this many of the model's pairs, so that it takes only milliseconds."""
-
-PROOF_DISTANCES = (0.0, -0.0, 5e-324, 1e-9, 0.01, 0.7, 1 / 3, 1.37, 2.06, 3.66, 7.3, 18.41, 59.99, 99.99, 100.0)
-"""Miles. For most of them, rounding once (after the sum) and rounding twice (the product too) give two results."""
 
 MultiplyAdd: TypeAlias = Callable[[float, float, float], float]
 
@@ -75,46 +70,23 @@ def find_formula(pipeline: Any) -> Formula | None:
 
 def _make_formulas(pipeline: Any) -> Iterator[Formula]:
     """Yield a formula for each way in which compiled code may multiply and add."""
-    from sklearn.pipeline import Pipeline
-
-    if type(pipeline) is not Pipeline or len(pipeline.steps) != 2:
-        return
-    # Imported here, because most other models do not need this module and it would slow their start.
-    from sklearn.feature_extraction import DictVectorizer
-
-    vectorizer, model = (step for _, step in pipeline.steps)
-    if type(vectorizer) is not DictVectorizer or not _is_linear(model):
-        return
+    steps = find_steps(pipeline, "sklearn.linear_model", LINEAR_MODELS)
     # Dense matrices are multiplied by BLAS, whose sums have another order for one ride than for many.
-    if vectorizer.sparse is not True:
+    if steps is None or steps[0].sparse is not True:
         return
-    separator, vocabulary = vectorizer.separator, vectorizer.vocabulary_
+    vectorizer, model = steps
     coefficients, intercept = model.coef_, model.intercept_
-    if type(separator) is not str or type(intercept) not in (float, np.float64):
+    if type(vectorizer.separator) is not str or type(intercept) not in (float, np.float64):
         return
-    if type(coefficients) is not np.ndarray or coefficients.dtype != np.float64 or not are_columns(vocabulary):
+    if type(coefficients) is not np.ndarray or coefficients.dtype != np.float64:
         return
-    prefix = PAIR + separator
     # The matrix product starts from 0.0, so -0.0 becomes 0.0.
     values = [0.0 + value for value in coefficients.tolist()]
-    pairs = {name[len(prefix) :]: values[column] for name, column in vocabulary.items() if name.startswith(prefix)}
+    pairs = {pair: values[column] for pair, column in find_pairs(vectorizer).items()}
+    vocabulary = vectorizer.vocabulary_
     weight = coefficients[vocabulary[DISTANCE]].item() if DISTANCE in vocabulary else 0.0
     for multiply_add in _multiply_adds():
         yield Formula(pairs, weight, float(intercept), multiply_add, pipeline.predict)
-
-
-def _is_linear(model: Any) -> bool:
-    import sklearn.linear_model
-
-    name = type(model).__name__
-    return name in LINEAR_MODELS and type(model) is getattr(sklearn.linear_model, name)
-
-
-def are_columns(vocabulary: Any) -> bool:
-    """Return whether each column in a vocabulary exists: SciPy does not check an index, and could crash."""
-    return type(vocabulary) is dict and all(
-        type(column) is int and 0 <= column < len(vocabulary) for column in vocabulary.values()
-    )
 
 
 def _multiply_adds() -> Iterator[MultiplyAdd]:
@@ -125,15 +97,4 @@ def _multiply_adds() -> Iterator[MultiplyAdd]:
 
 
 def _is_proved(formula: Formula) -> bool:
-    """Return whether the pipeline gives the same doubles, for known and unknown pairs, and for a single ride."""
-    known = list(formula.pairs)[:: 1 + len(formula.pairs) // PROOF_PAIRS]
-    distances = itertools.cycle(PROOF_DISTANCES)
-    rides = [{PAIR: pair, DISTANCE: next(distances)} for pair in known]
-    rides += [{PAIR: pair, DISTANCE: miles} for pair in ["no pair", *known[:1]] for miles in PROOF_DISTANCES]
-    return all(as_bits(formula.compute(part)) == as_bits(formula.fall_back(part)) for part in (rides, rides[-1:]))
-
-
-def as_bits(values: Any) -> tuple["np.dtype[Any]", tuple[int, ...], bytes]:
-    """Return what two arrays have in common only if all their numbers are the same to the last bit."""
-    array = np.asarray(values)
-    return array.dtype, array.shape, array.tobytes()
+    return gives_the_same(formula.compute, formula.fall_back, formula.pairs, PROOF_PAIRS)

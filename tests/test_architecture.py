@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["arns"],
     ["clients"],
-    ["rides", "artifacts", "linear_models", "pickled_code", "skops_checks"],
-    ["settings", "skops_types", "forests"],
+    ["rides", "artifacts", "pickled_code", "proofs", "skops_checks"],
+    ["settings", "skops_types", "forests", "linear_models"],
     ["skops_schema"],
     ["flavors"],
     ["model", "trips"],

@@ -14,7 +14,7 @@ from sklearn.preprocessing import MaxAbsScaler
 
 import forests
 from forests import find_tree_sum
-from linear_models import PROOF_DISTANCES
+from proofs import PROOF_DISTANCES
 
 _random = random.Random(20230100)  # noqa: S311
 PAIRS = [f"{_random.randint(1, 263)}_{_random.randint(1, 263)}" for _ in range(200)]

@@ -19,8 +19,9 @@ from sklearn.linear_model import ElasticNet, ElasticNetCV, Lasso, LassoCV, SGDRe
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
-from linear_models import LINEAR_MODELS, PROOF_DISTANCES, find_formula
+from linear_models import LINEAR_MODELS, find_formula
 from model import Model, load_model, prepare_features
+from proofs import PROOF_DISTANCES
 from rides import Ride
 from tests.conftest import SAMPLE_MODEL
 
