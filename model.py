@@ -92,8 +92,18 @@ def _as_values(answer: Any, rides: int) -> list[float]:
 
 def load_from_settings(settings: "ModelSettings") -> Model:
     """Load the model that the settings name. Raises ModelError as ``load_model`` and ``find_run`` do."""
-    location = settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
-    return load_model(location, sha256=settings.sha256, version=settings.run_id)
+    return load_model(find_location(settings), sha256=settings.sha256, version=settings.run_id)
+
+
+def find_location(settings: "ModelSettings") -> str:
+    """Return where the model is that the settings name. Raises ModelError as ``find_run`` does."""
+    return settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
+
+
+def find_version(location: str) -> str:
+    """Return the id of the run that logged a model. Raises ModelError if there is no such model, or no id."""
+    artifact = open_artifact(location)
+    return _name_run(describe(artifact), artifact.location)
 
 
 def load_model(location: str, *, sha256: str | None = None, version: str | None = None) -> Model:

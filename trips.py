@@ -9,17 +9,17 @@ read if a number or time can be made of it. If it is null, NaN, or out of all bo
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rides import MAX_TRIP_DISTANCE, Ride, RideEvent
+from rides import MAX_ID_LENGTH, MAX_TRIP_DISTANCE, RIDE_ID, Ride, RideEvent
 
 MIN_DURATION, MAX_DURATION = 1, 60
 """Minutes, both included. A shorter ride was cancelled; a longer one is a meter left on, or a taxi hired for a day."""
@@ -30,6 +30,10 @@ TIMES = {
     "dropoff": ("lpep_dropoff_datetime", "tpep_dropoff_datetime"),
 }
 """The names of the time columns in the files of green and of yellow taxis."""
+COLOURS = {"green": "lpep", "yellow": "tpep"}
+"""The prefix of the time columns in a colour's files."""
+BUFFER_BYTES = 1_048_576
+"""A column is read in pieces of this size, because a row group may be larger than the memory."""
 
 MONTH_IN_NAME = re.compile(r"(?<!\d)(\d{4})-(0[1-9]|1[0-2])(?!\d)")
 MICROSECONDS_A_MINUTE = 60_000_000
@@ -85,10 +89,14 @@ def training_trips(path: Path) -> Trips:
     """
     with _explained(path):
         table = _read(path, ["pickup", "dropoff"])
-        minutes, miles = pc.field("minutes"), pc.field("trip_distance")
-        usual = (minutes >= MIN_DURATION) & (minutes <= MAX_DURATION) & (miles > 0) & (miles <= MAX_TRIP_DISTANCE)
-        kept = table.filter(_has_zones() & usual)
+        kept = table.filter(_has_zones() & usual_trips())
     return Trips(list(_rides(kept)), kept["minutes"].to_pylist(), len(table) - len(kept))
+
+
+def usual_trips() -> Any:
+    """Return a pyarrow filter for the rows that models are trained on and measured on, by "minutes" and distance."""
+    minutes, miles = pc.field("minutes"), pc.field("trip_distance")
+    return (minutes >= MIN_DURATION) & (minutes <= MAX_DURATION) & (miles > 0) & (miles <= MAX_TRIP_DISTANCE)
 
 
 def is_usual(ride: Ride, minutes: float) -> bool:
@@ -120,6 +128,61 @@ def ride_events(path: Path) -> TripEvents:
     return TripEvents(events, minutes, len(table) - len(kept))
 
 
+@dataclass(frozen=True)
+class TripChunk:
+    """Some rows of a file, in order."""
+
+    first_row: int
+    """The index of the first row in the file."""
+    cells: Any
+    """A pyarrow table: "PULocationID", "DOLocationID", "trip_distance", "pickup", "minutes" and "ride_id". A cell that
+    counts as missing is null."""
+    is_valid: Any
+    """A pyarrow array that says which rows the contract accepts."""
+    raw: Any
+    """The columns of these rows that were read, as they are in the file."""
+
+
+class TripFile:
+    """An open file of trip records, whose rows are read in chunks, so that the memory does not grow with the file."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        """Read the schema. ``name`` is for errors. Raises TripRecordError if the file is not one of trip records."""
+        self._name = name
+        with _explained(name):
+            self._file = pq.ParquetFile(file, buffer_size=BUFFER_BYTES)
+            present = self._file.schema_arrow.names
+        self._chosen = _choose_columns(name, present, list(RIDE))
+        self._own_ids = [RIDE_ID] if RIDE_ID in present else []
+        self.rows: int = self._file.metadata.num_rows
+
+    @property
+    def colours(self) -> set[str]:
+        """The colours of taxis that the names of the time columns stand for; empty if there are no such columns."""
+        return {colour for colour, prefix in COLOURS.items() for name in self._chosen.values() if prefix in name}
+
+    def chunks(self, rows: int) -> Iterator[TripChunk]:
+        """Yield the file's rows, at most ``rows`` at once. Raises TripRecordError if the file is damaged."""
+        columns = [*self._chosen.values(), *self._own_ids]
+        first_row = 0
+        with _explained(self._name):
+            for batch in self._file.iter_batches(rows, columns=columns, use_threads=False):
+                raw = pa.table(batch)
+                yield self._chunk(first_row, raw)
+                first_row += len(raw)
+
+    def _chunk(self, first_row: int, raw: Any) -> TripChunk:
+        cells = _clean(raw, self._chosen, ())
+        ids = _ids(raw[RIDE_ID]) if self._own_ids else pa.nulls(len(raw), pa.string())
+        # Without an id, a ride gets one later.
+        miles, length = cells["trip_distance"], pc.fill_null(pc.utf8_length(ids), 1)
+        is_valid = pc.and_(cells["PULocationID"].is_valid(), cells["DOLocationID"].is_valid())
+        for number, least, most in ((miles, 0, MAX_TRIP_DISTANCE), (length, 1, MAX_ID_LENGTH)):
+            is_within = pc.and_(pc.greater_equal(number, least), pc.less_equal(number, most))
+            is_valid = pc.and_(is_valid, pc.fill_null(is_within, False))
+        return TripChunk(first_row, cells.append_column(RIDE_ID, ids), is_valid, raw)
+
+
 def _has_zones() -> Any:
     return pc.field("PULocationID").is_valid() & pc.field("DOLocationID").is_valid()
 
@@ -129,7 +192,7 @@ def _rides(table: Any) -> Iterator[Ride]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path | str) -> Iterator[None]:
     """Turn an error in the block into a TripRecordError that names the file."""
     try:
         yield
@@ -149,6 +212,14 @@ def _read(path: Path, required_times: list[str]) -> Any:
     file = pq.ParquetFile(path)
     chosen = _choose_columns(path, file.schema_arrow.names, [*RIDE, *required_times])
     table = file.read(columns=list(chosen.values()))
+    for name, column in chosen.items():
+        if name in (*RIDE, *required_times):
+            _check_text(column, table[column], _naive_time if name in TIMES else float)
+    return _clean(table, chosen, required_times)
+
+
+def _clean(table: Any, chosen: dict[str, str], required_times: Collection[str]) -> Any:
+    """Return the table of ``_read`` for some rows of a file."""
     cells = {name: _numbers(column, table[column]) for name, column in chosen.items() if name in RIDE}
     for name in TIMES:
         cells[name] = pa.nulls(len(table), pa.timestamp("us"))
@@ -167,7 +238,7 @@ def _read(path: Path, required_times: list[str]) -> Any:
     )
 
 
-def _choose_columns(path: Path, present: list[str], required: list[str]) -> dict[str, str]:
+def _choose_columns(path: Path | str, present: list[str], required: list[str]) -> dict[str, str]:
     """Return the file's column for each of ``RIDE`` and ``TIMES`` that it has. Raises TripRecordError."""
     columns = {name: [one for one in TIMES.get(name, (name,)) if one in present] for name in (*RIDE, *TIMES)}
     missing = [" or ".join(TIMES.get(name, (name,))) for name in required if not columns[name]]
@@ -189,7 +260,7 @@ def _zones(numbers: Any) -> Any:
 
 def _numbers(name: str, column: Any) -> Any:
     """Return the column as floating-point numbers, which can hold every zone and distance."""
-    column = _without_text(name, column, float)
+    column = _without_text(column, float)
     is_number = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
     if not any(is_it(column.type) for is_it in is_number):
         raise _ColumnError(f"the column {name} holds {column.type} and not numbers")
@@ -198,7 +269,7 @@ def _numbers(name: str, column: Any) -> Any:
 
 def _times(name: str, column: Any) -> Any:
     """Return the column as microseconds, in its own time zone if it has one; a time out of bounds is null."""
-    column = _without_text(name, column, _naive_time)
+    column = _without_text(column, _naive_time)
     zone = getattr(column.type, "tz", None)
     if pa.types.is_null(column.type):
         return column.cast(pa.timestamp("us"))
@@ -210,19 +281,44 @@ def _times(name: str, column: Any) -> Any:
     return pc.if_else(within, column, pa.scalar(None, column.type)).cast(pa.timestamp("us", zone), safe=False)
 
 
-def _without_text(name: str, column: Any, parse: Callable[[str], Any]) -> Any:
+def _ids(column: Any) -> Any:
+    """Return the column as text; an id that is not a whole number or UTF-8 is null. Raises _ColumnError."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_floating(column.type):
+        # pandas makes floating point of whole numbers if one is missing.
+        column = pc.if_else(pc.equal(pc.floor(column), column), column, pa.scalar(None, column.type)).cast(pa.int64())
+    if _is_text(column):
+        texts = column.cast(pa.large_binary()).to_pylist()
+        return pa.array([None if text is None else _parse_or_none(text, str) for text in texts], pa.string())
+    if not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+        raise _ColumnError(f"the column {RIDE_ID} holds {column.type} and not ids")
+    return column.cast(pa.string()).combine_chunks()
+
+
+def _is_text(column: Any) -> bool:
+    return any(is_text(column.type) for is_text in IS_TEXT)
+
+
+def _without_text(column: Any, parse: Callable[[str], Any]) -> Any:
     """Return a column of text as a column of the values that ``parse`` returns, with null for text that it refuses."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if not any(is_text(column.type) for is_text in IS_TEXT):
+    if not _is_text(column):
         return column
     # As bytes, because the text of a broken file need not be UTF-8.
     texts = column.cast(pa.large_binary()).to_pylist()
-    values = [None if text is None else _parse_or_none(text, parse) for text in texts]
-    if texts and values.count(None) == len(values) > texts.count(None):
-        example = next(text for text in texts if text is not None).decode(errors="replace")
-        raise _ColumnError(f"the column {name} holds text that cannot be read, such as {example[:40]!r}")
-    return pa.chunked_array([pa.array(values)])
+    return pa.chunked_array([pa.array([None if text is None else _parse_or_none(text, parse) for text in texts])])
+
+
+def _check_text(name: str, column: Any, parse: Callable[[str], Any]) -> None:
+    """Raise _ColumnError if a column of text holds nothing that ``parse`` accepts."""
+    values = _without_text(column, parse)
+    if len(column) and values.null_count == len(column) > column.null_count:
+        example = next(text for text in column.cast(pa.large_binary()).to_pylist() if text is not None)
+        raise _ColumnError(
+            f"the column {name} holds text that cannot be read, such as {example.decode(errors='replace')[:40]!r}"
+        )
 
 
 def _parse_or_none(text: bytes, parse: Callable[[str], Any]) -> Any:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import boto3
 
-from artifacts import MLMODEL, ModelError, describe, find_run, open_artifact
+from artifacts import MLMODEL, ModelError, describe, open_artifact
+from model import find_location
 from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL
 from scripts.localaws import moto
 from scripts.localaws.moto import environment_without_account
@@ -86,8 +87,7 @@ def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> M
     elif not (variables["MODEL_LOCATION"].strip() or variables["MODEL_BUCKET"].strip()):
         return copy_model(str(SAMPLE_MODEL))
     settings = ModelSettings.from_environment(variables)
-    found = settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
-    return copy_model(found, settings.run_id, settings.sha256)
+    return copy_model(find_location(settings), settings.run_id, settings.sha256)
 
 
 def copy_model(location: str, run_id: str = "", sha256: str | None = None) -> ModelCopy:

@@ -2,20 +2,17 @@
 
 import contextlib
 import http.client
-import shutil
 import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from batch.sources import TIMEOUT_SECONDS, download
 from scripts.cli import CONSOLE
 from trips import TripRecordError
-
-TIMEOUT_SECONDS = 60
 
 
 @contextlib.contextmanager
@@ -47,11 +44,11 @@ def _download(url: str, path: Path) -> None:
             Progress(*bar, console=CONSOLE) as progress,
             path.open("wb") as file,
         ):
-            size = int(response.headers.get("Content-Length", 0)) or None
-            task = progress.add_task(f"Downloading {path.name}", total=size)
-            shutil.copyfileobj(progress.wrap_file(cast(BinaryIO, response), task_id=task), file)
+            task = progress.add_task(f"Downloading {path.name}", total=None)
+
+            def advance(copied: int, total: int | None) -> None:
+                progress.update(task, advance=copied, total=total)
+
+            download(response, file, url, advance)
     except (OSError, http.client.HTTPException) as error:
         raise TripRecordError(f"{url}: cannot be downloaded: {error}") from error
-    # http.client does not report a connection that closes early if it is read in pieces.
-    if size and path.stat().st_size < size:
-        raise TripRecordError(f"{url}: the download broke off after {path.stat().st_size} of {size} bytes; try again")

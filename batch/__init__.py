@@ -1,0 +1,1 @@
+"""The modules that only the batch job uses."""

@@ -1,0 +1,128 @@
+"""Manifests: what a month's folder holds, from which input and by which model. A manifest is written last."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+from typing import Any, BinaryIO, cast
+
+import msgspec
+from msgspec import Struct
+
+MANIFEST = "_manifest.json"
+"""The file whose existence says that a month is done. Readers of partitioned tables ignore names that begin with _."""
+PACKAGES = ("numpy", "pyarrow", "scikit-learn")
+"""Their versions are noted, because predictions may depend on them."""
+
+
+class DamagedManifestError(ValueError):
+    """A manifest is not one that this program wrote."""
+
+
+class InputIdentity(Struct, frozen=True):
+    """A trip record file."""
+
+    location: str
+    sha256: str
+    bytes: int
+    tag: str
+    """What changes when a remote file changes, so that its content need not be read: its ETag; empty for a file of
+    this machine."""
+
+
+class ModelIdentity(Struct, frozen=True):
+    """A model, and the name and version with which its predictions are tagged."""
+
+    name: str
+    version: str
+    sha256: str
+    """The digest with which MODEL_SHA256 pins it."""
+    field: str
+    """The name of the predicted value's column."""
+
+
+class OutputFile(Struct, frozen=True):
+    """A file beside the manifest."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Counts(Struct, frozen=True):
+    """The rows of a month, and the errors of the predictions for usual rides whose duration is known."""
+
+    rows: int
+    predicted: int
+    rejected: int
+    reasons: dict[str, int]
+    """The number of rejected rows by reason."""
+    measured: int = 0
+    """The rides that the errors are of: those that ``trips.training_trips`` would return."""
+    rmse: float | None = None
+    """Minutes; None if no ride is measured."""
+    mae: float | None = None
+
+
+class Manifest(Struct, frozen=True):
+    """All that is known of a month's predictions by a model."""
+
+    colour: str
+    year: int
+    month: int
+    input: InputIdentity
+    model: ModelIdentity
+    counts: Counts
+    predictions: OutputFile
+    rejections: OutputFile
+    columns: dict[str, str]
+    """The type of each column of the predictions."""
+    versions: dict[str, str]
+    written_at: str
+    """The time in UTC, ISO 8601."""
+    format: int = 1
+
+    def is_of(self, source: InputIdentity, model: ModelIdentity) -> bool:
+        """Return whether the predictions are of this input, by this model."""
+        return (self.input.sha256, self.model) == (source.sha256, model)
+
+    @property
+    def files(self) -> tuple[OutputFile, OutputFile]:
+        """The files beside the manifest."""
+        return self.predictions, self.rejections
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the files beside the manifest."""
+        return {file.name for file in self.files}
+
+
+_decoder = msgspec.json.Decoder(Manifest)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the manifest as JSON for people to read."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode_manifest(content: bytes) -> Manifest:
+    """Return the manifest in JSON. Raises DamagedManifestError."""
+    try:
+        return _decoder.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamagedManifestError(str(error)) from error
+
+
+def find_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that predictions depend on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def find_sha256(file: BinaryIO) -> str:
+    """Return the digest of what follows in an open file."""
+    return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()

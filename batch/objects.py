@@ -1,0 +1,57 @@
+"""Objects in S3: the client that the batch job uses, and the SDK's errors as one line that says what to do."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import clients
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+ATTEMPTS = 10
+"""With the SDK's back-off, these attempts take about two minutes if S3 answers 503 to all of them."""
+MISSING = ("NoSuchKey", "NoSuchBucket", "404")
+FORBIDDEN = ("AccessDenied", "403")
+
+
+@functools.cache
+def client() -> "S3Client":
+    """Return the client. Raises SDKSettingsError."""
+    from botocore.config import Config
+
+    return clients.s3(Config(retries={"mode": "standard", "total_max_attempts": ATTEMPTS}))
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return the bucket and the key, or prefix, of an ``s3://`` URI."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def error_code(error: Exception) -> str:
+    """Return the code of an error with which S3 responded; empty for other errors."""
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+@contextlib.contextmanager
+def explained(what: str, kind: type[Exception], missing: type[Exception] | None = None) -> Iterator[None]:
+    """Turn an error of the SDK in the block into one of this kind, or into ``missing`` if there is no such object."""
+    # Imported here: a job that reads and writes files of this machine needs no SDK.
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except clients.SDKSettingsError as error:
+        raise kind(str(error)) from error
+    except (ClientError, BotoCoreError) as error:
+        code = error_code(error)
+        if code in MISSING:
+            place = "bucket" if code == "NoSuchBucket" else "object"
+            raise (missing or kind)(f"{what}: there is no such {place}") from error
+        if code in FORBIDDEN:
+            needed = "s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
+            raise kind(f"{what}: no permission: the role needs {needed} there") from error
+        raise kind(f"{what}: {error}") from error

@@ -1,0 +1,97 @@
+"""Scoring a file: chunks of its rows become predictions or rejected rows, with one call of the model for each chunk."""
+
+import itertools
+from collections.abc import Callable, Collection
+from contextlib import closing
+from typing import Any, BinaryIO
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch.manifests import Counts, ModelIdentity
+from batch.tables import Predictions, Reason, Rejections, RunningCounts
+from model import Model
+from rides import RIDE_ID, Ride, RideEvent
+from trips import RIDE, TripChunk, TripFile
+
+CHUNK_ROWS = 32_768
+"""The rows that are in memory at once."""
+
+
+def score_file(
+    trips: TripFile,
+    sha256: str,
+    model: Model,
+    identity: ModelIdentity,
+    outputs: tuple[BinaryIO, BinaryIO],
+    advance: Callable[[int, int], None],
+) -> tuple[Counts, dict[str, str]]:
+    """Write the predictions and the rejected rows of a file.
+
+    Args:
+        trips: the file.
+        sha256: the file's digest, from which ids are made for rows that have none.
+        model: predicts the rides.
+        identity: what the predictions name.
+        outputs: open files for the predictions and for the rejected rows.
+        advance: called after each chunk with its rows, and with the rows of the whole file.
+
+    Returns the counts, and the types of the predictions' columns. Raises TripRecordError if the file is damaged.
+    """
+    counts = RunningCounts()
+    # Closed even if a chunk fails: otherwise pyarrow would do it later, in a file that is closed by then.
+    with closing(Predictions(outputs[0], identity)) as predictions, closing(Rejections(outputs[1])) as rejections:
+        for chunk in trips.chunks(CHUNK_ROWS):
+            ids = complete_ids(chunk, sha256)
+            values, reasons = predict(chunk, ids, model)
+            cells = chunk.cells.set_column(chunk.cells.schema.get_field_index(RIDE_ID), RIDE_ID, ids)
+            counts.add_predictions(predictions.write(cells.take(_indices(values)), list(values.values())))
+            rows, raw = [chunk.first_row + row for row in reasons], chunk.raw.take(_indices(reasons))
+            rejections.write(raw, rows, ids.take(_indices(reasons)).to_pylist(), list(reasons.values()))
+            counts.add_rejections(list(reasons.values()))
+            advance(len(chunk.raw), trips.rows)
+        columns = {field.name: str(field.type) for field in predictions.schema}
+    return counts.total(), columns
+
+
+def complete_ids(chunk: TripChunk, sha256: str) -> Any:
+    """Return the ids of a chunk's rows: the file's own, or else a UUID (RFC 9562, version 8).
+
+    The UUID consists of the file's digest and the row's index in the file, which is its last twelve digits.
+    """
+    own = chunk.cells[RIDE_ID].combine_chunks()
+    if own.null_count == 0:
+        return own
+    start = f"{sha256[:8]}-{sha256[8:12]}-8{sha256[12:15]}-8{sha256[15:18]}-"
+    rows = range(chunk.first_row, chunk.first_row + len(own))
+    return pc.coalesce(own, pa.array([f"{start}{row:012x}" for row in rows], pa.string()))
+
+
+def predict(chunk: TripChunk, ids: Any, model: Model) -> tuple[dict[int, float], dict[int, Reason]]:
+    """Return the predicted values of a chunk's rows, and the reasons of those that have none, by the row's index."""
+    is_valid = chunk.is_valid.to_pylist()
+    valid = list(itertools.compress(itertools.count(), is_valid))
+    columns = (chunk.cells[name].take(_indices(valid)).to_pylist() for name in RIDE)
+    outcomes = dict(zip(valid, model.predict(list(map(Ride, *columns))), strict=True))
+    values = {row: outcome for row, outcome in outcomes.items() if isinstance(outcome, float)}
+    reasons = {row: Reason("prediction", str(outcomes[row])) for row in outcomes.keys() - values.keys()}
+    invalid = [row for row, is_ride in enumerate(is_valid) if not is_ride]
+    rides = chunk.cells.select(RIDE).take(_indices(invalid)).to_pylist()
+    for row, ride, ride_id in zip(invalid, rides, ids.take(_indices(invalid)).to_pylist(), strict=True):
+        reasons[row] = explain(ride, ride_id)
+    return values, dict(sorted(reasons.items()))
+
+
+def explain(ride: dict[str, Any], ride_id: str) -> Reason:
+    """Return why the contract refuses a ride, as the stream would say it."""
+    try:
+        msgspec.convert({"ride": ride, RIDE_ID: ride_id}, RideEvent)
+    except msgspec.ValidationError as error:
+        return Reason("ride", str(error))
+    raise AssertionError(f"a valid ride was rejected: {ride}")
+
+
+def _indices(rows: Collection[int]) -> Any:
+    # With its type, which pyarrow cannot infer from nothing.
+    return pa.array(rows, pa.int64())

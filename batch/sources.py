@@ -1,0 +1,145 @@
+"""Where trip record files come from: this machine, a web server, or S3.
+
+A remote file is copied into a temporary file that has no name, so that even a killed process leaves nothing behind.
+"""
+
+import contextlib
+import http.client
+import re
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from batch.manifests import InputIdentity, find_sha256
+from batch.months import TRIP_DATA, Month
+from batch.objects import client, explained, split_uri
+from trips import TripRecordError
+
+TIMEOUT_SECONDS = 60
+PIECE_BYTES = 1_048_576
+
+Advance = Callable[[int, int | None], None]
+"""Called with the bytes that were copied, and the bytes of the whole file if they are known."""
+
+
+class NoInputError(TripRecordError):
+    """There is no such file, perhaps not yet."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trip record file by its location: a path, an http(s) URL or an ``s3://`` URI."""
+
+    location: str
+
+    @classmethod
+    def of(cls, location: str | None, month: Month) -> "Source":
+        """Return the month's file. ``location`` is the file, or a folder in which it has TLC's name.
+
+        By default it is TLC's own file. Raises TripRecordError for a location of another kind.
+        """
+        location = location or TRIP_DATA
+        if "://" not in location:
+            return cls(str(Path(location) / month.file_name) if Path(location).is_dir() else location)
+        if not re.match("(?i:https?|s3)://[^/]", location):
+            raise TripRecordError(f"{_shown(location)}: neither a file, an http(s) URL nor an s3:// URI")
+        return cls(location + month.file_name if location.endswith("/") else location)
+
+    @property
+    def shown(self) -> str:
+        """The location for messages and manifests, without the secrets that a URL may carry."""
+        return _shown(self.location)
+
+    @contextlib.contextmanager
+    def open(self, advance: Advance = lambda *_: None) -> Iterator[tuple[BinaryIO, InputIdentity]]:
+        """Give the file, open at its beginning, and its identity. Raises TripRecordError if it cannot be read."""
+        with self._open_local() if self._is_local else tempfile.TemporaryFile() as file:
+            tag = "" if self._is_local else self._fetch(file, advance)
+            file.seek(0)
+            digest = find_sha256(file)
+            size = file.tell()
+            file.seek(0)
+            yield file, InputIdentity(self.shown, digest, size, tag)
+
+    def fingerprint(self) -> str:
+        """Return the file's digest, or the ETag of a remote file, so that its content need not be read.
+
+        Raises NoInputError if there is no file, and TripRecordError if it cannot be read.
+        """
+        if self._is_local:
+            with self.open() as (_, identity):
+                return identity.sha256
+        return self._find_tag()
+
+    @property
+    def _is_local(self) -> bool:
+        return "://" not in self.location
+
+    def _open_local(self) -> BinaryIO:
+        try:
+            return Path(self.location).open("rb")
+        except FileNotFoundError:
+            raise NoInputError(f"{self.location}: there is no such file") from None
+        except OSError as error:
+            raise TripRecordError(f"{self.location}: cannot be read: {error.strerror}") from error
+
+    def _find_tag(self) -> str:
+        if self.location.startswith("s3://"):
+            bucket, key = split_uri(self.location)
+            with explained(self.shown, TripRecordError, NoInputError):
+                return str(client().head_object(Bucket=bucket, Key=key)["ETag"])
+        with self._ask("HEAD") as response:
+            return str(response.headers.get("ETag") or "")
+
+    def _fetch(self, file: BinaryIO, advance: Advance) -> str:
+        """Copy the remote file, and return its ETag."""
+        if self.location.startswith("s3://"):
+            bucket, key = split_uri(self.location)
+            with explained(self.shown, TripRecordError, NoInputError):
+                found = client().get_object(Bucket=bucket, Key=key)
+                for piece in found["Body"].iter_chunks(PIECE_BYTES):
+                    file.write(piece)
+                    advance(len(piece), found["ContentLength"])
+                return str(found["ETag"])
+        with self._ask("GET") as response:
+            download(response, file, self.shown, advance)
+            return str(response.headers.get("ETag") or "")
+
+    @contextlib.contextmanager
+    def _ask(self, method: str) -> Iterator[Any]:
+        """Give the response of a web server."""
+        request = urllib.request.Request(self.location, method=method)  # noqa: S310  checked by Source.of
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+                yield response
+        except urllib.error.HTTPError as error:
+            # TLC's server says 403 for a month that is not published yet.
+            kind = NoInputError if error.code in (403, 404, 410) else TripRecordError
+            raise kind(f"{self.shown}: cannot be downloaded: {error}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise TripRecordError(f"{self.shown}: cannot be downloaded: {error}") from error
+
+
+def download(response: Any, file: BinaryIO, url: str, advance: Advance) -> None:
+    """Copy the body of a web server's response. Raises TripRecordError if it breaks off."""
+    size = int(response.headers.get("Content-Length") or 0) or None
+    copied = 0
+    while piece := response.read(PIECE_BYTES):
+        copied += file.write(piece)
+        advance(len(piece), size)
+    # http.client does not report a connection that closes early if it is read in pieces.
+    if size and copied < size:
+        raise TripRecordError(f"{url}: the download broke off after {copied} of {size} bytes; try again")
+
+
+def _shown(location: str) -> str:
+    parts = urllib.parse.urlsplit(location)
+    if not parts.scheme or not parts.netloc:
+        return location
+    # A presigned URL has its signature behind the question mark, and another URL may have a password.
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

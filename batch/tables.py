@@ -1,0 +1,168 @@
+"""The two files of a month: predictions as parquet, and rejected rows as compressed lines of JSON."""
+
+import gzip
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batch.manifests import Counts, ModelIdentity
+from rides import RIDE_ID, RejectionKind
+from settings import SettingsError
+from trips import IS_TEXT, RIDE, usual_trips
+
+ACTUAL, DIFFERENCE = "actual_duration", "diff"
+"""Minutes: how long the trip took, and how much longer than predicted."""
+MAX_REASONS = 50
+"""A manifest counts this many reasons by themselves. A model may give a reason of its own for each ride."""
+OTHER_REASONS = "other reasons"
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+TYPES = {
+    RIDE_ID: pa.string(),
+    "pickup_datetime": pa.timestamp("us"),
+    "PULocationID": pa.int64(),
+    "DOLocationID": pa.int64(),
+    "trip_distance": pa.float64(),
+    ACTUAL: pa.float64(),
+    DIFFERENCE: pa.float64(),
+    "model_name": pa.string(),
+    "model_version": pa.string(),
+}
+"""The columns of the predictions, besides the predicted value's."""
+PARTITIONS = ("colour", "year", "month", "model")
+"""Columns that readers make of the folders' names."""
+
+
+def check_column(name: str) -> None:
+    """Raise SettingsError if the predicted value's column cannot have this name."""
+    if name in (*TYPES, *PARTITIONS):
+        raise SettingsError(f"PREDICTION_FIELD is {name!r}, a column that predictions have already: choose another")
+
+
+def make_schema(prediction: str) -> Any:
+    """Return the columns of the predictions; the predicted value's is before the actual one."""
+    fields = list(TYPES.items())
+    place = list(TYPES).index(ACTUAL)
+    return pa.schema([*fields[:place], (prediction, pa.float64()), *fields[place:]])
+
+
+class Predictions:
+    """The parquet file of predictions, which is written chunk by chunk."""
+
+    def __init__(self, file: BinaryIO, model: ModelIdentity) -> None:
+        """Take the open file, and the model that all rows name."""
+        self.schema = make_schema(model.field)
+        self._model = model
+        self._writer = pq.ParquetWriter(file, self.schema)
+
+    def write(self, cells: Any, values: Sequence[float]) -> Any:
+        """Write rows of ``TripChunk.cells``, each with an id, and their predicted values; return the written table."""
+        predicted, minutes = pa.array(values, pa.float64()), cells["minutes"]
+        # Neither a trip that ends before it begins nor one that takes no time has a duration.
+        actual = pc.if_else(pc.greater(minutes, 0), minutes, pa.scalar(None, pa.float64()))
+        columns = {
+            **{name: cells[name] for name in (RIDE_ID, *RIDE)},
+            "pickup_datetime": _as_local(cells["pickup"]),
+            self._model.field: predicted,
+            ACTUAL: actual,
+            DIFFERENCE: pc.subtract(actual, predicted),
+            "model_name": pa.repeat(self._model.name, len(cells)),
+            "model_version": pa.repeat(self._model.version, len(cells)),
+        }
+        table = pa.table([columns[name] for name in self.schema.names], schema=self.schema)
+        self._writer.write_table(table)
+        return table
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._writer.close()
+
+
+class Rejections:
+    """The file of rejected rows, which is written chunk by chunk. It has one line of JSON for each row."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Take the open file."""
+        # Without a time in it, the same rows give the same file.
+        self._lines = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=1)
+
+    def write(self, raw: Any, rows: Sequence[int], ids: Sequence[str], reasons: Sequence["Reason"]) -> None:
+        """Write rows of ``TripChunk.raw`` with their indices in the file, their ids, and the reasons."""
+        cells = [_as_plain(column) for column in raw.columns]
+        for row, ride_id, reason, *values in zip(rows, ids, reasons, *cells, strict=True):
+            data = dict(zip(raw.column_names, values, strict=True))
+            line = {"row": row, RIDE_ID: ride_id, "kind": reason.kind, "reason": reason.text, "data": data}
+            self._lines.write(_encoder.encode(line) + b"\n")
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._lines.close()
+
+
+class Reason(NamedTuple):
+    """Why a row is rejected."""
+
+    kind: RejectionKind
+    text: str
+
+
+class RunningCounts:
+    """Counts the rows of a month, and adds up the errors of its predictions."""
+
+    def __init__(self) -> None:
+        """Begin with no rows."""
+        self._predicted = self._measured = 0
+        self._reasons: Counter[str] = Counter()
+        self._squares = self._absolutes = 0.0
+
+    def add_predictions(self, table: Any) -> None:
+        """Count rows that ``Predictions.write`` has returned."""
+        self._predicted += len(table)
+        known = pa.table({"minutes": table[ACTUAL], **{name: table[name] for name in ("trip_distance", DIFFERENCE)}})
+        errors = known.filter(usual_trips())[DIFFERENCE].to_numpy()
+        self._measured += len(errors)
+        self._squares += float(errors @ errors)
+        self._absolutes += float(abs(errors).sum())
+
+    def add_rejections(self, reasons: Sequence[Reason]) -> None:
+        """Count rejected rows."""
+        for reason in reasons:
+            is_known = reason.text in self._reasons or len(self._reasons) < MAX_REASONS
+            self._reasons[reason.text if is_known else OTHER_REASONS] += 1
+
+    def total(self) -> Counts:
+        """Return the counts of all rows so far."""
+        rejected = self._reasons.total()
+        return Counts(
+            rows=self._predicted + rejected,
+            predicted=self._predicted,
+            rejected=rejected,
+            reasons=dict(self._reasons.most_common()),
+            measured=self._measured,
+            rmse=math.sqrt(self._squares / self._measured) if self._measured else None,
+            mae=self._absolutes / self._measured if self._measured else None,
+        )
+
+
+def _as_local(times: Any) -> Any:
+    """Return times as a clock in their own time zone shows them, as TLC writes them."""
+    return pc.local_timestamp(times) if getattr(times.type, "tz", None) else times
+
+
+def _as_plain(column: Any) -> list[Any]:
+    """Return the cells of any column as values that JSON has."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if any(is_text(column.type) for is_text in IS_TEXT):
+        # As bytes, because the text of a broken file need not be UTF-8.
+        return [value and value.decode(errors="replace") for value in column.cast(pa.large_binary()).to_pylist()]
+    # Python's times have no nanoseconds and end in the year 9999.
+    values: list[Any] = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+    return values

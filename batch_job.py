@@ -1,0 +1,208 @@
+"""The batch job: a month of trips in, its predicted durations out, each row exactly once.
+
+    source  -- open    --> a file of this machine, and its digest
+    place   -- look    --> done before | refused | free
+    chunks  -- decode  --> rides       | rejected rows
+    rides   -- predict --> predictions | rejected rows      one call of the model for each chunk
+    files   -- commit  --> visible, the manifest last
+
+Every row of the input is in one of two files: the predictions, or the rejected rows with their reasons. If the job is
+killed at any time, nothing half is visible, and the next run completes it.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import msgspec
+
+from artifacts import ModelError
+from batch.manifests import MANIFEST, Counts, InputIdentity, Manifest, ModelIdentity, find_versions, now
+from batch.months import Month
+from batch.places import OutputError, Place, describe_file, open_place
+from batch.scoring import score_file
+from batch.sources import Source
+from batch.tables import check_column
+from clients import SDKSettingsError
+from flavors import find_digest
+from model import find_location, find_version, load_from_settings
+from settings import ModelSettings, SettingsError
+from trips import COLOURS, TripFile, TripRecordError
+
+EXPLAINED = (ModelError, OutputError, SDKSettingsError, SettingsError, TripRecordError)
+"""The errors of a job. The message of each says in one line what was wrong and what to do."""
+DESCRIPTION = """\
+Score a month of trips: write its predicted durations as parquet, once.
+
+The month's folder is OUTPUT/colour=COLOUR/year=YEAR/month=MONTH/model=VERSION. It has the predictions (part-….parquet),
+the rows that the ride contract refuses, with their reasons (_rejected-….jsonl.gz), and a manifest, which is written
+last. If the predictions are there already, nothing is written."""
+
+
+class TakenError(OutputError):
+    """The month's predictions are there, but of another input or by another model."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A month to score."""
+
+    month: Month
+    input: str | None
+    """The file's location, or that of a folder in which it has TLC's name; None for TLC's own file."""
+    output: str
+    """The folder or ``s3://`` URI below which all months lie."""
+    force: bool = False
+    """Whether the predictions of another input or model are replaced."""
+
+
+class ScoredMonth(msgspec.Struct, frozen=True):
+    """A month that is scored."""
+
+    location: str
+    """The month's folder."""
+    was_done: bool
+    """Whether the predictions were there already, so that nothing was written."""
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Is told how far a job is."""
+
+    fetched: Callable[[int, int | None], None] = lambda *_: None
+    """Called with the bytes that were copied just now, and the size of the remote file if it is known."""
+    scored: Callable[[int, int], None] = lambda *_: None
+    """Called with the rows that were scored just now, and the rows of the file."""
+
+
+def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher()) -> ScoredMonth:
+    """Score a month, unless its predictions are there already.
+
+    Raises:
+        TripRecordError: if the input cannot be read.
+        ModelError: if the model cannot be loaded.
+        TakenError: if the place has the predictions of another input or model, and the job is not forced.
+        BusyError: if another run writes the same month.
+        OutputError: if the output cannot be written.
+    """
+    model = identify_model(settings)
+    place = open_place(job.output, job.month.place(model.version))
+    with Source.of(job.input, job.month).open(watcher.fetched) as (file, source), place.exclusive():
+        before = place.read_manifest()
+        if before and before.is_of(source, model) and all(map(place.holds, before.files)):
+            return ScoredMonth(place.location, True, before.counts)
+        if before and not job.force:
+            check_same(before, source, model, place)
+        unused = place.names() - {MANIFEST}
+        with place.temporary() as predictions, place.temporary() as rejections:
+            outputs = predictions, rejections
+            trips = TripFile(file, source.location)
+            check_colour(trips, job.month, source)
+            counts, columns = score_file(
+                trips, source.sha256, load_from_settings(settings), model, outputs, watcher.scored
+            )
+            found = (
+                describe_file(predictions, "part-", ".parquet"),
+                describe_file(rejections, "_rejected-", ".jsonl.gz"),
+            )
+            manifest = Manifest(*job.month, source, model, counts, *found, columns, find_versions(), now())
+            commit(place, manifest, outputs)
+        place.remove(unused - manifest.names)
+    return ScoredMonth(place.location, False, manifest.counts)
+
+
+def settings_from(environment: Mapping[str, str]) -> ModelSettings:
+    """Return the settings of the model; PREDICTION_FIELD names the column of predicted values. Raises SettingsError."""
+    settings = ModelSettings.from_environment(environment, field="predicted_duration")
+    check_column(settings.prediction_field)
+    return settings
+
+
+def identify_model(settings: ModelSettings) -> ModelIdentity:
+    """Return the identity of the model that the settings name, without loading it. Raises ModelError."""
+    location = find_location(settings)
+    version = settings.run_id or find_version(location)
+    return ModelIdentity(settings.name, version, find_digest(location), settings.prediction_field)
+
+
+def check_same(before: Manifest, source: InputIdentity, model: ModelIdentity, place: Place) -> None:
+    """Raise TakenError if a manifest is of another input or model."""
+    pairs = {"input": (before.input.sha256, source.sha256), "model": (before.model, model)}
+    if changed := [f"another {name}" for name, (then, now) in pairs.items() if then != now]:
+        reason = f"has the predictions of {' and '.join(changed)}"
+        raise TakenError(f"{place.location} {reason}: --force replaces them")
+
+
+def check_colour(trips: TripFile, month: Month, source: InputIdentity) -> None:
+    """Raise TripRecordError if the names of a file's columns say that it is of taxis of another colour."""
+    if trips.colours and month.colour not in trips.colours:
+        found = " and ".join(sorted(trips.colours))
+        raise TripRecordError(f"{source.location}: has trips of {found} taxis, not of {month.colour} ones")
+
+
+def commit(place: Place, manifest: Manifest, outputs: tuple[BinaryIO, BinaryIO]) -> None:
+    """Make the files visible, the manifest last. If that fails, remove the files that no manifest names."""
+    try:
+        # In this order, so that a part without a manifest is visible for as short a time as possible.
+        place.publish(outputs[1], manifest.rejections.name)
+        place.publish(outputs[0], manifest.predictions.name)
+        place.commit(manifest)
+    except OutputError:
+        with contextlib.suppress(OutputError):
+            winner = place.read_manifest()
+            place.remove(manifest.names - (winner.names if winner else set()))
+        raise
+
+
+def main() -> int:
+    """Score the month that the command line names, and print the outcome as a line of JSON."""
+    parser = argparse.ArgumentParser(
+        "batch_job", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("colour", metavar="COLOUR", choices=COLOURS, help=f"the colour of the taxis: {' or '.join(COLOURS)}")
+    add("year", metavar="YEAR", type=int)
+    add("month", metavar="MONTH", type=int)
+    add_places(parser)
+    options = parser.parse_args()
+    try:
+        month = Month.of(options.colour, options.year, options.month)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        job = Job(month, options.input, options.output, options.force)
+        outcome = score_month(job, settings_from(os.environ))
+    except EXPLAINED as error:
+        print(f"batch_job: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    print(msgspec.json.encode(outcome).decode())
+    return 0
+
+
+def arguments_of(job: Job) -> list[str]:
+    """Return the arguments with which ``main`` runs the job."""
+    month = [job.month.colour, str(job.month.year), str(job.month.month)]
+    source = [f"--input={job.input}"] if job.input else []
+    return [*month, *source, f"--output={job.output}", *(["--force"] if job.force else [])]
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the input and the output lie."""
+    file = (
+        "the trip record file: a path, an http(s) URL or an s3:// URI; or a folder of files with TLC's names, whose URL"
+        " or URI ends with a slash (default: TLC's own files)"
+    )
+    parser.add_argument("--input", metavar="FILE", help=file)
+    folder = "the folder or s3:// URI below which all months lie (default: %(default)s)"
+    parser.add_argument("--output", metavar="FOLDER", default="output", help=folder)
+    force = "replace the month's predictions of another input or model"
+    parser.add_argument("--force", action="store_true", help=force)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Score months of trips: write each month's predicted durations as parquet, exactly once.
+
+    score green 2023 2                                   one month
+    score green --from 2022-01 --to 2023-03 --plan       which months are done, missing or stale
+    score green --from 2022-01 --to 2023-03 --run        score those that are missing or stale
+
+A month's folder is OUTPUT/colour=COLOUR/year=YEAR/month=MONTH/model=VERSION. It has the predictions (part-….parquet),
+the rows that the ride contract refuses, with their reasons (_rejected-….jsonl.gz), and a manifest, which is written
+last. If the predictions are there already, nothing is written. A run that was killed leaves nothing half, and the next
+run completes it. A month is stale if its input or its model has changed since then.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+import batch_job
+from batch.months import Month, months_between
+from batch.plan import PlannedMonth, make_plan
+from batch_job import Job, add_places, identify_model, settings_from
+from scripts import cli
+from scripts.cli import CONSOLE
+from scripts.scoring import running, shown
+from settings import ModelSettings
+from trips import COLOURS
+
+EPILOG = """\
+Variables: MODEL_LOCATION and the other variables of the model (docs/formats.md), and the SDK's own for S3.
+
+examples:
+  score green 2023 2
+  score green 2023 2 --input green_tripdata_2023-02.parquet --model s3://my-models/1/models/m-0123/artifacts
+  score --plan --from 2022-01 --to 2023-03 green
+  score --run --from 2022-01 --to 2023-03 green --jobs 2 --output s3://my-predictions
+"""
+EXPLAINED = batch_job.EXPLAINED
+
+
+def main() -> int:
+    """Score or plan as the command line says; return the exit code, which is 1 if a month failed."""
+    options = parse_arguments()
+    cli.choose_model(os.environ, options.model)
+    settings = settings_from(os.environ)
+    if not (options.plan or options.run):
+        score_one(Job(options.months[0], options.input, options.output, options.force), settings)
+        return 0
+    model = identify_model(settings)
+    plan = make_plan(options.months, options.input, options.output, model)
+    if options.plan:
+        Console().print(shown.plan_table(plan, model.version))
+    return score_due(plan, options) if options.run else 0
+
+
+def score_one(job: Job, settings: ModelSettings) -> None:
+    """Score a month, and print what became of it."""
+    began = time.perf_counter()
+    outcome = running.score_with_bar(job, settings)
+    if outcome.was_done:
+        CONSOLE.print(f"{job.month} was done before, by the same model from the same input: nothing was written")
+    else:
+        CONSOLE.print(shown.summary(outcome, time.perf_counter() - began))
+    print(outcome.location)
+
+
+def score_due(plan: Sequence[PlannedMonth], options: argparse.Namespace) -> int:
+    """Score the months of a plan that are missing or stale, and return the exit code."""
+    jobs = [Job(due.month, options.input, options.output, due.state == "stale") for due in plan if due.is_due]
+    with cli.progress_bar("months") as progress:
+        found = running.score_in_processes(jobs, options.jobs)
+        results = list(progress.track(found, len(jobs), description="Scoring"))
+    CONSOLE.print(shown.results_table(results) if results else "Nothing is missing or stale")
+    return 1 if any(result.error for result in results) else 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options of the command line, with ``months`` in the place of the month or the two months in it."""
+    parser = cli.parser(__doc__, EPILOG)
+    add = parser.add_argument
+    add("colour", metavar="COLOUR", choices=COLOURS, help=f"the colour of the taxis: {' or '.join(COLOURS)}")
+    add("year", metavar="YEAR", type=int, nargs="?", help="the year of one month, such as 2023")
+    add("month", metavar="MONTH", type=int, nargs="?", help="its number, 1 to 12")
+    add("--from", dest="first", metavar="MONTH", help="the first of several months, such as 2022-01")
+    add("--to", dest="last", metavar="MONTH", help="the last one (default: the first)")
+    add("--plan", action="store_true", help="show which months are done, missing or stale, by their manifests")
+    add("--run", action="store_true", help="score the months that are missing or stale, and replace the stale ones")
+    add("--jobs", metavar="N", type=cli.count, default=1, help="months at once, for --run (default: %(default)s)")
+    add_places(parser)
+    cli.add_model(parser)
+    options = parser.parse_args()
+    try:
+        options.months = find_months(options)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def find_months(options: argparse.Namespace) -> list[Month]:
+    """Return the months that the options name. Raises ValueError."""
+    if options.first and options.year is None:
+        if not (options.plan or options.run):
+            raise ValueError("--from needs --plan, which shows what there is to do, or --run, which does it")
+        first = Month.parse(options.colour, options.first)
+        return list(months_between(first, Month.parse(options.colour, options.last or options.first)))
+    if options.month is None or options.first or options.last:
+        raise ValueError("name one month as YEAR MONTH, or several with --from and --to")
+    return [Month.of(options.colour, options.year, options.month)]

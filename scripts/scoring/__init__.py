@@ -1,0 +1,1 @@
+"""Batch scoring for people: months in turns or side by side, tables, and a report."""

@@ -1,0 +1,66 @@
+"""The tables that ./scripts/score prints."""
+
+import resource
+import sys
+from collections.abc import Iterable
+
+from rich.table import Column, Table
+
+from batch.manifests import Counts
+from batch.plan import PlannedMonth
+from batch_job import ScoredMonth
+from scripts.scoring.running import MonthResult
+
+BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024
+"""What getrusage counts memory in (its manual pages)."""
+MEGABYTE = 1_000_000
+
+
+def summary(outcome: ScoredMonth, seconds: float) -> Table:
+    """Return the table of a month that was scored just now by this process, in so many seconds."""
+    counts = outcome.counts
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT / MEGABYTE
+    rows = {
+        "rows in": f"{counts.rows:,}",
+        "predicted": f"{counts.predicted:,}",
+        "left out": f"{counts.rejected:,}",
+        **{f"  {reason}": f"{number:,}" for reason, number in counts.reasons.items()},
+        f"RMSE of {counts.measured:,} usual rides": _minutes(counts.rmse),
+        "MAE": _minutes(counts.mae),
+        "rows a second": f"{counts.rows / seconds:,.0f}",
+        "peak memory": f"{peak:,.0f} MB",
+    }
+    table = Table(Column(overflow="fold"), Column(justify="right"), show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def plan_table(plan: Iterable[PlannedMonth], version: str) -> Table:
+    """Return the table of a plan."""
+    columns = [Column(name, justify="right") for name in ("predicted", "left out", "RMSE")]
+    table = Table("month", f"model {version}", *columns, Column("why", overflow="fold"))
+    for planned in plan:
+        numbers = _numbers(planned.manifest.counts) if planned.manifest else [""] * 3
+        table.add_row(str(planned.month), planned.state, *numbers, planned.reason)
+    return table
+
+
+def results_table(results: Iterable[MonthResult]) -> Table:
+    """Return the table of months that were scored."""
+    columns = [Column(name, justify="right") for name in ("predicted", "left out", "RMSE")]
+    table = Table("month", *columns, Column("", overflow="fold"))
+    for result in results:
+        outcome = result.outcome
+        numbers = _numbers(outcome.counts) if outcome else [""] * 3
+        note = "was done before" if outcome and outcome.was_done else result.error
+        table.add_row(str(result.month), *numbers, note)
+    return table
+
+
+def _numbers(counts: Counts) -> list[str]:
+    return [f"{counts.predicted:,}", f"{counts.rejected:,}", _minutes(counts.rmse)]
+
+
+def _minutes(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3f}"
