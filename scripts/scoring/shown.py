@@ -39,9 +39,10 @@ def summary(outcome: ScoredMonth, seconds: float) -> Table:
 
 
 def plan_table(plan: Iterable[PlannedMonth], version: str) -> Table:
-    """Return the table of a plan."""
+    """Return the table of a plan for the model of this version."""
     columns = [Column(name, justify="right") for name in ("predicted", "left out", "RMSE")]
-    table = Table("month", Column(_plain(f"model {version}")), *columns, Column("why", overflow="fold"))
+    title = _plain(f"model {version}")
+    table = Table("month", "state", *columns, Column("why", overflow="fold"), title=title, title_justify="left")
     for planned in plan:
         numbers = _numbers(planned.manifest.counts) if planned.manifest else [""] * 3
         table.add_row(str(planned.month), planned.state, *numbers, planned.reason)
