@@ -164,5 +164,6 @@ def _as_plain(column: Any) -> list[Any]:
         values: list[Any] = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
     except (pa.ArrowException, OverflowError, ValueError):
         # Such a time may be inside of another value, and a time zone may be unknown.
-        values = [str(column.slice(row, 1).to_string()) for row in range(len(column))]
+        texts = (str(column.slice(row, 1).to_string()) for row in range(len(column)))
+        values = [text if cell.is_valid else None for cell, text in zip(column, texts, strict=True)]
     return values
