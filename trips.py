@@ -174,6 +174,8 @@ class TripFile:
                 raw = pa.table([_without_views(column) for column in batch.columns], names=batch.schema.names)
                 yield self._chunk(first_row, raw)
                 first_row += len(raw)
+        if first_row != self.rows:
+            raise TripRecordError(f"{self._name}: is damaged: it has {first_row:,} rows and says {self.rows:,}")
 
     def _chunk(self, first_row: int, raw: Any) -> TripChunk:
         cells = _clean(raw, self._chosen, ())

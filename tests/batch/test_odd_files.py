@@ -181,6 +181,14 @@ def spoil(path: Path) -> None:
     path.write_bytes(content[:4] + bytes(200) + content[204:])
 
 
+def lose_rows(path: Path) -> None:
+    """Change a byte, so that the only row group has 936 of the file's 1000 rows."""
+    content = path.read_bytes()
+    # The row group's number of rows, and the kind of the next field (parquet.thrift, RowGroup).
+    assert content.count(rows := b"\x16\xd0\x0f\x26\x08") == 1
+    path.write_bytes(content.replace(rows, b"\x16\xd0\x0e\x26\x08"))
+
+
 def replace_by_a_folder(path: Path) -> None:
     """Put a folder in the place of a file."""
     path.unlink()
@@ -199,6 +207,7 @@ def replace_by_a_pipe(path: Path) -> None:
         (Path.unlink, "there is no such file"),
         (cut, "cannot be read as parquet trip records: .*"),
         (spoil, "cannot be read as parquet trip records: .*"),
+        (lose_rows, "is damaged: it has 936 rows and says 1,000"),
         (lambda path: path.write_bytes(b""), "cannot be read as parquet trip records: .*"),
         (lambda path: path.write_text("PULocationID,DOLocationID\n1,2\n"), "cannot be read as parquet .*"),
         (replace_by_a_folder, "there is no such file"),
@@ -206,7 +215,18 @@ def replace_by_a_pipe(path: Path) -> None:
         (lambda path: pq.write_table(pa.table({"a": [1]}), path), "no column PULocationID, DOLocationID, .*"),
         (lambda path: write(path, [trip()], "yellow"), "has trips of yellow taxis, not of green ones"),
     ],
-    ids=["missing", "cut", "spoiled", "empty", "text", "folder", "pipe", "another table", "another colour"],
+    ids=[
+        "missing",
+        "cut",
+        "spoiled",
+        "without rows",
+        "empty",
+        "text",
+        "folder",
+        "pipe",
+        "another table",
+        "another colour",
+    ],
 )
 def test_a_file_that_cannot_be_scored_is_one_line(
     tmp_path: Path, damage: Callable[[Path], object], reason: str
