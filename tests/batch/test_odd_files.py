@@ -185,7 +185,8 @@ def lose_rows(path: Path) -> None:
     """Change a byte, so that the only row group has 936 of the file's 1000 rows."""
     content = path.read_bytes()
     # The row group's number of rows, and the kind of the next field (parquet.thrift, RowGroup).
-    assert content.count(rows := b"\x16\xd0\x0f\x26\x08") == 1
+    rows = b"\x16\xd0\x0f\x26\x08"
+    assert content.count(rows) == 1
     path.write_bytes(content.replace(rows, b"\x16\xd0\x0e\x26\x08"))
 
 
