@@ -3,7 +3,6 @@
 import functools
 import http.server
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +14,7 @@ from batch.months import Month, months_between
 from batch.plan import make_plan
 from batch_job import Job, identify_model, score_month
 from settings import ModelSettings
+from tests.batch.conftest import serve
 from tests.batch.jobs import settings
 from tests.conftest import SAMPLE_MODEL
 from tests.core.saved_models import MODELS
@@ -102,13 +102,8 @@ def inputs(request: pytest.FixtureRequest, s3: "S3Client", bucket: str, tmp_path
         yield local
         return
     handler = functools.partial(TaggedFiles, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        local.location = f"http://127.0.0.1:{server.server_port}/"
+    with serve(handler) as local.location:
         yield local
-        server.shutdown()
-        thread.join()
 
 
 def plan(location: str | None, output: Path, using: ModelSettings) -> list[tuple[str, str]]:

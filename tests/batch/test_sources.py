@@ -12,6 +12,7 @@ import pytest
 from batch import sources
 from batch.months import TRIP_DATA
 from batch.sources import NoInputError, Source
+from tests.batch.conftest import serve
 from tests.batch.jobs import FEBRUARY, read, score
 from tests.trip_records import trip, write
 from trips import TripRecordError
@@ -61,12 +62,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
 def website(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve a month's file and give the server's URL."""
     Answers.content = write(tmp_path_factory.mktemp("trips") / NAME, [trip(), trip(trip_distance=101.0)]).read_bytes()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serve(Answers) as url:
+        yield url.rstrip("/")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from scripts import cli
 from scripts.commands import score
 from scripts.localaws.setup import FUNCTION_VARIABLES
+from tests.batch.conftest import serve
 from tests.commands.test_interrupts import descendants, is_running
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import PATIENCE, ROOT, finish, start, wait_for
@@ -216,13 +217,9 @@ class NeverComplete(http.server.BaseHTTPRequestHandler):
 def slow_website() -> Iterator[str]:
     """Serve files that are never complete, and give the URL."""
     NeverComplete.release, NeverComplete.asked = threading.Event(), []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), NeverComplete) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
+    with serve(NeverComplete) as url:
+        yield url
         NeverComplete.release.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
