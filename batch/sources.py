@@ -50,6 +50,10 @@ class Source:
         if not location.startswith("s3://") and not re.fullmatch("[^/]*//(?![^/?#]*@)[!-~]+", location):
             rule = "a URL needs % in place of spaces and of characters that are not ASCII, and cannot have a password"
             raise TripRecordError(f"{_shown(location)}: {rule}")
+        if re.fullmatch("s3://[^/]+", location):
+            raise TripRecordError(
+                f"{location}: a bucket and no object: add its key, or a slash if the bucket is the folder"
+            )
         return cls(location + month.file_name if location.endswith("/") else location)
 
     @property

@@ -95,6 +95,7 @@ def test_a_folder_of_this_machine_needs_no_slash(tmp_path: Path) -> None:
         ("file:///etc/passwd", "file:///etc/passwd: neither a file"),
         ("S3://bucket/key", "S3://bucket/key: neither a file"),
         ("https:///file", "https:///file: neither a file"),
+        ("s3://bucket", "s3://bucket: a bucket and no object: add its key, or a slash if the bucket is the folder"),
         (f"https://user:{SECRET}@host/file", "https://host/file: a URL needs % in place of spaces"),
         (f"https://host/a file?{SECRET}", "https://host/a file: a URL needs %"),
         (f"https://host/é#{SECRET}", "https://host/é: a URL needs %"),
@@ -209,3 +210,13 @@ def test_an_object_that_must_not_be_read_is_one_line(website: str, monkeypatch: 
     for read_it in (source.fingerprint, source.open().__enter__):
         with pytest.raises(TripRecordError, match="^s3://403/key: no permission: the role needs s3:GetObject"):
             read_it()
+
+
+def test_an_object_that_breaks_off_is_not_taken_for_the_file(website: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK repeats requests, and not the rest of a response."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", website)
+    with (
+        pytest.raises(TripRecordError, match=r"^s3://drop/key: .* bytes expected is .*"),
+        Source("s3://drop/key").open(),
+    ):
+        pass
