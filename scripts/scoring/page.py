@@ -20,6 +20,8 @@ MIN_RIDES = 30
 """Of a pair of zones in the table: with fewer rides, one odd ride would decide its place."""
 MAX_PAIRS, MAX_ZONES = 20, 12
 """The pairs in the table, and the pickup zones in the plot."""
+MAX_NUMBER = 1e9
+"""A larger error is shown by its power of ten: a model may predict any number."""
 LABEL_WIDTH = 25
 """Characters of a line of a zone's label in the plot."""
 CSS = Path(__file__).with_name("report.css")
@@ -125,22 +127,18 @@ def _plots(sums: DurationSums) -> Iterable[str]:
         ]
     )
     yield "<h2>Errors</h2>"
-    largest = sorted(np.flatnonzero(sums.pickups.rides).tolist(), key=lambda zone: -sums.pickups.rides[zone])[
-        :MAX_ZONES
-    ]
-    names = zone_names()
+    rides, names = sums.pickups.rides, zone_names()
+    largest = [zone for zone in np.argsort(-rides, kind="stable").tolist() if rides[zone]][:MAX_ZONES]
     labels = [textwrap.fill(names[zone], LABEL_WIDTH) for zone in largest]
     hours = {float(hour): str(hour) for hour in range(0, len(sums.hours.rides), 2)}
     ends = {place - 0.5: f"{miles:g}" for place, miles in enumerate((*MILES, MAX_TRIP_DISTANCE))}
-    of_zones = f"The zones with the most usual rides, {len(largest)} of {np.count_nonzero(sums.pickups.rides)}."
+    by_hour = draw_errors(sums.hours, hours, "hour of the pickup")
+    by_distance = draw_errors(sums.distances, ends, "miles")
+    of_zones = f"The zones with the most usual rides, {len(largest)} of {np.count_nonzero(rides)}."
     yield _grid(
         [
-            _figure("By hour", "The local hour of the pickup.", draw_errors(sums.hours, hours, "hour of the pickup")),
-            _figure(
-                "By distance",
-                "Each bar is of the rides between two distances.",
-                draw_errors(sums.distances, ends, "miles"),
-            ),
+            _figure("By hour", "A bar for each hour of the day, as clocks at the pickup show it.", by_hour),
+            _figure("By distance", "A bar for the rides between two distances.", by_distance),
             _figure("By pickup zone", of_zones, draw_zones(sums.pickups, largest, labels)),
         ]
     )
@@ -217,14 +215,13 @@ def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> st
     """Return a table whose first column is text and whose other columns are numbers. It scrolls if it is too wide."""
     number = ' class="number"'
     heads = "".join(f'<th scope="col"{number if at else ""}>{escape(name)}</th>' for at, name in enumerate(head))
-    body = "\n".join(
-        "".join(
-            [f'<tr><th scope="row">{_breakable(first)}</th>', *(f"<td{number}>{cell}</td>" for cell in cells), "</tr>"]
-        )
-        for first, *cells in rows
-    )
+    body = "\n".join(f'<tr><th scope="row">{_breakable(first)}</th>{_cells(cells)}</tr>' for first, *cells in rows)
     table = f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
     return f'<div class="table" role="region" aria-label="{escape(label)}" tabindex="0">\n{table}\n</div>'
+
+
+def _cells(numbers: Iterable[str]) -> str:
+    return "".join(f'<td class="number">{number}</td>' for number in numbers)
 
 
 def _breakable(text: str) -> str:
@@ -235,6 +232,8 @@ def _breakable(text: str) -> str:
 def _number(value: float | None, digits: int) -> str:
     if value is None or np.isnan(value):
         return "not known"
+    if abs(value) >= MAX_NUMBER:
+        return f"{value:.2e}"
     # Without the sign of a number that is rounded to zero.
     return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from scripts.scoring.sums import MAX_MINUTES, DurationSums, GroupErrors
+from scripts.scoring.sums import MAX_MINUTES, DurationSums, GroupErrors, Numbers
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -96,11 +96,12 @@ def draw_errors(groups: GroupErrors, labels: Mapping[float, str], name: str) -> 
     """
     figure, axes = _begin()
     places = range(len(groups.rides))
-    axes.bar(places, groups.rmse, color=FIRST, label="RMSE")
-    axes.plot(places, groups.errors, **MARKS)
+    rmse, errors = _drawable(groups.rmse), _drawable(groups.errors)
+    axes.bar(places, rmse, color=FIRST, label="RMSE")
+    axes.plot(places, errors, **MARKS)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_xticks(list(labels), list(labels.values()))
-    axes.set(xlabel=name, ylabel="minutes", ylim=_limits(groups.rmse, groups.errors))
+    axes.set(xlabel=name, ylabel="minutes", ylim=_limits(rmse, errors))
     _put_legend_above(axes)
     return _as_svg(figure, name)
 
@@ -110,9 +111,10 @@ def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str])
     """Draw bars from left to right for some of the groups, with space for long labels."""
     figure, axes = _begin(1.2 + 0.44 * len(zones))
     chosen, places = list(zones), range(len(zones))
-    bars = axes.barh(places, groups.rmse[chosen], color=FIRST, label="RMSE")
+    rmse, errors = _drawable(groups.rmse[chosen]), _drawable(groups.errors[chosen])
+    bars = axes.barh(places, rmse, color=FIRST, label="RMSE")
     axes.bar_label(bars, [f"{rides:,} rides" for rides in groups.rides[chosen]], padding=3, fontsize=8)
-    axes.plot(groups.errors[chosen], places, **MARKS)
+    axes.plot(errors, places, **MARKS)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(places, labels)
     axes.invert_yaxis()
@@ -120,7 +122,7 @@ def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str])
     axes.spines["left"].set_visible(False)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
-    low, high = _limits(groups.rmse[chosen], groups.errors[chosen])
+    low, high = _limits(rmse, errors)
     axes.set(xlabel="minutes", xlim=(low, high * 1.35))  # with space for the number of rides
     _put_legend_above(axes)
     return _as_svg(figure, "zones")
@@ -133,7 +135,12 @@ def _begin(height: float = HEIGHT) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _limits(*values: Any) -> tuple[float, float]:
+def _drawable(minutes: Numbers) -> Numbers:
+    """Return errors within numbers that matplotlib can draw: a model may predict any number."""
+    return np.clip(minutes, -1e6, 1e6)
+
+
+def _limits(*values: Numbers) -> tuple[float, float]:
     """Return limits a little beyond all values and zero, and at least a minute apart."""
     known = np.nan_to_num(np.concatenate(values))
     high = max(1.0, 1.1 * float(known.max()))

@@ -41,7 +41,10 @@ class GroupErrors:
     def add(self, groups: Indices, actual: Numbers, errors: Numbers) -> None:
         """Add rides: the group of each, its duration, and how much longer it took than predicted."""
         self.rides += np.bincount(groups, minlength=len(self.rides))
-        for total, values in ((self._actual, actual), (self._errors, errors), (self._squares, errors * errors)):
+        # A model may predict numbers whose squares are infinite.
+        with np.errstate(over="ignore"):
+            squares = errors * errors
+        for total, values in ((self._actual, actual), (self._errors, errors), (self._squares, squares)):
             total += np.bincount(groups, values, len(total))
 
     @property
