@@ -122,8 +122,8 @@ def _plots(sums: DurationSums) -> Iterable[str]:
     same = "On the line, the prediction is right; below it, the ride took longer than predicted."
     yield _grid(
         [
-            _figure("Distribution", f"Usual rides by actual and by predicted duration. {beyond}", draw_durations(sums)),
-            _figure("Actual against predicted", f"Usual rides by the minute. {same}", draw_density(sums)),
+            _figure("Distribution", f"Usual rides by the minute. {beyond}", draw_durations(sums)),
+            _figure("Actual against predicted", f"Usual rides by the minutes of both. {same}", draw_density(sums)),
         ]
     )
     yield "<h2>Errors</h2>"
@@ -134,7 +134,7 @@ def _plots(sums: DurationSums) -> Iterable[str]:
     ends = {place - 0.5: f"{miles:g}" for place, miles in enumerate((*MILES, MAX_TRIP_DISTANCE))}
     by_hour = draw_errors(sums.hours, hours, "hour of the pickup")
     by_distance = draw_errors(sums.distances, ends, "miles")
-    of_zones = f"The zones with the most usual rides, {len(largest)} of {np.count_nonzero(rides)}."
+    of_zones = f"The zones with the most usual rides, {len(largest)} of {np.count_nonzero(rides)}, and their rides."
     yield _grid(
         [
             _figure("By hour", "A bar for each hour of the day, as clocks at the pickup show it.", by_hour),
@@ -169,7 +169,7 @@ def _pairs(sums: DurationSums) -> Iterable[str]:
     if not len(worst):
         yield _paragraph(f"No pair of zones has {MIN_RIDES} usual rides.")
         return
-    yield _paragraph(f"By RMSE, of the {len(known):,} pairs with at least {MIN_RIDES} usual rides.")
+    yield _paragraph(f"By RMSE, in minutes. Pairs with at least {MIN_RIDES} usual rides: {len(known):,}.")
     actual, errors, rmse = pairs.actual, pairs.errors, pairs.rmse
     rows = [
         [
@@ -233,7 +233,7 @@ def _number(value: float | None, digits: int) -> str:
     if value is None or np.isnan(value):
         return "not known"
     if abs(value) >= MAX_NUMBER:
-        return f"{value:.2e}"
+        return f"{value:.2e}".replace("-", "−", 1)
     # Without the sign of a number that is rounded to zero.
     return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 

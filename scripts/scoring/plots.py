@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from scripts.scoring.sums import MAX_MINUTES, DurationSums, GroupErrors, Numbers
 
@@ -62,9 +62,10 @@ def draw_durations(sums: DurationSums) -> str:
     figure, axes = _begin(TALL)
     for name, (counts, colour) in lines.items():
         axes.stairs(counts[1:-1], label=name, color=colour, linewidth=1.6, fill=name == "actual", alpha=0.9)
-    axes.set(xlabel="minutes", ylabel="rides a minute", xlim=(0, MAX_MINUTES))
+    axes.set(xlabel="minutes", ylabel="rides", xlim=(0, MAX_MINUTES))
     axes.set_ylim(0, max(1, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     _put_legend_above(axes)
     return _as_svg(figure, "durations")
 
@@ -113,7 +114,7 @@ def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str])
     chosen, places = list(zones), range(len(zones))
     rmse, errors = _drawable(groups.rmse[chosen]), _drawable(groups.errors[chosen])
     bars = axes.barh(places, rmse, color=FIRST, label="RMSE")
-    axes.bar_label(bars, [f"{rides:,} rides" for rides in groups.rides[chosen]], padding=3, fontsize=8)
+    axes.bar_label(bars, [f"{rides:,}" for rides in groups.rides[chosen]], padding=3, fontsize=8)
     axes.plot(errors, places, **MARKS)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(places, labels)
@@ -123,7 +124,7 @@ def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str])
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     low, high = _limits(rmse, errors)
-    axes.set(xlabel="minutes", xlim=(low, high * 1.35))  # with space for the number of rides
+    axes.set(xlabel="minutes", xlim=(low, high * 1.2))  # with space for the number of rides
     _put_legend_above(axes)
     return _as_svg(figure, "zones")
 
