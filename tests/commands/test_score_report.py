@@ -15,16 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from batch import scoring
 from batch.manifests import Counts, InputIdentity, Manifest, ModelIdentity, OutputFile
 from batch.months import Month
 from batch.places import open_place
 from batch.tables import make_schema
 from batch_job import Job, score_month, settings_from
 from scripts.cli import CommandError
-from scripts.scoring import sums as summing
 from scripts.scoring.page import make_page
 from scripts.scoring.report import write_report
-from scripts.scoring.sums import DurationSums, read_sums
+from scripts.scoring.sums import MILES, DurationSums, read_sums
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import ROOT, failed, finish
 from tests.trip_records import trip, write
@@ -57,11 +57,19 @@ def random_trips(number: int, seed: int) -> Iterator[dict[str, Any]]:
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Score two months, by a model whose name is an attack, and give the folder of the output."""
     folder = tmp_path_factory.mktemp("scored")
-    settings = settings_from({"MODEL_LOCATION": SAMPLE_MODEL, "MODEL_NAME": HOSTILE, "RUN_ID": VERSION})
     for month in MONTHS:
-        source = write(folder / month.file_name, random_trips(3000, seed=month.month))
-        score_month(Job(month, str(source), str(folder / "output")), settings)
+        write(folder / month.file_name, random_trips(3000, seed=month.month))
+    score(folder, str(folder / "output"))
     return folder / "output"
+
+
+def score(folder: Path, output: str) -> None:
+    """Score both months into files of several row groups."""
+    settings = settings_from({"MODEL_LOCATION": SAMPLE_MODEL, "MODEL_NAME": HOSTILE, "RUN_ID": VERSION})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "CHUNK_ROWS", 1000)
+        for month in MONTHS:
+            score_month(Job(month, f"{folder}/", output), settings)
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +168,11 @@ def test_the_pairs_with_the_largest_errors_are_those_of_the_predictions(output: 
     [
         ("hours", "hour(pickup_datetime)"),
         ("pickups", "CASE WHEN PULocationID BETWEEN 1 AND 265 THEN PULocationID ELSE 0 END"),
-        ("distances", " + ".join(f"(trip_distance >= {start})::INT" for start in summing.MILES[1:])),
+        ("distances", " + ".join(f"(trip_distance >= {start})::INT" for start in MILES[1:])),
     ],
 )
-def test_the_plotted_errors_are_those_of_the_predictions(
-    output: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, key: str
-) -> None:
-    """They do not depend on how many rows are read at once."""
-    monkeypatch.setattr(summing, "READ_ROWS", 100)
+def test_the_plotted_errors_are_those_of_the_predictions(output: Path, attribute: str, key: str) -> None:
+    """All row groups of all months count."""
     places = [open_place(str(output), month.place(VERSION)) for month in MONTHS]
     sums = read_sums([(place, manifest) for place in places if (manifest := place.read_manifest())])
     groups = getattr(sums, attribute)
@@ -187,9 +192,7 @@ def test_the_plotted_errors_are_those_of_the_predictions(
 
 def test_the_report_of_a_bucket_is_the_same(output: Path, report: Path, bucket: str, tmp_path: Path) -> None:
     """Nothing in the page depends on when it was written, or where the predictions lie."""
-    settings = settings_from({"MODEL_LOCATION": SAMPLE_MODEL, "MODEL_NAME": HOSTILE, "RUN_ID": VERSION})
-    for month in MONTHS:
-        score_month(Job(month, str(output.parent / month.file_name), f"s3://{bucket}/scored"), settings)
+    score(output.parent, f"s3://{bucket}/scored")
     file = tmp_path / "report.html"
     write_report(str(file), [*MONTHS, Month("green", 2023, 3)], MONTHS, f"s3://{bucket}/scored", VERSION)
     assert file.read_bytes() == report.read_bytes()
