@@ -68,7 +68,8 @@ def score_one(job: Job, settings: ModelSettings) -> None:
     began = time.perf_counter()
     outcome = running.score_with_bar(job, settings)
     if outcome.was_done:
-        CONSOLE.print(f"{job.month} was done before, by the same model from the same input: nothing was written")
+        text = f"{job.month} was done before, by the same model from the same input: nothing was written"
+        CONSOLE.print(text, highlight=False, soft_wrap=True)
     else:
         CONSOLE.print(shown.summary(outcome, time.perf_counter() - began))
     print(outcome.location)
