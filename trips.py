@@ -170,12 +170,29 @@ class TripFile:
         columns = [*self._chosen.values(), *self._own_ids]
         first_row = 0
         with _explained(self._name):
-            for batch in self._file.iter_batches(rows, columns=columns, use_threads=False):
-                raw = pa.table([_without_views(column) for column in batch.columns], names=batch.schema.names)
-                yield self._chunk(first_row, raw)
-                first_row += len(raw)
+            for groups in self._row_groups(rows):
+                for batch in self._file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
+                    raw = pa.table([_without_views(column) for column in batch.columns], names=batch.schema.names)
+                    yield self._chunk(first_row, raw)
+                    first_row += len(raw)
         if first_row != self.rows:
             raise TripRecordError(f"{self._name}: is damaged: it has {first_row:,} rows and says {self.rows:,}")
+
+    def _row_groups(self, rows: int) -> Iterator[list[int]]:
+        """Yield the numbers of row groups that are read together: at least ``rows`` rows, except in the end.
+
+        pyarrow keeps memory for each row group until it has read all that it was asked for.
+        """
+        groups: list[int] = []
+        pending = 0
+        for group in range(self._file.num_row_groups):
+            groups.append(group)
+            pending += self._file.metadata.row_group(group).num_rows
+            if pending >= rows:
+                yield groups
+                groups, pending = [], 0
+        if groups:
+            yield groups
 
     def _chunk(self, first_row: int, raw: Any) -> TripChunk:
         cells = _clean(raw, self._chosen, ())
