@@ -44,7 +44,7 @@ FENCES = {
     "prefect": ["batch_flow"],
     "prefect_dask": ["batch_flow"],
     "moto": ["scripts.localaws.moto"],
-    "pyarrow": ["trips", "batch", "scripts.models"],
+    "pyarrow": ["trips", "batch", "scripts.models", "scripts.benchmark.batch_files"],
     "mlflow": ["flavors", "scripts.models", "scripts.benchmark"],
     "boto3": ["clients", "scripts"],
     "rich": ["scripts"],
