@@ -1,6 +1,5 @@
 """Scoring a file: chunks of its rows become predictions or rejected rows, with one call of the model for each chunk."""
 
-import itertools
 from collections.abc import Callable, Collection
 from contextlib import closing
 from typing import Any, BinaryIO
@@ -70,15 +69,17 @@ def complete_ids(chunk: TripChunk, sha256: str) -> Any:
 
 def predict(chunk: TripChunk, ids: Any, model: Model) -> tuple[dict[int, float], dict[int, Reason]]:
     """Return the predicted values of a chunk's rows, and the reasons of those that have none, by the row's index."""
-    is_valid = chunk.is_valid.to_pylist()
-    valid = list(itertools.compress(itertools.count(), is_valid))
-    columns = (chunk.cells[name].take(_indices(valid)).to_pylist() for name in RIDE)
-    outcomes = dict(zip(valid, model.predict(list(map(Ride, *columns))), strict=True))
-    values = {row: outcome for row, outcome in outcomes.items() if isinstance(outcome, float)}
-    reasons = {row: Reason("prediction", str(outcomes[row])) for row in outcomes.keys() - values.keys()}
-    invalid = [row for row, is_ride in enumerate(is_valid) if not is_ride]
-    rides = chunk.cells.select(RIDE).take(_indices(invalid)).to_pylist()
-    for row, ride, ride_id in zip(invalid, rides, ids.take(_indices(invalid)).to_pylist(), strict=True):
+    valid, invalid = pc.indices_nonzero(chunk.is_valid), pc.indices_nonzero(pc.invert(chunk.is_valid))
+    columns = (chunk.cells[name].take(valid).to_pylist() for name in RIDE)
+    values: dict[int, float] = {}
+    reasons: dict[int, Reason] = {}
+    for row, outcome in zip(valid.to_pylist(), model.predict(list(map(Ride, *columns))), strict=True):
+        if isinstance(outcome, float):
+            values[row] = outcome
+        else:
+            reasons[row] = Reason("prediction", str(outcome))
+    rides = chunk.cells.select(RIDE).take(invalid).to_pylist()
+    for row, ride, ride_id in zip(invalid.to_pylist(), rides, ids.take(invalid).to_pylist(), strict=True):
         reasons[row] = explain(ride, ride_id)
     return values, dict(sorted(reasons.items()))
 

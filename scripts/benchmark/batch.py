@@ -24,6 +24,7 @@ from scripts.scoring.shown import BYTES_PER_UNIT
 from trips import COLOURS, MONTH_IN_NAME, TripFile
 
 COURSE_SCRIPT, OURS_BATCH, OURS_PINNED = "course", "ours", "ours, pickle"
+RESULT = "result.parquet"
 OTHER_SETTINGS = ("MODEL_BUCKET", "MODEL_SHA256", "PREDICTION_FIELD", "MLFLOW_EXPERIMENT_ID")
 """Variables that are removed, so that the programs run with their defaults."""
 
@@ -80,9 +81,8 @@ def measure(
 ) -> dict[BatchCell, list[BatchSample]]:
     """Measure the programs with one model, and return the samples of each.
 
-    The first process of each program is not counted: it reads files into the page cache and writes bytecode. Its
-    predictions are compared. Only the batch job gets the longest file, once, because the script would need the memory
-    for all of its rides at the same time.
+    The programs' predictions for the month are compared. Only the batch job gets the longest file, once, because the
+    script would need the memory for all of its rides at the same time.
 
     ``advance`` is called after each of the turns that ``count_turns`` counts. Raises CommandError if a program fails,
     or if the predictions differ.
@@ -93,28 +93,26 @@ def measure(
     for times, path in files.items():
         if not path.exists():
             repeat(file, times, path)
+    found: defaultdict[BatchCell, list[BatchSample]] = defaultdict(list)
 
-    def score(cell: BatchCell, output: Path) -> BatchSample:
+    def score(cell: BatchCell, output: Path) -> None:
+        output.mkdir()
         program = PROGRAMS[cell.program]
         module, *others = program.arguments(files[cell.times], output)
-        environment = make_variables(program, model, files[cell.times], output)
         command = [str(pythons[cell.program]), "-m", module, *month, *others]
-        sample = run_on_one_core(cell.program, command, environment)
+        environment = make_variables(program, model, files[cell.times], output)
+        found[cell].append(run_on_one_core(cell.program, command, environment))
         advance()
-        return sample
 
-    found: defaultdict[BatchCell, list[BatchSample]] = defaultdict(list)
-    with TemporaryDirectory(dir=folder) as first:
-        outputs = {name: Path(first, str(place)) for place, name in enumerate(PROGRAMS)}
-        for name, own in outputs.items():
-            own.mkdir()
-            score(BatchCell(1, name), own)
-        for name in (OURS_BATCH, OURS_PINNED):
-            check_agreement(next(outputs[name].rglob("part-*.parquet")), outputs[COURSE_SCRIPT] / "result.parquet")
-    cells = [BatchCell(times, name) for times in plan.repeats for name in PROGRAMS]
-    for cell in [*(cells * plan.rounds), BatchCell(plan.longest, OURS_BATCH)]:
-        with TemporaryDirectory(dir=folder) as output:
-            found[cell].append(score(cell, Path(output)))
+    for times in plan.repeats * plan.rounds:
+        with TemporaryDirectory(dir=folder) as temporary:
+            outputs = {name: Path(temporary, str(place)) for place, name in enumerate(PROGRAMS)}
+            for name, output in outputs.items():
+                score(BatchCell(times, name), output)
+            for name in PROGRAMS.keys() - {COURSE_SCRIPT} if times == 1 else ():
+                check_agreement(next(outputs[name].rglob("part-*.parquet")), outputs[COURSE_SCRIPT] / RESULT)
+    with TemporaryDirectory(dir=folder) as temporary:
+        score(BatchCell(plan.longest, OURS_BATCH), Path(temporary, "output"))
     return found
 
 
@@ -128,7 +126,7 @@ def find_pythons(plan: Plan) -> dict[str, Path]:
 
 def count_turns(plan: Plan) -> int:
     """Return the number of processes with one model."""
-    return len(PROGRAMS) * (1 + len(plan.repeats) * plan.rounds) + 1
+    return len(PROGRAMS) * len(plan.repeats) * plan.rounds + 1
 
 
 def make_variables(program: Program, model: LoggedModel, file: Path, output: Path) -> dict[str, str]:
@@ -139,7 +137,7 @@ def make_variables(program: Program, model: LoggedModel, file: Path, output: Pat
         "INPUT_FILE": str(file),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MODEL_LOCATION": str(model.folders[program.serialization]),
-        "OUTPUT_FILE": str(output / "result.parquet"),
+        "OUTPUT_FILE": str(output / RESULT),
         "PYTHONPATH": str(ROOT),
         "RUN_ID": model.run_id,
     }

@@ -54,9 +54,8 @@ def check_agreement(ours: Path, course: Path) -> int:
     for ride, duration in _read(ours):
         other = next((found for same, found in rest if same == ride), None)
         if other is None or not math.isclose(duration, other, rel_tol=0, abs_tol=TOLERANCE):
-            raise CommandError(
-                f"the batch job predicts {duration} for the ride {ride}, and the course's script {other}"
-            )
+            values = f"{duration} minutes for the ride {ride}, and the course's script {other}"
+            raise CommandError(f"the batch job predicts {values}: one of them is wrong")
         count += 1
     if count == 0:
         raise CommandError(f"no ride is in both {ours.name} and {course.name}: give --data a file of usual trips")
