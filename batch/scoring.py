@@ -5,6 +5,7 @@ from contextlib import closing
 from typing import Any, BinaryIO
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,7 +16,11 @@ from rides import RIDE_ID, Ride, RideEvent
 from trips import RIDE, TripChunk, TripFile
 
 CHUNK_ROWS = 32_768
-"""The rows that are in memory at once."""
+"""The rows that are in memory at once, and in a row group of the predictions. With half as many or twice as many, a
+month takes as long or longer."""
+HEXADECIMAL = np.frombuffer(b"0123456789abcdef", np.uint8)
+DIGIT_SHIFTS = np.arange(44, -1, -4)
+"""By how many bits a row's index is shifted for each of its twelve digits."""
 
 
 def score_file(
@@ -62,9 +67,18 @@ def complete_ids(chunk: TripChunk, sha256: str) -> Any:
     own = chunk.cells[RIDE_ID].combine_chunks()
     if own.null_count == 0:
         return own
-    start = f"{sha256[:8]}-{sha256[8:12]}-8{sha256[12:15]}-8{sha256[15:18]}-"
-    rows = range(chunk.first_row, chunk.first_row + len(own))
-    return pc.coalesce(own, pa.array([f"{start}{row:012x}" for row in rows], pa.string()))
+    return pc.coalesce(own, _make_ids(sha256, chunk.first_row, len(own)))
+
+
+def _make_ids(sha256: str, first_row: int, rows: int) -> Any:
+    # All digits at once, because a text of Python for each row takes six times as long.
+    start = f"{sha256[:8]}-{sha256[8:12]}-8{sha256[12:15]}-8{sha256[15:18]}-".encode()
+    text = np.empty((rows, len(start) + len(DIGIT_SHIFTS)), np.uint8)
+    text[:, : len(start)] = np.frombuffer(start, np.uint8)
+    indices = np.arange(first_row, first_row + rows)
+    text[:, len(start) :] = HEXADECIMAL[indices[:, np.newaxis] >> DIGIT_SHIFTS & 15]
+    ends = np.arange(0, text.size + 1, text.shape[1], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(ends), pa.py_buffer(text)])
 
 
 def predict(chunk: TripChunk, ids: Any, model: Model) -> tuple[dict[int, float], dict[int, Reason]]:

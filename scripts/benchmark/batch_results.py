@@ -82,21 +82,21 @@ def _median(samples: Sequence[BatchSample]) -> BatchSample:
 
 def batch_tables(rows: Sequence[BatchRow], rates: Sequence[RateRow], model: str) -> list[Table]:
     """Return the tables of one model."""
-    names = ("wall s", "CPU s", "peak MB", "rows/s", "ours is faster")
+    names = ("wall s", "CPU s", "peak MB", "rows/s", "ratio")
     processes = _table(f"Whole processes, {model}", "rows", "program", *names)
     for row in rows:
         if row.model == model:
             figures = (row.wall, row.cpu, row.peak_memory, row.rows_per_second, row.course_to_this)
             processes.add_row(f"{row.rows:,}", row.program, *map(format_figure, figures))
-    further = _table(f"Further rows, {model}", "program", "rows/s", "rows/CPU s", "ours is faster")
+    further = _table(f"Further rows, {model}", "program", "rows/s", "rows/CPU s", "ratio")
     for rate in rates:
         if rate.model == model:
             rates_of_program = (rate.rows_per_second, rate.rows_per_cpu_second, rate.ours_is_faster)
             further.add_row(rate.program, *map(format_figure, rates_of_program))
-    further.caption = (
-        "All on one core. The second table leaves out the start of the process and of the model: it has the rows that a"
-        f" longer file has more, by the time that they take more. {NOT_MEASURED}: not measured"
+    processes.caption = (
+        f"On one core. ratio: the time of the course's script divided by this program's. {NOT_MEASURED}: not measured"
     )
+    further.caption = "What a longer file has more than the month, so without the start and without loading the model"
     return [processes, further]
 
 

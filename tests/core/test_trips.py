@@ -14,7 +14,7 @@ import pytest
 
 from rides import Ride, RideEvent
 from tests.trip_records import PICKUP, trip, write
-from trips import TripEvents, TripRecordError, ride_events, training_trips
+from trips import TripEvents, TripFile, TripRecordError, ride_events, training_trips
 
 
 def ids(trips: TripEvents) -> list[int | str]:
@@ -289,3 +289,19 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
     columns = "DOLocationID, trip_distance, lpep_dropoff_datetime or tpep_dropoff_datetime;"
     with pytest.raises(TripRecordError, match=rf"trips\.parquet: no column {columns}"):
         training_trips(tmp_path / "trips.parquet")
+
+
+@pytest.mark.parametrize("run_rows", [1, 7, 1_000])
+@pytest.mark.parametrize("group_rows", [1, 3, 10, 100])
+def test_chunks_have_all_rows_in_order(
+    tmp_path: Path, group_rows: int, run_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row groups of any size are read in runs of any length, and no chunk is larger than it may be."""
+    monkeypatch.setattr("trips.RUN_ROWS", run_rows)
+    table = pq.read_table(write(tmp_path / "trips.parquet", [trip(trip_distance=float(row)) for row in range(25)]))
+    pq.write_table(table, tmp_path / "grouped.parquet", row_group_size=group_rows)
+    with (tmp_path / "grouped.parquet").open("rb") as file:
+        chunks = list(TripFile(file, "grouped.parquet").chunks(8))
+    assert [miles for chunk in chunks for miles in chunk.cells["trip_distance"].to_pylist()] == list(range(25))
+    assert [chunk.first_row for chunk in chunks] == [chunk.cells["trip_distance"][0].as_py() for chunk in chunks]
+    assert max(len(chunk.raw) for chunk in chunks) <= 8
