@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from artifacts import ModelError
 from batch.manifests import Counts, ModelIdentity
 from batch.tables import Predictions, Reason, Rejections, RunningCounts
 from model import Model
-from rides import RIDE_ID, Ride, RideEvent
+from rides import RIDE_ID, Ride, RideEvent, encodable
 from trips import RIDE, TripChunk, TripFile
 
 CHUNK_ROWS = 32_768
@@ -41,7 +42,8 @@ def score_file(
         outputs: open files for the predictions and for the rejected rows.
         advance: called after each chunk with its rows, and with the rows of the whole file.
 
-    Returns the counts, and the types of the predictions' columns. Raises TripRecordError if the file is damaged.
+    Returns the counts, and the types of the predictions' columns. Raises TripRecordError if the file is damaged,
+    and ModelError if the model runs out of memory.
     """
     counts = RunningCounts()
     # Closed even if a chunk fails: otherwise pyarrow would do it later, in a file that is closed by then.
@@ -82,16 +84,23 @@ def _make_ids(sha256: str, first_row: int, rows: int) -> Any:
 
 
 def predict(chunk: TripChunk, ids: Any, model: Model) -> tuple[dict[int, float], dict[int, Reason]]:
-    """Return the predicted values of a chunk's rows, and the reasons of those that have none, by the row's index."""
+    """Return the predicted values of a chunk's rows, and the reasons of those that have none, by the row's index.
+
+    Raises ModelError if the model runs out of memory.
+    """
     valid, invalid = pc.indices_nonzero(chunk.is_valid), pc.indices_nonzero(pc.invert(chunk.is_valid))
     columns = (chunk.cells[name].take(valid).to_pylist() for name in RIDE)
+    try:
+        outcomes = model.predict(list(map(Ride, *columns)))
+    except MemoryError as error:
+        raise ModelError(f"the model ran out of memory with {len(valid):,} rides: give the job more memory") from error
     values: dict[int, float] = {}
     reasons: dict[int, Reason] = {}
-    for row, outcome in zip(valid.to_pylist(), model.predict(list(map(Ride, *columns))), strict=True):
+    for row, outcome in zip(valid.to_pylist(), outcomes, strict=True):
         if isinstance(outcome, float):
             values[row] = outcome
         else:
-            reasons[row] = Reason("prediction", str(outcome))
+            reasons[row] = Reason("prediction", encodable(str(outcome)))
     rides = chunk.cells.select(RIDE).take(invalid).to_pylist()
     for row, ride, ride_id in zip(invalid.to_pylist(), rides, ids.take(invalid).to_pylist(), strict=True):
         reasons[row] = explain(ride, ride_id)
