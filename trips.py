@@ -169,11 +169,14 @@ class TripFile:
         columns = [*self._chosen.values(), *self._own_ids]
         first_row = 0
         with _explained(self._name):
-            for groups in self._runs():
-                for batch in self._file.iter_batches(rows, groups, columns, use_threads=False):
-                    raw = pa.table(batch)
-                    yield self._chunk(first_row, raw)
-                    first_row += len(raw)
+            for batch in self._batches(rows, columns):
+                raw = pa.table(batch)
+                yield self._chunk(first_row, raw)
+                first_row += len(raw)
+
+    def _batches(self, rows: int, columns: list[str]) -> Iterator[Any]:
+        for groups in self._runs():
+            yield from self._file.iter_batches(rows, groups, columns, use_threads=False)
 
     def _runs(self) -> Iterator[list[int]]:
         """Yield the row groups in runs: pyarrow keeps what it has read of a group until the last one of its run."""
