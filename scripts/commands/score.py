@@ -12,8 +12,10 @@ run completes it. A month is stale if its input or its model has changed since t
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -23,7 +25,7 @@ from batch.plan import PlannedMonth, make_plan
 from batch_job import Job, add_places, identify_model, settings_from
 from scripts import cli
 from scripts.cli import CONSOLE
-from scripts.scoring import running, shown
+from scripts.scoring import flow_runs, running, shown
 from settings import ModelSettings
 from trips import COLOURS
 
@@ -35,8 +37,12 @@ examples:
   score green 2023 2 --input green_tripdata_2023-02.parquet --model s3://my-models/1/models/m-0123/artifacts
   score --plan --from 2022-01 --to 2023-03 green
   score --run --from 2022-01 --to 2023-03 green --jobs 2 --output s3://my-predictions
+  score --flow --from 2022-01 --to 2023-03 green
+  score green --from 2022-01 --to 2023-03 --output s3://my-predictions --dask tcp://scheduler:8786
 """
 EXPLAINED = batch_job.EXPLAINED
+LOCAL_CLUSTER = "local"
+"""The value of the flow's parameter for a cluster that the flow makes."""
 
 
 def main() -> int:
@@ -44,9 +50,11 @@ def main() -> int:
     options = parse_arguments()
     cli.choose_model(os.environ, options.model)
     settings = settings_from(os.environ)
-    if not (options.plan or options.run):
+    if not (options.plan or options.run or options.flow):
         score_one(Job(options.months[0], options.input, options.output, options.force), settings)
         return 0
+    if options.flow:
+        return score_with_flow(options)
     model = identify_model(settings)
     plan = make_plan(options.months, options.input, options.output, model)
     if options.plan:
@@ -75,6 +83,38 @@ def score_due(plan: Sequence[PlannedMonth], options: argparse.Namespace) -> int:
     return 1 if any(result.error for result in results) else 0
 
 
+def score_with_flow(options: argparse.Namespace) -> int:
+    """Score the months that are missing or stale in a run of the flow. Raises CommandError if it fails."""
+    # A worker of Dask may have another working folder.
+    os.environ["MODEL_LOCATION"] = absolute(os.environ.get("MODEL_LOCATION", ""))
+    parameters = {
+        "colour": options.colour,
+        "first": str(options.months[0]),
+        "last": str(options.months[-1]),
+        "input": options.input and absolute(options.input),
+        "output": absolute(options.output),
+        "dask": options.dask,
+    }
+    rows, error = flow_runs.run_flow(parameters)
+    if rows:
+        CONSOLE.print(shown.rows_table(rows))
+    if error:
+        raise cli.CommandError(error)
+    return 0
+
+
+def absolute(location: str) -> str:
+    """Return a location as it is understood in any working folder."""
+    return location if "://" in location or not location else str(Path(location).absolute())
+
+
+def scheduler(text: str) -> str:
+    """Convert the value of ``--dask``. Raises ArgumentTypeError."""
+    if text != LOCAL_CLUSTER and not re.fullmatch(r"(tcp|tls|ws|wss)://[^/]+:\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a scheduler's address such as tcp://scheduler:8786")
+    return text
+
+
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, with ``months`` in the place of the month or the two months in it."""
     parser = cli.parser(__doc__, EPILOG)
@@ -87,9 +127,15 @@ def parse_arguments() -> argparse.Namespace:
     add("--plan", action="store_true", help="show which months are done, missing or stale, by their manifests")
     add("--run", action="store_true", help="score the months that are missing or stale, and replace the stale ones")
     add("--jobs", metavar="N", type=cli.count, default=1, help="months at once, for --run (default: %(default)s)")
+    add("--flow", action="store_true", help="score what --run would score, as a Prefect flow: docs/batch-flow.md")
+    dask = "run the flow on the cluster of a Dask scheduler; without ADDRESS, on a cluster of two workers made for it"
+    add("--dask", metavar="ADDRESS", nargs="?", const=LOCAL_CLUSTER, type=scheduler, help=dask)
     add_places(parser)
     cli.add_model(parser)
     options = parser.parse_args()
+    options.flow = options.flow or bool(options.dask)
+    if options.flow and (options.plan or options.force or options.jobs > 1):
+        parser.error("--flow and --dask go without --plan, --jobs and --force: a stale month is replaced")
     try:
         options.months = find_months(options)
     except ValueError as error:
@@ -100,8 +146,8 @@ def parse_arguments() -> argparse.Namespace:
 def find_months(options: argparse.Namespace) -> list[Month]:
     """Return the months that the options name. Raises ValueError."""
     if options.first and options.year is None:
-        if not (options.plan or options.run):
-            raise ValueError("--from needs --plan, which shows what there is to do, or --run, which does it")
+        if not (options.plan or options.run or options.flow):
+            raise ValueError("--from needs --plan, which shows what there is to do, or --run or --flow, which do it")
         first = Month.parse(options.colour, options.first)
         return list(months_between(first, Month.parse(options.colour, options.last or options.first)))
     if options.month is None or options.first or options.last:
