@@ -4,12 +4,13 @@
     due      -- score --> scored | failed            an error that may pass is retried
     outcomes -- table --> an artifact                the flow fails if a month failed
 
-If a worker is killed, or if an attempt fails, the task runs again. Its month is exactly once in the output all the same,
-because the batch job sees to that.
+If a worker is killed, or if an attempt fails, the task runs again. Its month is exactly once in the output all the
+same, because the batch job sees to that.
 """
 
 import contextlib
 import ipaddress
+import logging
 import os
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -160,6 +161,8 @@ def attempt(call: Callable[[], Any]) -> Outcome:
 
 def make_runner(dask: str) -> DaskTaskRunner:
     """Return what runs tasks on a Dask cluster. Raises SettingsError if its workers cannot reach Prefect's server."""
+    # Dask reports each connection.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     if dask == LOCAL:
         limits = {"n_workers": WORKERS, "threads_per_worker": 1, "memory_limit": WORKER_MEMORY}
         return DaskTaskRunner(cluster_kwargs={**limits, "dashboard_address": None})

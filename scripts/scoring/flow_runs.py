@@ -5,6 +5,7 @@ pipe closes, because the command ended or was killed, the process kills the grou
 months that it was writing are safe.
 """
 
+import atexit
 import contextlib
 import http.client
 import json
@@ -15,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from scripts.cli import CommandError
@@ -26,8 +26,8 @@ SERVER = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_
 """What Prefect itself sets for a temporary server."""
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 10
-"""How long an interrupted run may take to tell Prefect so."""
+GRACE_SECONDS = 5
+"""How long an interrupted run may take to tell Prefect so, and a server to end."""
 
 
 def run_flow(parameters: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
@@ -38,11 +38,12 @@ def run_flow(parameters: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         command, stdin=pipe, stdout=pipe, env={**NOT_TRACKED, **os.environ}, text=True, start_new_session=True
     ) as process:
         try:
-            answer = process.stdout.read() if process.stdout else ""
+            answer = process.stdout.readline() if process.stdout else ""
+            # It still sends its last logs.
+            wait(process)
         except BaseException:
             process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_SECONDS)
+            wait(process)
             raise
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -56,18 +57,18 @@ def run_flow(parameters: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
 def main() -> None:
     """Run the flow with the parameters on the command line, and print what ``run_flow`` returns as JSON."""
     threading.Thread(target=end_with_parent, daemon=True).start()
-    with contextlib.nullcontext() if os.environ.get("PREFECT_API_URL") else temporary_server():
-        # Imported here, when the server is starting already, because it takes seconds.
+    rows, error = [], ""
+    try:
+        if not os.environ.get("PREFECT_API_URL"):
+            start_temporary_server()
+        # Imported here, after the variable is set, because Prefect reads it once.
         import batch_flow
 
-        rows, error = [], ""
-        try:
-            rows = batch_flow.score_months(**json.loads(sys.argv[1]))
-        except batch_flow.FailedMonthsError as failure:
-            rows, error = failure.rows, str(failure)
-        except Exception as failure:
-            error = batch_flow.in_one_line(failure)
-    print(json.dumps([rows, error]))
+        rows = batch_flow.score_months(**json.loads(sys.argv[1]))
+    except Exception as failure:
+        # Prefect has logged the traceback of an error that nobody expects.
+        rows, error = getattr(failure, "rows", []), " ".join(str(failure).split()) or type(failure).__name__
+    print(json.dumps([rows, error]), flush=True)
 
 
 def end_with_parent() -> None:
@@ -76,9 +77,8 @@ def end_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-@contextlib.contextmanager
-def temporary_server() -> Iterator[None]:
-    """Run a Prefect server for the length of the block, and let this process and its children use it.
+def start_temporary_server() -> None:
+    """Start a Prefect server, and let this process and its children use it. Raises CommandError.
 
     Prefect would start one as well, but each Dask worker would start its own.
     """
@@ -86,18 +86,27 @@ def temporary_server() -> Iterator[None]:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    options = [f"--port={port}", "--log-level=error", "--lifespan=on"]
+    options = [f"--host={HOST}", f"--port={port}", "--log-level=error", "--lifespan=on"]
     server = subprocess.Popen([*command, *options], env={**os.environ, **SERVER}, stdin=subprocess.DEVNULL, stdout=2)
+    # Before Prefect is imported, so that it happens after Prefect has sent its last logs to the server.
+    atexit.register(end, server)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
-    try:
-        while not is_up(port):
-            if server.poll() is not None:
-                raise CommandError("Prefect's temporary server could not start; its messages are above")
-            time.sleep(POLL_SECONDS)
-        yield
-    finally:
-        server.terminate()
-        server.wait()
+    while not is_up(port):
+        if server.poll() is not None:
+            raise CommandError("Prefect's temporary server could not start; its messages are above")
+        time.sleep(POLL_SECONDS)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Let a process end."""
+    process.terminate()
+    wait(process)
+
+
+def wait(process: subprocess.Popen[Any]) -> None:
+    """Wait for the end of a process, but not for long: in the end the whole group is killed."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
 
 
 def is_up(port: int) -> bool:
