@@ -14,8 +14,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from scripts.cli import CommandError
@@ -82,6 +84,13 @@ def start_temporary_server() -> None:
 
     Prefect would start one as well, but each Dask worker would start its own.
     """
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        hint = "set PREFECT_HOME to a folder where Prefect may keep its data"
+        raise CommandError(f"{home}: cannot be written: {error.strerror}: {hint}") from error
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]

@@ -1,5 +1,6 @@
 """The flow: the months that it chooses, what it retries, a backfill, its errors, and its end."""
 
+import json
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -121,8 +122,6 @@ def test_a_backfill_scores_what_is_missing_and_a_failed_month_does_not_stop_the_
 
 def json_rows(artifact: dict[str, object]) -> list[dict[str, str]]:
     """Return the rows of a table artifact."""
-    import json
-
     rows: list[dict[str, str]] = json.loads(str(artifact["data"]))
     return rows
 
@@ -131,6 +130,10 @@ def json_rows(artifact: dict[str, object]) -> list[dict[str, str]]:
     ("variables", "line"),
     [
         ({"MODEL_LOCATION": "/no/model"}, "score: there is no folder /no/model"),
+        (
+            {"PREFECT_API_URL": "", "PREFECT_HOME": "/dev/null/home"},
+            "score: /dev/null/home: cannot be written: Not a directory: set PREFECT_HOME to a folder",
+        ),
         ({"PREFECT_API_URL": "http://127.0.0.1:1/api"}, "score: Failed to reach API at http://127.0.0.1:1/api/"),
     ],
     ids=lambda value: "".join(value) if isinstance(value, dict) else "",
