@@ -26,6 +26,7 @@ from batch_job import Job, add_places, identify_model, settings_from
 from scripts import cli
 from scripts.cli import CONSOLE
 from scripts.scoring import flow_runs, running, shown
+from scripts.scoring.running import MonthResult
 from settings import ModelSettings
 from trips import COLOURS
 
@@ -35,6 +36,7 @@ Variables: MODEL_LOCATION and the other variables of the model (docs/formats.md)
 examples:
   score green 2023 2
   score green 2023 2 --input green_tripdata_2023-02.parquet --model s3://my-models/1/models/m-0123/artifacts
+  score green 2023 2 --report 2023-02.html
   score --plan --from 2022-01 --to 2023-03 green
   score --run --from 2022-01 --to 2023-03 green --jobs 2 --output s3://my-predictions
   score --flow --from 2022-01 --to 2023-03 green
@@ -48,18 +50,24 @@ LOCAL_CLUSTER = "local"
 def main() -> int:
     """Score or plan as the command line says; return the exit code, which is 1 if a month failed."""
     options = parse_arguments()
+    if options.report:
+        cli.check_writable(options.report)  # before minutes have passed
     cli.choose_model(os.environ, options.model)
     settings = settings_from(os.environ)
     if not (options.plan or options.run or options.flow):
         score_one(Job(options.months[0], options.input, options.output, options.force), settings)
+        report(options, options.months, settings)
         return 0
     if options.flow:
-        return score_with_flow(options)
+        return score_with_flow(options, settings)
     model = identify_model(settings)
     plan = make_plan(options.months, options.input, options.output, model)
     if options.plan:
         Console().print(shown.plan_table(plan, model.version))
-    return score_due(plan, options) if options.run else 0
+    results = score_due(plan, options) if options.run else []
+    scored = [result.month for result in results if result.outcome]
+    report(options, [planned.month for planned in plan if planned.state == "done"] + scored, settings)
+    return 1 if any(result.error for result in results) else 0
 
 
 def score_one(job: Job, settings: ModelSettings) -> None:
@@ -73,17 +81,27 @@ def score_one(job: Job, settings: ModelSettings) -> None:
     print(outcome.location)
 
 
-def score_due(plan: Sequence[PlannedMonth], options: argparse.Namespace) -> int:
-    """Score the months of a plan that are missing or stale, and return the exit code."""
+def score_due(plan: Sequence[PlannedMonth], options: argparse.Namespace) -> list[MonthResult]:
+    """Score the months of a plan that are missing or stale, and return what became of them."""
     jobs = [Job(due.month, options.input, options.output, due.state == "stale") for due in plan if due.is_due]
     with cli.progress_bar("months") as progress:
         found = running.score_in_processes(jobs, options.jobs)
         results = list(progress.track(found, len(jobs), description="Scoring"))
     CONSOLE.print(shown.results_table(results) if results else "Nothing is missing or stale")
-    return 1 if any(result.error for result in results) else 0
+    return results
 
 
-def score_with_flow(options: argparse.Namespace) -> int:
+def report(options: argparse.Namespace, done: Sequence[Month], settings: ModelSettings) -> None:
+    """Write the report about months that are scored, if the options ask for one."""
+    if options.report:
+        # Imported here because matplotlib takes a second to import.
+        from scripts.scoring.report import write_report
+
+        write_report(options.report, options.months, done, options.output, identify_model(settings).version)
+        CONSOLE.print(f"The report is {options.report}", highlight=False, soft_wrap=True, markup=False)
+
+
+def score_with_flow(options: argparse.Namespace, settings: ModelSettings) -> int:
     """Score the months that are missing or stale in a run of the flow. Raises CommandError if it fails."""
     # A worker of Dask may have another working folder.
     os.environ["MODEL_LOCATION"] = absolute(os.environ.get("MODEL_LOCATION", ""))
@@ -98,6 +116,8 @@ def score_with_flow(options: argparse.Namespace) -> int:
     rows, error = flow_runs.run_flow(parameters)
     if rows:
         CONSOLE.print(shown.rows_table(rows))
+    done = [row["month"] for row in rows if row["state"] in ("scored", "done")]
+    report(options, [month for month in options.months if str(month) in done], settings)
     if error:
         raise cli.CommandError(error)
     return 0
@@ -130,6 +150,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--flow", action="store_true", help="score what --run would score, as a Prefect flow: docs/batch-flow.md")
     dask = "run the flow on the cluster of a Dask scheduler; without ADDRESS, on a cluster of two workers made for it"
     add("--dask", metavar="ADDRESS", nargs="?", const=LOCAL_CLUSTER, type=scheduler, help=dask)
+    add("--report", metavar="FILE", help="write a page (HTML) about all of these months that are scored: plots, errors")
     add_places(parser)
     cli.add_model(parser)
     options = parser.parse_args()
