@@ -83,6 +83,6 @@ def find_files(output: Path) -> dict[str, set[str]]:
     return found
 
 
-def environment(home: Path, api: str = "") -> dict[str, str]:
+def environment(home: Path, api: str = "") -> dict[str, Any]:
     """Return the variables of a run that uses a server, or starts one."""
     return {"PREFECT_HOME": str(home), "PREFECT_API_URL": api, "MODEL_LOCATION": SAMPLE_MODEL, "PYTHONPATH": str(ROOT)}

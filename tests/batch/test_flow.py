@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import TaskRun
@@ -120,9 +121,9 @@ def test_a_backfill_scores_what_is_missing_and_a_failed_month_does_not_stop_the_
     assert find_files(output) == expected
 
 
-def json_rows(artifact: dict[str, object]) -> list[dict[str, str]]:
+def json_rows(artifact: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of a table artifact."""
-    rows: list[dict[str, str]] = json.loads(str(artifact["data"]))
+    rows: list[dict[str, Any]] = json.loads(str(artifact["data"]))
     return rows
 
 
