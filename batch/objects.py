@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 10
 """With the SDK's back-off, these attempts take about two minutes if S3 answers 503 to all of them."""
-MISSING = ("NoSuchKey", "NoSuchBucket", "404")
+MISSING = ("NoSuchKey", "404")
 FORBIDDEN = ("AccessDenied", "403")
+OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
 
 
 @functools.cache
@@ -49,9 +50,22 @@ def explained(what: str, kind: type[Exception], missing: type[Exception] | None 
     except (ClientError, BotoCoreError) as error:
         code = error_code(error)
         if code in MISSING:
-            place = "bucket" if code == "NoSuchBucket" else "object"
-            raise (missing or kind)(f"{what}: there is no such {place}") from error
-        if code in FORBIDDEN:
-            needed = "s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
-            raise kind(f"{what}: no permission: the role needs {needed} there") from error
-        raise kind(f"{what}: {error}") from error
+            raise (missing or kind)(f"{what}: there is no such object") from error
+        raise kind(f"{what}: {error}{_hint(code, error)}") from error
+
+
+def _hint(code: str, error: Exception) -> str:
+    """Return what to do about an error of S3 or of the SDK; empty if its own message says enough."""
+    from botocore.exceptions import NoCredentialsError
+
+    response = getattr(error, "response", None) or {}
+    if code == "NoSuchBucket":
+        return ": create the bucket, or check the URI"
+    if code in FORBIDDEN:
+        return ": the role needs s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there"
+    if code in OTHER_REGION:
+        region = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        return f": set AWS_DEFAULT_REGION to the bucket's region{f', {region}' if region else ''}"
+    if isinstance(error, NoCredentialsError):
+        return ": set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role"
+    return ": try again later" if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500 else ""
