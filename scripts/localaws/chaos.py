@@ -126,8 +126,9 @@ def serve(
     """Run the endpoint before ``upstream``, a URL, for the length of the block, on a free loopback port.
 
     ``decide`` is called for each PutRecords and PutObject, or, with ``decides_all``, for each request to S3 as well;
-    ``keeps_requests`` keeps all requests with their bodies. The end of the block ends every delay and closes every connection at once. Then an exception is raised that ``decide``
-    raised, or that reading a request did: the client only saw its connection closed, and would retry.
+    ``keeps_requests`` keeps all requests with their bodies. The end of the block ends every delay and closes every
+    connection at once. Then an exception is raised that ``decide`` raised, or that reading a request did: the client
+    only saw its connection closed, and would retry.
     """
     with ChaosEndpoint(upstream, decide, keeps_requests=keeps_requests, decides_all=decides_all) as endpoint:
         thread = threading.Thread(target=endpoint.serve_forever, args=(0.05,), daemon=True)
