@@ -1,19 +1,26 @@
 """Outputs of the batch job as other programs see them: a folder, or a bucket of moto's server."""
 
+import contextlib
 import io
 import shutil
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
+import pytest
 
 import batch_job
+from batch import objects
 from batch.manifests import MANIFEST, Manifest, decode_manifest
 from batch.months import Month
 from batch_job import Job
+from scripts.localaws import chaos
+from scripts.localaws.chaos import ChaosEndpoint
+from scripts.localaws.faults import Decide
 from tests.conftest import SAMPLE_MODEL
 from tests.trip_records import linear_trips, trip, write
 
@@ -142,3 +149,16 @@ def score(
     location = output.location if isinstance(output, Output) else output
     settings = batch_job.settings_from({"MODEL_LOCATION": str(model), "RUN_ID": VERSION})
     return batch_job.score_month(Job(MONTH, str(source), location, force), settings)
+
+
+@contextlib.contextmanager
+def behind(endpoint: str, decide: Decide) -> Iterator[ChaosEndpoint]:
+    """Put an endpoint that makes requests fail between the job and S3."""
+    with (
+        chaos.serve(endpoint, decide, keeps_requests=True, decides_all=True) as server,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
+        objects.client.cache_clear()
+        yield server
+    objects.client.cache_clear()
