@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import hashlib
-import tempfile
 import time
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
@@ -11,7 +10,7 @@ from typing import Any, BinaryIO
 from botocore.exceptions import ClientError
 
 from batch.manifests import MANIFEST, Manifest, OutputFile, encode_manifest, find_sha256
-from batch.objects import client, error_code, explained, split_uri
+from batch.objects import client, error_code, explained, split_uri, temporary_file
 from batch.outputs import OUR_NAME, REPLACED_LENGTH, BusyError, OutputError, Place
 
 CONFLICT = "ConditionalRequestConflict"
@@ -75,7 +74,7 @@ class ObjectPlace(Place):
     def temporary(self) -> Iterator[BinaryIO]:
         """Give a file of this machine that has no name, so that even a killed process leaves nothing behind."""
         try:
-            with tempfile.TemporaryFile() as file:
+            with temporary_file() as file:
                 yield file
         except OSError as error:
             reason = error.strerror or error

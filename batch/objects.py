@@ -1,9 +1,11 @@
-"""Objects in S3: the client that the batch job uses, and the SDK's errors as one line that says what to do."""
+"""Objects in S3: the client and the temporary files for them, and the SDK's errors as one line that says what to do."""
 
 import contextlib
 import functools
+import os
+import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import clients
 
@@ -15,6 +17,12 @@ ATTEMPTS = 10
 MISSING = ("NoSuchKey", "404")
 FORBIDDEN = ("AccessDenied", "403")
 OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
+
+
+def temporary_file() -> BinaryIO:
+    """Return an empty file that has no name, so that even a killed process leaves nothing behind. Raises OSError."""
+    # With the folder given: otherwise Python first writes a file with a name in it, to see whether it can.
+    return cast(BinaryIO, tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or "/tmp"))  # noqa: S108
 
 
 @functools.cache

@@ -6,7 +6,6 @@ A remote file is copied into a temporary file that has no name, so that even a k
 import contextlib
 import http.client
 import re
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 
 from batch.manifests import InputIdentity, find_sha256
 from batch.months import TRIP_DATA, Month
-from batch.objects import client, explained, split_uri
+from batch.objects import client, explained, split_uri, temporary_file
 from trips import TripRecordError
 
 TIMEOUT_SECONDS = 60
@@ -58,7 +57,7 @@ class Source:
     @contextlib.contextmanager
     def open(self, advance: Advance = lambda *_: None) -> Iterator[tuple[BinaryIO, InputIdentity]]:
         """Give the file, open at its beginning, and its identity. Raises TripRecordError if it cannot be read."""
-        with self._open_local() if self._is_local else tempfile.TemporaryFile() as file:
+        with self._open_local() if self._is_local else temporary_file() as file:
             tag = "" if self._is_local else self._fetch(file, advance)
             file.seek(0)
             digest = find_sha256(file)

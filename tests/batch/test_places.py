@@ -66,7 +66,10 @@ def change_rejections(output: Output) -> None:
 
 @pytest.mark.parametrize("damage", [damage_manifest, remove_part, change_rejections])
 def test_the_same_run_again_repairs_a_damage(output: Output, source: Path, damage: Callable[[Output], None]) -> None:
-    """It needs no --force, because the manifest is damaged, or of the same input and model."""
+    """It needs no --force, because the manifest is damaged, or of the same input and model.
+
+    Moto keeps the SHA-256 that it is sent, but, other than AWS, does not verify it.
+    """
     score(source, output)
     expected = digests(check_done(output.read()))
     damage(output)
@@ -204,7 +207,7 @@ def test_temporary_files_that_cannot_be_written_are_explained(
 ) -> None:
     """A run for S3 needs space on this machine; S3 gets nothing half."""
     hint = "set TMPDIR to a folder that has space"
-    monkeypatch.setattr(tempfile, "tempdir", str(mount("size=4k")))
+    monkeypatch.setenv("TMPDIR", str(mount("size=4k")))
     with pytest.raises(OutputError, match=rf"\Aa temporary file cannot be written: No space left on device: {hint}"):
         score(source, bucket_output)
     mount("ro")

@@ -134,7 +134,10 @@ def test_a_manifest_that_is_put_twice_has_won(
     fault: Fault,
     is_forced: bool,
 ) -> None:
-    """S3 refuses the second request, because the first one was applied; or it asks for a second request."""
+    """S3 refuses the second request, because the first one was applied; or it asks for a second request.
+
+    Moto's conditions are those that AWS documents, but it answers no request with a conflict.
+    """
     monkeypatch.setattr("batch.buckets.CONFLICT_SECONDS", 0)
     if is_forced:
         score(inputs[1], bucket_output)
