@@ -150,16 +150,16 @@ def kill_everywhere(scene: Scene, name: str, before: dict[str, Any] | None) -> i
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_any_system_call_is_completed_by_the_next(scene: Scene) -> None:
     """Before it, the month is missing or exact; after it, the output is that of an undisturbed run."""
-    assert kill_everywhere(scene, "first", None) > 8
+    assert kill_everywhere(scene, "first", None) >= 8
 
 
 @pytest.mark.slow
 def test_a_forced_run_that_is_killed_at_any_system_call_leaves_old_or_new_predictions(scene: Scene) -> None:
     """The manifest's files are there and exact at each instant, for another input and for another file of the model."""
     other_input = {"source": write_month(scene.folder / "input", 100)}
-    assert kill_everywhere(scene, "input", other_input) > 8
+    assert kill_everywhere(scene, "input", other_input) >= 8
     other_model = {"source": scene.source, "model": copy_model(scene.folder / "model")}
-    assert kill_everywhere(scene, "model", other_model) > 8
+    assert kill_everywhere(scene, "model", other_model) >= 8
 
 
 @pytest.mark.slow
