@@ -22,7 +22,7 @@ from typing import BinaryIO
 import msgspec
 
 from artifacts import ModelError
-from batch.manifests import MANIFEST, Counts, InputIdentity, Manifest, ModelIdentity, find_versions, now
+from batch.manifests import Counts, InputIdentity, Manifest, ModelIdentity, find_versions, now
 from batch.months import Month
 from batch.places import OutputError, Place, describe_file, open_place
 from batch.scoring import score_file
@@ -94,12 +94,15 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
     model = identify_model(settings)
     place = open_place(job.output, job.month.place(model.version))
     with Source.of(job.input, job.month).open(watcher.fetched) as (file, source), place.exclusive():
+        # Listed before the manifest is read: only then, a file that it does not name can be one that nobody needs.
+        names = place.names()
         before = place.read_manifest()
         if before and before.is_of(source, model) and all(map(place.holds, before.files)):
+            # A run that was killed after its commit has not removed the files that it replaced.
+            place.remove_unused(names, before)
             return ScoredMonth(place.location, True, before.counts)
         if before and not job.force:
             check_same(before, source, model, place)
-        unused = place.names() - {MANIFEST}
         with place.temporary() as predictions, place.temporary() as rejections:
             outputs = predictions, rejections
             trips = TripFile(file, source.location)
@@ -107,12 +110,12 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
             with loaded(settings) as predictor:
                 counts, columns = score_file(trips, source.sha256, predictor, model, outputs, watcher.scored)
             found = (
-                describe_file(predictions, "part-", ".parquet"),
-                describe_file(rejections, "_rejected-", ".jsonl.gz"),
+                describe_file(predictions, "part-", f"{place.suffix}.parquet"),
+                describe_file(rejections, "_rejected-", f"{place.suffix}.jsonl.gz"),
             )
             manifest = Manifest(*job.month, source, model, counts, *found, columns, find_versions(), now())
             commit(place, manifest, outputs)
-        place.remove(unused - manifest.names)
+        place.remove_unused(names, manifest)
     return ScoredMonth(place.location, False, manifest.counts)
 
 
@@ -167,16 +170,15 @@ def check_colour(trips: TripFile, month: Month, source: InputIdentity) -> None:
 
 
 def commit(place: Place, manifest: Manifest, outputs: tuple[BinaryIO, BinaryIO]) -> None:
-    """Make the files visible, the manifest last. If that fails, remove the files that no manifest names."""
+    """Make the files visible, the manifest last. If that fails, remove the files that nobody needs."""
     try:
         # In this order, so that a part without a manifest is visible for as short a time as possible.
-        place.publish(outputs[1], manifest.rejections.name)
-        place.publish(outputs[0], manifest.predictions.name)
+        place.publish(outputs[1], manifest.rejections)
+        place.publish(outputs[0], manifest.predictions)
         place.commit(manifest)
     except OutputError:
         with contextlib.suppress(OutputError):
-            winner = place.read_manifest()
-            place.remove(manifest.names - (winner.names if winner else set()))
+            place.remove_unused(manifest.names, place.read_manifest())
         raise
 
 

@@ -120,7 +120,8 @@ def find_versions() -> dict[str, str]:
 
 def now() -> str:
     """Return the time in UTC, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    # With microseconds: if two runs wrote the same manifest, S3 could not tell which of them has won.
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
 def find_sha256(file: BinaryIO) -> str:

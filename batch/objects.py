@@ -1,9 +1,11 @@
-"""Objects in S3: the client that the batch job uses, and the SDK's errors as one line that says what to do."""
+"""Objects in S3: the client and the temporary files for them, and the SDK's errors as one line that says what to do."""
 
 import contextlib
 import functools
+import os
+import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import clients
 
@@ -12,8 +14,15 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 10
 """With the SDK's back-off, these attempts take about two minutes if S3 answers 503 to all of them."""
-MISSING = ("NoSuchKey", "NoSuchBucket", "404")
+MISSING = ("NoSuchKey", "404")
 FORBIDDEN = ("AccessDenied", "403")
+OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
+
+
+def temporary_file() -> BinaryIO:
+    """Return an empty file that has no name, so that even a killed process leaves nothing behind. Raises OSError."""
+    # With the folder given: otherwise Python first writes a file with a name in it, to see whether it can.
+    return cast(BinaryIO, tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or "/tmp"))  # noqa: S108
 
 
 @functools.cache
@@ -49,9 +58,22 @@ def explained(what: str, kind: type[Exception], missing: type[Exception] | None 
     except (ClientError, BotoCoreError) as error:
         code = error_code(error)
         if code in MISSING:
-            place = "bucket" if code == "NoSuchBucket" else "object"
-            raise (missing or kind)(f"{what}: there is no such {place}") from error
-        if code in FORBIDDEN:
-            needed = "s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
-            raise kind(f"{what}: no permission: the role needs {needed} there") from error
-        raise kind(f"{what}: {error}") from error
+            raise (missing or kind)(f"{what}: there is no such object") from error
+        raise kind(f"{what}: {error}{_hint(code, error)}") from error
+
+
+def _hint(code: str, error: Exception) -> str:
+    """Return what to do about an error of S3 or of the SDK; empty if its own message says enough."""
+    from botocore.exceptions import NoCredentialsError
+
+    response = getattr(error, "response", None) or {}
+    if code == "NoSuchBucket":
+        return ": create the bucket, or check the URI"
+    if code in FORBIDDEN:
+        return ": the role needs s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there"
+    if code in OTHER_REGION:
+        region = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        return f": set AWS_DEFAULT_REGION to the bucket's region{f', {region}' if region else ''}"
+    if isinstance(error, NoCredentialsError):
+        return ": set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role"
+    return ": try again later" if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500 else ""

@@ -6,17 +6,16 @@ A remote file is copied into a temporary file that has no name, so that even a k
 import contextlib
 import http.client
 import re
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from batch.manifests import InputIdentity, find_sha256
 from batch.months import TRIP_DATA, Month
-from batch.objects import client, explained, split_uri
+from batch.objects import client, explained, split_uri, temporary_file
 from trips import TripRecordError
 
 TIMEOUT_SECONDS = 60
@@ -93,8 +92,7 @@ class Source:
 
     def _open_file(self) -> BinaryIO:
         with self._explained():
-            copy = tempfile.TemporaryFile
-            return cast(BinaryIO, Path(self.location).open("rb") if self._is_local else copy())
+            return Path(self.location).open("rb") if self._is_local else temporary_file()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

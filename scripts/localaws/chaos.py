@@ -55,10 +55,11 @@ class ChaosEndpoint(ThreadingHTTPServer):
     # ``server_close`` must wait for these threads: nothing may reach the local AWS after it.
     daemon_threads = False
 
-    def __init__(self, upstream: str, decide: Decide, *, keeps_requests: bool) -> None:
+    def __init__(self, upstream: str, decide: Decide, *, keeps_requests: bool, decides_all: bool) -> None:
         """Listen on a free loopback port."""
         self.upstream = upstream
         self.keeps_requests = keeps_requests
+        self.decides_all = decides_all
         self.requests: list[Request] = []
         """All requests that were handled, if the endpoint keeps them."""
         self.entry_counts: list[int] = []
@@ -119,14 +120,17 @@ class ChaosEndpoint(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serve(upstream: str, decide: Decide = no_fault, *, keeps_requests: bool = False) -> Iterator[ChaosEndpoint]:
+def serve(
+    upstream: str, decide: Decide = no_fault, *, keeps_requests: bool = False, decides_all: bool = False
+) -> Iterator[ChaosEndpoint]:
     """Run the endpoint before ``upstream``, a URL, for the length of the block, on a free loopback port.
 
-    ``decide`` is called for each PutRecords and PutObject; ``keeps_requests`` keeps all requests with their bodies. The
-    end of the block ends every delay and closes every connection at once. Then an exception is raised that ``decide``
-    raised, or that reading a request did: the client only saw its connection closed, and would retry.
+    ``decide`` is called for each PutRecords and PutObject, or, with ``decides_all``, for each request to S3 as well;
+    ``keeps_requests`` keeps all requests with their bodies. The end of the block ends every delay and closes every
+    connection at once. Then an exception is raised that ``decide`` raised, or that reading a request did: the client
+    only saw its connection closed, and would retry.
     """
-    with ChaosEndpoint(upstream, decide, keeps_requests=keeps_requests) as endpoint:
+    with ChaosEndpoint(upstream, decide, keeps_requests=keeps_requests, decides_all=decides_all) as endpoint:
         thread = threading.Thread(target=endpoint.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
@@ -199,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_plain = query in ("", "x-id=PutObject") and "x-amz-copy-source" not in self.headers
         if self.command == "PUT" and bucket_and_key.partition("/")[2] and is_plain:
             return "PutObject", (), bucket_and_key
-        return None
+        return ("other", (), bucket_and_key) if self.server.decides_all else None
 
     def _fail(self, failed: faults.FailedRequest) -> _Response:
         if "X-Amz-Target" in self.headers:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-Operation = Literal["PutRecords", "PutObject"]
-"""The operations that can fail. All other calls pass through unchanged."""
+Operation = Literal["PutRecords", "PutObject", "other"]
+"""The operations that can fail. All other calls pass through unchanged, unless the endpoint decides on them too."""
 THROTTLED = "ProvisionedThroughputExceededException"
 """The error code of an entry or a request that exceeds the throughput of its shard (API reference, PutRecords)."""
 
@@ -16,7 +16,7 @@ class Call:
     """A call that can fail: call ``number`` of its operation, counted from 0.
 
     ``entries`` are the entries of a PutRecords call as JSON has them, with ``Data`` in base64. ``key`` is the bucket
-    and the key of a PutObject call: ``bucket/a/key``.
+    and the key of a PutObject call, or of another one of S3: ``bucket/a/key``.
     """
 
     operation: Operation
