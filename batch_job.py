@@ -13,6 +13,7 @@ killed at any time, nothing half is visible, and the next run completes it.
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -161,6 +162,8 @@ def commit(place: Place, manifest: Manifest, outputs: tuple[BinaryIO, BinaryIO])
 
 def main() -> int:
     """Score the month that the command line names, and print the outcome as a line of JSON."""
+    # The first process of a container has no default action for signals, so it would ignore SIGTERM.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(
         "batch_job", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
