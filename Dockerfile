@@ -149,11 +149,12 @@ COPY --from=batch-packages /app/ ./
 COPY --from=python-model /opt/model/ /opt/model/
 COPY --from=batch-modules /app/ ./
 
-# Prefect keeps its settings and its database of a temporary server in its home, which must be writable; the next two
-# variables stop its telemetry.
+# Prefect keeps its settings, and the database of a temporary server, in its home. On a busy CPU, that server may take
+# longer to start than the 20 seconds that Prefect waits. The last two variables stop the telemetry of Prefect.
 ARG MODEL=""
 ENV MODEL_LOCATION=${MODEL:+/opt/model} JOBLIB_MULTIPROCESSING=0 \
-    PREFECT_HOME=/tmp/prefect DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
+    PREFECT_HOME=/tmp/prefect PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=120 \
+    DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
 USER 10001:10001
 # There is no ENTRYPOINT, because schedulers give the whole command.

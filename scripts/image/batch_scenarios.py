@@ -24,11 +24,17 @@ from scripts.localaws.faults import Call, Delayed, Fault
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
 
 ROWS = 2_000
-MEMORY_MB = 512
+MEMORY_MB, FLOW_MEMORY_MB = 512, 1024
+"""The memory of a job, and that of a flow with a temporary Prefect server beside it."""
 USER = 10001
 JOB = ("python3", "-m", "batch_job", *map(str, MONTH))
 SLEEP = ("python3", "-c", "import time; time.sleep(600)")
 """The command of a container in which the scenario runs others."""
+WORKER_COMMANDS = (
+    ("prefect", "flow-run", "execute", "--help"),
+    ("distributed.cli.dask_scheduler", "--version"),
+    ("distributed.cli.dask_worker", "--version"),
+)
 NO_S3 = "http://127.0.0.1:1"
 STOP_SECONDS = 60
 TERMINATED, KILLED = 128 + 15, 128 + 9
@@ -68,7 +74,13 @@ class BatchStage:
 
     @contextlib.contextmanager
     def run(
-        self, *command: str, image: str = "", volume: str = "", model: str = "sample", **variables: str
+        self,
+        *command: str,
+        image: str = "",
+        volume: str = "",
+        model: str = "sample",
+        memory_mb: int = MEMORY_MB,
+        **variables: str,
     ) -> Iterator[Container]:
         """Run a command in a container of its own, with a model from S3 unless the image has one."""
         stage = self.function_stage
@@ -77,14 +89,14 @@ class BatchStage:
             given["MODEL_LOCATION"] = f"{stage.models}/{model}"
         options = ["--stop-timeout=0", *([f"--volume={volume}"] if volume else [])]
         with container.run(
-            stage.engine, image or self.image, {**given, **variables}, MEMORY_MB, *options, command=command
+            stage.engine, image or self.image, {**given, **variables}, memory_mb, *options, command=command
         ) as name:
             yield Container(stage.engine, name)
 
     def score(self, source: str, output: str, *, image: str = "", volume: str = "", **variables: str) -> ScoredMonth:
         """Run the job to its end, and return its outcome. Raises ScenarioError if it fails."""
         command = (*JOB, f"--input={source}", f"--output={output}")
-        with self.run(*command, image=image, volume=volume, **variables) as job:
+        with self.run(*command, image=image, volume=volume, memory_mb=MEMORY_MB, **variables) as job:
             code, (stdout, stderr) = job.wait_until_ended(), job.output()
         expect("exit code and stderr", (code, stderr), (0, ""))
         return msgspec.json.decode(stdout, type=ScoredMonth)
@@ -191,6 +203,24 @@ def outlives_being_killed(stage: BatchStage) -> str:
     return _interrupt(stage, ("kill",), KILLED)
 
 
+def runs_the_flow(stage: BatchStage) -> str:
+    """Prefect starts a temporary server in the container, whose files are in ``/tmp``."""
+    call = f"score_months(first={str(MONTH)!r}, input={stage.source!r}, output={stage.output()!r})"
+    with stage.run("python3", "-c", f"from batch_flow import *; {call}", memory_mb=FLOW_MEMORY_MB) as flow:
+        code, (_, stderr) = flow.wait_until_ended(), flow.output()
+    if code:
+        raise ScenarioError(f"the flow ended with exit code {code}: {stderr[-300:]}")
+    return f"{read_complete(stage.place(stage.output())).counts.rows:,} rows in {FLOW_MEMORY_MB} MB"
+
+
+def has_the_commands_of_workers(stage: BatchStage) -> str:
+    """Prefect's workers and Dask start their processes with these modules."""
+    with stage.run(*SLEEP) as running:
+        for module, *arguments in WORKER_COMMANDS:
+            running.engine.call("exec", running.name, "python3", "-m", module, *arguments)
+    return ", ".join(module for module, *_ in WORKER_COMMANDS)
+
+
 BATCH_SCENARIOS: Sequence[Callable[[BatchStage], str]] = (
     holds_the_locked_packages_and_the_modules,
     is_confined,
@@ -201,6 +231,8 @@ BATCH_SCENARIOS: Sequence[Callable[[BatchStage], str]] = (
     explains_failures_in_a_line,
     ends_at_sigterm,
     outlives_being_killed,
+    runs_the_flow,
+    has_the_commands_of_workers,
 )
 
 
