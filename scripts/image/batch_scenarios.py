@@ -195,7 +195,7 @@ def explains_failures_in_a_line(stage: BatchStage) -> str:
 
 def ends_at_sigterm(stage: BatchStage) -> str:
     """In the middle of a month, the job ends before the engine kills it, and the next run completes the month."""
-    return _interrupt(stage, ("stop", f"--time={STOP_SECONDS}"), TERMINATED)
+    return _interrupt(stage, ("stop", "-t", str(STOP_SECONDS)), TERMINATED)
 
 
 def outlives_being_killed(stage: BatchStage) -> str:

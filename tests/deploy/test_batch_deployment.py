@@ -5,7 +5,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from scripts.image.batch_scenarios import MEMORY_MB, USER
 from scripts.localaws.chaos import ChaosEndpoint, serve
 from tests.conftest import SAMPLE_MODEL
 from tests.deploy.test_policies import as_calls, denied, grants, superfluous
-from tests.tools import ROOT
+from tests.tools import PATIENCE, ROOT
 from tests.trip_records import trip, write
 from trips import TripRecordError
 
@@ -169,3 +171,18 @@ def test_the_role_allows_what_the_job_does_and_nothing_else(
     given = grants(POLICY["Statement"])
     assert denied(calls, given) == []
     assert superfluous(calls, given) == []
+
+
+def test_the_job_ends_itself_at_sigterm(tmp_path: Path) -> None:
+    """Its exit code is not the kernel's, which has no default action for the first process of a container."""
+    fifo, output = tmp_path / "trips.parquet", tmp_path / "output"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "batch_job", *map(str, MONTH), f"--input={fifo}", f"--output={output}"]
+    environment = {**os.environ, "MODEL_LOCATION": SAMPLE_MODEL}
+    job = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    # Opening the file waits until the job has opened it, and the job then waits for what is written to it.
+    with job, fifo.open("wb"):
+        job.terminate()
+        _, stderr = job.communicate(timeout=PATIENCE)
+    assert (job.returncode, stderr) == (128 + signal.SIGTERM, b"")
+    assert not output.exists()
