@@ -288,7 +288,7 @@ def write(name: str, text: str) -> None:
         print(text)
         return
     try:
-        Path(name).write_text(f"{text}\n")
+        Path(name).write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise CommandError(f"{name} cannot be written: {error.strerror}") from error
 

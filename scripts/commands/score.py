@@ -24,6 +24,7 @@ from batch_job import Job, add_places, identify_model, settings_from
 from scripts import cli
 from scripts.cli import CONSOLE
 from scripts.scoring import running, shown
+from scripts.scoring.running import MonthResult
 from settings import ModelSettings
 from trips import COLOURS
 
@@ -33,6 +34,7 @@ Variables: MODEL_LOCATION and the other variables of the model (docs/formats.md)
 examples:
   score green 2023 2
   score green 2023 2 --input green_tripdata_2023-02.parquet --model s3://my-models/1/models/m-0123/artifacts
+  score green 2023 2 --report 2023-02.html
   score --plan --from 2022-01 --to 2023-03 green
   score --run --from 2022-01 --to 2023-03 green --jobs 2 --output s3://my-predictions
 """
@@ -42,16 +44,22 @@ EXPLAINED = batch_job.EXPLAINED
 def main() -> int:
     """Score or plan as the command line says; return the exit code, which is 1 if a month failed."""
     options = parse_arguments()
+    if options.report:
+        cli.check_writable(options.report)  # before minutes have passed
     cli.choose_model(os.environ, options.model)
     settings = settings_from(os.environ)
     if not (options.plan or options.run):
         score_one(Job(options.months[0], options.input, options.output, options.force), settings)
+        report(options, options.months, settings)
         return 0
     model = identify_model(settings)
     plan = make_plan(options.months, options.input, options.output, model)
     if options.plan:
         Console().print(shown.plan_table(plan, model.version))
-    return score_due(plan, options) if options.run else 0
+    results = score_due(plan, options) if options.run else []
+    scored = [result.month for result in results if result.outcome]
+    report(options, [planned.month for planned in plan if planned.state == "done"] + scored, settings)
+    return 1 if any(result.error for result in results) else 0
 
 
 def score_one(job: Job, settings: ModelSettings) -> None:
@@ -65,14 +73,24 @@ def score_one(job: Job, settings: ModelSettings) -> None:
     print(outcome.location)
 
 
-def score_due(plan: Sequence[PlannedMonth], options: argparse.Namespace) -> int:
-    """Score the months of a plan that are missing or stale, and return the exit code."""
+def score_due(plan: Sequence[PlannedMonth], options: argparse.Namespace) -> list[MonthResult]:
+    """Score the months of a plan that are missing or stale, and return what became of them."""
     jobs = [Job(due.month, options.input, options.output, due.state == "stale") for due in plan if due.is_due]
     with cli.progress_bar("months") as progress:
         found = running.score_in_processes(jobs, options.jobs)
         results = list(progress.track(found, len(jobs), description="Scoring"))
     CONSOLE.print(shown.results_table(results) if results else "Nothing is missing or stale")
-    return 1 if any(result.error for result in results) else 0
+    return results
+
+
+def report(options: argparse.Namespace, done: Sequence[Month], settings: ModelSettings) -> None:
+    """Write the report about months that are scored, if the options ask for one."""
+    if options.report:
+        # Imported here because matplotlib takes a second to import.
+        from scripts.scoring.report import write_report
+
+        write_report(options.report, options.months, done, options.output, identify_model(settings).version)
+        CONSOLE.print(f"The report is {options.report}", highlight=False, soft_wrap=True, markup=False)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -87,6 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--plan", action="store_true", help="show which months are done, missing or stale, by their manifests")
     add("--run", action="store_true", help="score the months that are missing or stale, and replace the stale ones")
     add("--jobs", metavar="N", type=cli.count, default=1, help="months at once, for --run (default: %(default)s)")
+    add("--report", metavar="FILE", help="write a page (HTML) about all of these months that are scored: plots, errors")
     add_places(parser)
     cli.add_model(parser)
     options = parser.parse_args()

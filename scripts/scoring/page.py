@@ -1,0 +1,245 @@
+"""The page of a report: one file of HTML that needs no other file, no script and no network."""
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from batch.manifests import Manifest
+from rides import MAX_TRIP_DISTANCE
+from scripts.environment import ROOT
+from scripts.scoring.plots import draw_density, draw_durations, draw_errors, draw_zones
+from scripts.scoring.sums import MILES, ZONES, DurationSums
+from trips import MAX_DURATION, MIN_DURATION
+
+MIN_RIDES = 30
+"""Of a pair of zones in the table: with fewer rides, one odd ride would decide its place."""
+MAX_PAIRS, MAX_ZONES = 20, 12
+"""The pairs in the table, and the pickup zones in the plot."""
+MAX_NUMBER = 1e9
+"""A larger error is shown by its power of ten: a model may predict any number."""
+LABEL_WIDTH = 25
+"""Characters of a line of a zone's label in the plot."""
+CSS = Path(__file__).with_name("report.css")
+ZONE_NAMES = ROOT / "web" / "static" / "zones.json"
+OTHER_ZONES = {0: "Numbers that are no zones", 264: "Unknown", 265: "Outside New York City"}
+"""What TLC's zone 264 and 265 stand for (its taxi_zone_lookup.csv), and index 0 of the sums."""
+MONTH_NAMES = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+USUAL = (
+    f"Errors are of usual rides, which models are trained on: {MIN_DURATION} to {MAX_DURATION} minutes, and more than 0"
+    f" and at most {MAX_TRIP_DISTANCE:g} miles. An error is the actual duration minus the predicted one, in minutes:"
+    " above 0, the ride took longer than predicted."
+)
+
+
+def make_page(manifests: Sequence[Manifest], left_out: Sequence[str], sums: DurationSums) -> str:
+    """Return the page about months of one colour.
+
+    Args:
+        manifests: those of the months, at least one, in order of time.
+        left_out: the months that were asked for and are not scored, such as "2023-02".
+        sums: the sums over the months' predictions.
+    """
+    title = f"{manifests[0].colour.capitalize()} taxis, {_period(manifests)}"
+    # Nothing is loaded and no script runs, whatever a name in the page may be.
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    models = dict.fromkeys((manifest.model.name, manifest.model.version) for manifest in manifests)
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        *(_paragraph(f"Ride durations predicted by {name}, version {version}") for name, version in models),
+        *([_paragraph(f"Not scored, and not in this report: {', '.join(left_out)}")] if left_out else []),
+        _tiles(manifests, sums),
+        _paragraph(USUAL),
+        *_plots(sums),
+        *_pairs(sums),
+        *_months(manifests),
+        *_reasons(manifests),
+    ]
+    body = "\n".join(parts)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{escape(title)}</title>
+<style>
+{CSS.read_text()}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>"""
+
+
+def _period(manifests: Sequence[Manifest]) -> str:
+    names = [f"{MONTH_NAMES[manifest.month - 1]} {manifest.year}" for manifest in manifests]
+    return " to ".join(dict.fromkeys((names[0], names[-1])))
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>"
+
+
+def _tiles(manifests: Sequence[Manifest], sums: DurationSums) -> str:
+    counts = [manifest.counts for manifest in manifests]
+    measured = int(sums.all.rides[0])
+    tiles = {
+        "Rows": f"{sum(count.rows for count in counts):,}",
+        "Predicted": f"{sum(count.predicted for count in counts):,}",
+        "Left out": f"{sum(count.rejected for count in counts):,}",
+        "Usual rides": f"{measured:,}",
+        "RMSE, minutes": _number(float(sums.all.rmse[0]), 3),
+        "MAE, minutes": _number(sums.mae if measured else None, 3),
+        "Mean error, minutes": _number(float(sums.all.errors[0]), 3),
+    }
+    cells = "\n".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
+    return f'<dl class="tiles">\n{cells}\n</dl>'
+
+
+def _plots(sums: DurationSums) -> Iterable[str]:
+    yield "<h2>Durations</h2>"
+    if not sums.predicted.any():
+        yield _paragraph("No ride was predicted.")
+        return
+    of_minutes = f"0 to {len(sums.predicted) - 2} minutes"
+    if not sums.all.rides[0]:
+        beyond = f"Predictions outside {of_minutes}: {_outside(sums.predicted):,}."
+        figure = _figure("Distribution", f"All predicted rides. {beyond}", draw_durations(sums))
+        yield _grid([figure])
+        yield _paragraph("The errors are not known, because no usual ride has an actual duration.")
+        return
+    beyond = f"Predictions outside {of_minutes}: {_outside(sums.usual.sum(axis=0)):,}."
+    same = "On the line, the prediction is right; below it, the ride took longer than predicted."
+    yield _grid(
+        [
+            _figure("Distribution", f"Usual rides by the minute. {beyond}", draw_durations(sums)),
+            _figure("Actual against predicted", f"Usual rides by the minutes of both. {same}", draw_density(sums)),
+        ]
+    )
+    yield "<h2>Errors</h2>"
+    rides, names = sums.pickups.rides, zone_names()
+    largest = [zone for zone in np.argsort(-rides, kind="stable").tolist() if rides[zone]][:MAX_ZONES]
+    labels = [textwrap.fill(names[zone], LABEL_WIDTH) for zone in largest]
+    hours = {float(hour): str(hour) for hour in range(0, len(sums.hours.rides), 2)}
+    ends = {place - 0.5: f"{miles:g}" for place, miles in enumerate((*MILES, MAX_TRIP_DISTANCE))}
+    by_hour = draw_errors(sums.hours, hours, "hour of the pickup")
+    by_distance = draw_errors(sums.distances, ends, "miles")
+    of_zones = f"The zones with the most usual rides, {len(largest)} of {np.count_nonzero(rides)}, and their rides."
+    yield _grid(
+        [
+            _figure("By hour", "A bar for each hour of the day, as clocks at the pickup show it.", by_hour),
+            _figure("By distance", "A bar for the rides between two distances.", by_distance),
+            _figure("By pickup zone", of_zones, draw_zones(sums.pickups, largest, labels)),
+        ]
+    )
+
+
+def _outside(counts: np.typing.NDArray[np.int64]) -> int:
+    return int(counts[0] + counts[-1])
+
+
+def _grid(figures: Iterable[str]) -> str:
+    return "\n".join(['<div class="plots">', *figures, "</div>"])
+
+
+def _figure(title: str, caption: str, svg: str) -> str:
+    label = escape(f"{title}. {caption}")
+    image = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return f"<figure>\n<h3>{escape(title)}</h3>\n<figcaption>{escape(caption)}</figcaption>\n{image}\n</figure>"
+
+
+def _pairs(sums: DurationSums) -> Iterable[str]:
+    """Yield the table of the pairs of zones with the largest RMSE."""
+    pairs, names = sums.pairs, zone_names()
+    if not pairs.rides.any():
+        return
+    known = np.flatnonzero(pairs.rides >= MIN_RIDES)
+    worst = known[np.argsort(-pairs.rmse[known], kind="stable")][:MAX_PAIRS]
+    yield "<h2>Pairs of zones with the largest errors</h2>"
+    if not len(worst):
+        yield _paragraph(f"No pair of zones has {MIN_RIDES} usual rides.")
+        return
+    yield _paragraph(f"By RMSE, in minutes. Pairs with at least {MIN_RIDES} usual rides: {len(known):,}.")
+    actual, errors, rmse = pairs.actual, pairs.errors, pairs.rmse
+    rows = [
+        [
+            f"{names[pair // ZONES]} to {names[pair % ZONES]}",
+            f"{pairs.rides[pair]:,}",
+            *(_number(float(value), 1) for value in (actual[pair], actual[pair] - errors[pair], errors[pair])),
+            _number(float(rmse[pair]), 1),
+        ]
+        for pair in worst
+    ]
+    yield _table("Pairs of zones", ["Pair", "Rides", "Mean actual", "Mean predicted", "Mean error", "RMSE"], rows)
+
+
+def _months(manifests: Sequence[Manifest]) -> Iterable[str]:
+    yield "<h2>Months</h2>"
+    several = len({manifest.model for manifest in manifests}) > 1
+    rows = [
+        [
+            f"{manifest.year:04}-{manifest.month:02}, {manifest.input.location}"
+            + (f", by {manifest.model.name} ({manifest.model.sha256[:12]})" if several else ""),
+            *(f"{count:,}" for count in (counts.rows, counts.predicted, counts.rejected, counts.measured)),
+            _number(counts.rmse, 3),
+            _number(counts.mae, 3),
+        ]
+        for manifest in manifests
+        for counts in [manifest.counts]
+    ]
+    yield _table("Months", ["Month and input", "Rows", "Predicted", "Left out", "Usual rides", "RMSE", "MAE"], rows)
+
+
+def _reasons(manifests: Sequence[Manifest]) -> Iterable[str]:
+    yield "<h2>Rows left out</h2>"
+    reasons: Counter[str] = Counter()
+    for manifest in manifests:
+        reasons.update(manifest.counts.reasons)
+    if reasons:
+        yield _table("Rows left out", ["Reason", "Rows"], [[name, f"{n:,}"] for name, n in reasons.most_common()])
+    else:
+        yield _paragraph("Every row was predicted.")
+
+
+def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose first column is text and whose other columns are numbers. It scrolls if it is too wide."""
+    number = ' class="number"'
+    heads = "".join(f'<th scope="col"{number if at else ""}>{escape(name)}</th>' for at, name in enumerate(head))
+    body = "\n".join(f'<tr><th scope="row">{_breakable(first)}</th>{_cells(cells)}</tr>' for first, *cells in rows)
+    table = f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return f'<div class="table" role="region" aria-label="{escape(label)}" tabindex="0">\n{table}\n</div>'
+
+
+def _cells(numbers: Iterable[str]) -> str:
+    return "".join(f'<td class="number">{number}</td>' for number in numbers)
+
+
+def _breakable(text: str) -> str:
+    """Return text for HTML that may be broken into lines after a slash: paths, and names of zones."""
+    return escape(text).replace("/", "/<wbr>")
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None or np.isnan(value):
+        return "not known"
+    if abs(value) >= MAX_NUMBER:
+        return f"{value:.2e}".replace("-", "−", 1)
+    # Without the sign of a number that is rounded to zero.
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+
+
+def zone_names() -> list[str]:
+    """Return the name of each zone by its number in the sums, with the number, because some zones share a name."""
+    known = {zone: name for zone, _, name in json.loads(ZONE_NAMES.read_text())}
+    names = known | OTHER_ZONES
+    return [f"{names[zone]} ({zone})" if zone else names[zone] for zone in range(ZONES)]
