@@ -49,6 +49,10 @@ IS_TEXT = (
     *(pa.types.is_binary, pa.types.is_large_binary),
 )
 """Tests of a column's type. Old writers do not mark text as such, so that it is read as bytes."""
+VIEWS = (pa.string_view(), pa.binary_view())
+"""Types of text of which pyarrow cannot select rows."""
+MAX_EXACT = 2**53
+"""Up to here, floating point holds every whole number."""
 
 
 class TripRecordError(Exception):
@@ -136,7 +140,7 @@ class TripChunk:
     """The index of the first row in the file."""
     cells: Any
     """A pyarrow table: "PULocationID", "DOLocationID", "trip_distance", "pickup", "minutes" and "ride_id". A cell that
-    counts as missing is null."""
+    counts as missing is null. A pickup is what a clock in its own time zone shows."""
     is_valid: Any
     """A pyarrow array that says which rows the contract accepts."""
     raw: Any
@@ -166,10 +170,29 @@ class TripFile:
         columns = [*self._chosen.values(), *self._own_ids]
         first_row = 0
         with _explained(self._name):
-            for batch in self._file.iter_batches(rows, columns=columns, use_threads=False):
-                raw = pa.table(batch)
-                yield self._chunk(first_row, raw)
-                first_row += len(raw)
+            for groups in self._row_groups(rows):
+                for batch in self._file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
+                    raw = pa.table([_without_views(column) for column in batch.columns], names=batch.schema.names)
+                    yield self._chunk(first_row, raw)
+                    first_row += len(raw)
+        if first_row != self.rows:
+            raise TripRecordError(f"{self._name}: is damaged: it has {first_row:,} rows and says {self.rows:,}")
+
+    def _row_groups(self, rows: int) -> Iterator[list[int]]:
+        """Yield the numbers of row groups that are read together: at least ``rows`` rows, except in the end.
+
+        pyarrow keeps memory for each row group until it has read all that it was asked for.
+        """
+        groups: list[int] = []
+        pending = 0
+        for group in range(self._file.num_row_groups):
+            groups.append(group)
+            pending += self._file.metadata.row_group(group).num_rows
+            if pending >= rows:
+                yield groups
+                groups, pending = [], 0
+        if groups:
+            yield groups
 
     def _chunk(self, first_row: int, raw: Any) -> TripChunk:
         cells = _clean(raw, self._chosen, ())
@@ -180,6 +203,9 @@ class TripFile:
         for number, least, most in ((miles, 0, MAX_TRIP_DISTANCE), (length, 1, MAX_ID_LENGTH)):
             is_within = pc.and_(pc.greater_equal(number, least), pc.less_equal(number, most))
             is_valid = pc.and_(is_valid, pc.fill_null(is_within, False))
+        pickup = cells["pickup"]
+        if pickup.type.tz:
+            cells = cells.set_column(cells.schema.get_field_index("pickup"), "pickup", pc.local_timestamp(pickup))
         return TripChunk(first_row, cells.append_column(RIDE_ID, ids), is_valid, raw)
 
 
@@ -245,7 +271,7 @@ def _choose_columns(path: Path | str, present: list[str], required: list[str]) -
     if missing:
         raise TripRecordError(f"{path}: no column {', '.join(missing)}; is it of green or yellow taxis?")
     chosen = {name: found[0] for name, found in columns.items() if found}
-    twice = [column for column in chosen.values() if present.count(column) > 1]
+    twice = [column for column in (*chosen.values(), RIDE_ID) if present.count(column) > 1]
     if twice:
         raise TripRecordError(f"{path}: has more than one column {', '.join(twice)}")
     return chosen
@@ -282,18 +308,29 @@ def _times(name: str, column: Any) -> Any:
 
 
 def _ids(column: Any) -> Any:
-    """Return the column as text; an id that is not a whole number or UTF-8 is null. Raises _ColumnError."""
+    """Return the column as text; an id that is not a whole number or UTF-8 is null. Raises _ColumnError.
+
+    Spaces around an id are part of it, because another id may differ only there.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):
         # pandas makes floating point of whole numbers if one is missing.
-        column = pc.if_else(pc.equal(pc.floor(column), column), column, pa.scalar(None, column.type)).cast(pa.int64())
+        column = column.cast(pa.float64())
+        is_exact = pc.and_(pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), MAX_EXACT))
+        column = pc.if_else(is_exact, column, pa.scalar(None, pa.float64())).cast(pa.int64())
+    if isinstance(column.type, pa.UuidType):
+        return pa.array([value and str(value) for value in column.to_pylist()], pa.string())
     if _is_text(column):
         texts = column.cast(pa.large_binary()).to_pylist()
-        return pa.array([None if text is None else _parse_or_none(text, str) for text in texts], pa.string())
+        return pa.array([None if text is None else _decode_or_none(text) for text in texts], pa.string())
     if not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise _ColumnError(f"the column {RIDE_ID} holds {column.type} and not ids")
     return column.cast(pa.string()).combine_chunks()
+
+
+def _without_views(column: Any) -> Any:
+    return column.cast(pa.large_binary()) if column.type in VIEWS else column
 
 
 def _is_text(column: Any) -> bool:
@@ -319,6 +356,13 @@ def _check_text(name: str, column: Any, parse: Callable[[str], Any]) -> None:
         raise _ColumnError(
             f"the column {name} holds text that cannot be read, such as {example.decode(errors='replace')[:40]!r}"
         )
+
+
+def _decode_or_none(text: bytes) -> str | None:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _parse_or_none(text: bytes, parse: Callable[[str], Any]) -> Any:

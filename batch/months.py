@@ -32,7 +32,7 @@ class Month(NamedTuple):
     @classmethod
     def parse(cls, colour: str, text: str) -> "Month":
         """Return the month in a text such as "2023-02". Raises ValueError."""
-        found = re.fullmatch(r"(\d{4})-(\d{2})", text)
+        found = re.fullmatch("([0-9]{4})-([0-9]{2})", text)
         if not found:
             raise ValueError(f"a month is written as 2023-02, not {text!r}")
         return cls.of(colour, int(found[1]), int(found[2]))

@@ -3,6 +3,7 @@
 It looks at the manifests and at the inputs' digests or ETags, and reads no predictions.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ from batch.manifests import Manifest, ModelIdentity
 from batch.months import Month
 from batch.places import open_place
 from batch.sources import NoInputError, Source
+from trips import TripRecordError
 
 State = Literal["done", "missing", "stale", "no input"]
 
@@ -22,7 +24,7 @@ class PlannedMonth:
     month: Month
     state: State
     reason: str
-    """Why it is not done; empty for a month that is done or missing."""
+    """What has changed; empty for a month that is done or missing."""
     manifest: Manifest | None
     """The manifest of the predictions that are there."""
 
@@ -35,21 +37,30 @@ class PlannedMonth:
 def make_plan(months: Iterable[Month], location: str | None, output: str, model: ModelIdentity) -> list[PlannedMonth]:
     """Return what there is to do for each month. ``location`` and ``output`` are those of a job.
 
-    Raises TripRecordError if an input cannot be read, and OutputError if the output cannot.
+    Raises TripRecordError if an input cannot be read or would be that of several months, and OutputError if the output
+    cannot be read.
     """
-    return [_look(month, Source.of(location, month), output, model) for month in months]
+    sources = {month: Source.of(location, month) for month in months}
+    shared = [one.shown for one, count in Counter(sources.values()).items() if count > 1]
+    if shared:
+        rule = "name a folder of files with TLC's names, or the URL of one, with a slash at its end"
+        raise TripRecordError(f"{shared[0]}: not a folder, and one file cannot be the input of several months: {rule}")
+    return [_look(month, source, output, model) for month, source in sources.items()]
 
 
 def _look(month: Month, source: Source, output: str, model: ModelIdentity) -> PlannedMonth:
     manifest = open_place(output, month.place(model.version)).read_manifest()
+    changed = "the model has changed" if manifest and manifest.model != model else ""
     try:
         fingerprint = source.fingerprint()
     except NoInputError:
         # Predictions stay good if their input is deleted later.
-        return PlannedMonth(month, "done" if manifest else "no input", "there is no input", manifest)
+        return PlannedMonth(month, "done" if manifest and not changed else "no input", changed, manifest)
     if manifest is None:
         return PlannedMonth(month, "missing", "", None)
-    is_same = fingerprint and fingerprint in (manifest.input.sha256, manifest.input.tag)
-    changes = {"the input has changed": not is_same, "the model has changed": manifest.model != model}
-    reason = " and ".join(change for change, is_true in changes.items() if is_true)
-    return PlannedMonth(month, "stale" if reason else "done", reason, manifest)
+    reasons = [changed] if changed else []
+    if not fingerprint:
+        reasons.insert(0, "the server does not say whether the input has changed")
+    elif fingerprint not in (manifest.input.sha256, manifest.input.tag):
+        reasons.insert(0, "the input has changed")
+    return PlannedMonth(month, "stale" if reasons else "done", " and ".join(reasons), manifest)

@@ -9,10 +9,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from artifacts import ModelError
 from batch.manifests import Counts, ModelIdentity
 from batch.tables import Predictions, Reason, Rejections, RunningCounts
 from model import Model
-from rides import RIDE_ID, Ride, RideEvent
+from rides import RIDE_ID, Ride, RideEvent, encodable
 from trips import RIDE, TripChunk, TripFile
 
 CHUNK_ROWS = 32_768
@@ -37,7 +38,8 @@ def score_file(
         outputs: open files for the predictions and for the rejected rows.
         advance: called after each chunk with its rows, and with the rows of the whole file.
 
-    Returns the counts, and the types of the predictions' columns. Raises TripRecordError if the file is damaged.
+    Returns the counts, and the types of the predictions' columns. Raises TripRecordError if the file is damaged,
+    and ModelError if the model runs out of memory.
     """
     counts = RunningCounts()
     # Closed even if a chunk fails: otherwise pyarrow would do it later, in a file that is closed by then.
@@ -69,13 +71,19 @@ def complete_ids(chunk: TripChunk, sha256: str) -> Any:
 
 
 def predict(chunk: TripChunk, ids: Any, model: Model) -> tuple[dict[int, float], dict[int, Reason]]:
-    """Return the predicted values of a chunk's rows, and the reasons of those that have none, by the row's index."""
+    """Return the predicted values of a chunk's rows, and the reasons of those that have none, by the row's index.
+
+    Raises ModelError if the model runs out of memory.
+    """
     is_valid = chunk.is_valid.to_pylist()
     valid = list(itertools.compress(itertools.count(), is_valid))
     columns = (chunk.cells[name].take(_indices(valid)).to_pylist() for name in RIDE)
-    outcomes = dict(zip(valid, model.predict(list(map(Ride, *columns))), strict=True))
+    try:
+        outcomes = dict(zip(valid, model.predict(list(map(Ride, *columns))), strict=True))
+    except MemoryError as error:
+        raise ModelError(f"the model ran out of memory with {len(valid):,} rides: give the job more memory") from error
     values = {row: outcome for row, outcome in outcomes.items() if isinstance(outcome, float)}
-    reasons = {row: Reason("prediction", str(outcomes[row])) for row in outcomes.keys() - values.keys()}
+    reasons = {row: Reason("prediction", encodable(str(outcomes[row]))) for row in outcomes.keys() - values.keys()}
     invalid = [row for row, is_ride in enumerate(is_valid) if not is_ride]
     rides = chunk.cells.select(RIDE).take(_indices(invalid)).to_pylist()
     for row, ride, ride_id in zip(invalid, rides, ids.take(_indices(invalid)).to_pylist(), strict=True):

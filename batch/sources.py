@@ -8,12 +8,11 @@ import http.client
 import re
 import tempfile
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from batch.manifests import InputIdentity, find_sha256
 from batch.months import TRIP_DATA, Month
@@ -46,8 +45,15 @@ class Source:
         location = location or TRIP_DATA
         if "://" not in location:
             return cls(str(Path(location) / month.file_name) if Path(location).is_dir() else location)
-        if not re.match("(?i:https?|s3)://[^/]", location):
+        if not re.match("((?i:https?)|s3)://[^/]", location):
             raise TripRecordError(f"{_shown(location)}: neither a file, an http(s) URL nor an s3:// URI")
+        if not location.startswith("s3://") and not re.fullmatch("[^/]*//(?![^/?#]*@)[!-~]+", location):
+            rule = "a URL needs % in place of spaces and of characters that are not ASCII, and cannot have a password"
+            raise TripRecordError(f"{_shown(location)}: {rule}")
+        if re.fullmatch("s3://[^/]+", location):
+            raise TripRecordError(
+                f"{location}: a bucket and no object: add its key, or a slash if the bucket is the folder"
+            )
         return cls(location + month.file_name if location.endswith("/") else location)
 
     @property
@@ -58,12 +64,13 @@ class Source:
     @contextlib.contextmanager
     def open(self, advance: Advance = lambda *_: None) -> Iterator[tuple[BinaryIO, InputIdentity]]:
         """Give the file, open at its beginning, and its identity. Raises TripRecordError if it cannot be read."""
-        with self._open_local() if self._is_local else tempfile.TemporaryFile() as file:
-            tag = "" if self._is_local else self._fetch(file, advance)
-            file.seek(0)
-            digest = find_sha256(file)
-            size = file.tell()
-            file.seek(0)
+        with self._open_file() as file:
+            with self._explained():
+                tag = "" if self._is_local else self._fetch(file, advance)
+                file.seek(0)
+                digest = find_sha256(file)
+                size = file.tell()
+                file.seek(0)
             yield file, InputIdentity(self.shown, digest, size, tag)
 
     def fingerprint(self) -> str:
@@ -80,21 +87,28 @@ class Source:
     def _is_local(self) -> bool:
         return "://" not in self.location
 
-    def _open_local(self) -> BinaryIO:
+    def _open_file(self) -> BinaryIO:
+        with self._explained():
+            copy = tempfile.TemporaryFile
+            return cast(BinaryIO, Path(self.location).open("rb") if self._is_local else copy())
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            return Path(self.location).open("rb")
-        except FileNotFoundError:
-            raise NoInputError(f"{self.location}: there is no such file") from None
+            yield
         except OSError as error:
-            raise TripRecordError(f"{self.location}: cannot be read: {error.strerror}") from error
+            if self._is_local and isinstance(error, FileNotFoundError):
+                raise NoInputError(f"{self.shown}: there is no such file") from None
+            # A copy may not fit on the disk, and a pipe has no beginning to go back to.
+            raise TripRecordError(f"{self.shown}: cannot be read: {error.strerror or error}") from error
 
     def _find_tag(self) -> str:
         if self.location.startswith("s3://"):
             bucket, key = split_uri(self.location)
             with explained(self.shown, TripRecordError, NoInputError):
                 return str(client().head_object(Bucket=bucket, Key=key)["ETag"])
-        with self._ask("HEAD") as response:
-            return str(response.headers.get("ETag") or "")
+        with self._ask() as response:
+            return _tag_of(response)
 
     def _fetch(self, file: BinaryIO, advance: Advance) -> str:
         """Copy the remote file, and return its ETag."""
@@ -106,28 +120,35 @@ class Source:
                     file.write(piece)
                     advance(len(piece), found["ContentLength"])
                 return str(found["ETag"])
-        with self._ask("GET") as response:
+        with self._ask() as response:
             download(response, file, self.shown, advance)
-            return str(response.headers.get("ETag") or "")
+            return _tag_of(response)
 
     @contextlib.contextmanager
-    def _ask(self, method: str) -> Iterator[Any]:
-        """Give the response of a web server."""
-        request = urllib.request.Request(self.location, method=method)  # noqa: S310  checked by Source.of
+    def _ask(self) -> Iterator[Any]:
+        """Give the response of a web server.
+
+        It is always that of a GET, even if only its head is read: a presigned URL is for one method.
+        """
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+            with urllib.request.urlopen(self.location, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310  see Source.of
                 yield response
         except urllib.error.HTTPError as error:
             # TLC's server says 403 for a month that is not published yet.
             kind = NoInputError if error.code in (403, 404, 410) else TripRecordError
-            raise kind(f"{self.shown}: cannot be downloaded: {error}") from error
+            # Not the error's own text, which may have the URL of a redirection.
+            answer = f"{error.code} {http.client.responses.get(error.code, '')}".rstrip()
+            raise kind(f"{self.shown}: cannot be downloaded: the server responds {answer}") from error
+        except (http.client.InvalidURL, ValueError):
+            # Without the error's own text, which may have the password of a redirection's URL.
+            raise TripRecordError(f"{self.shown}: not a URL that can be downloaded") from None
         except (OSError, http.client.HTTPException) as error:
             raise TripRecordError(f"{self.shown}: cannot be downloaded: {error}") from error
 
 
 def download(response: Any, file: BinaryIO, url: str, advance: Advance) -> None:
     """Copy the body of a web server's response. Raises TripRecordError if it breaks off."""
-    size = int(response.headers.get("Content-Length") or 0) or None
+    size = response.length
     copied = 0
     while piece := response.read(PIECE_BYTES):
         copied += file.write(piece)
@@ -137,9 +158,14 @@ def download(response: Any, file: BinaryIO, url: str, advance: Advance) -> None:
         raise TripRecordError(f"{url}: the download broke off after {copied} of {size} bytes; try again")
 
 
+def _tag_of(response: Any) -> str:
+    return str(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
+
+
 def _shown(location: str) -> str:
-    parts = urllib.parse.urlsplit(location)
-    if not parts.scheme or not parts.netloc:
+    scheme, separator, rest = location.partition("://")
+    if not separator or scheme == "s3":
         return location
     # A presigned URL has its signature behind the question mark, and another URL may have a password.
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    host, slash, path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

@@ -42,7 +42,8 @@ PARTITIONS = ("colour", "year", "month", "model")
 
 def check_column(name: str) -> None:
     """Raise SettingsError if the predicted value's column cannot have this name."""
-    if name in (*TYPES, *PARTITIONS):
+    # Many readers of tables ignore case.
+    if name.lower() in (column.lower() for column in (*TYPES, *PARTITIONS)):
         raise SettingsError(f"PREDICTION_FIELD is {name!r}, a column that predictions have already: choose another")
 
 
@@ -69,7 +70,7 @@ class Predictions:
         actual = pc.if_else(pc.greater(minutes, 0), minutes, pa.scalar(None, pa.float64()))
         columns = {
             **{name: cells[name] for name in (RIDE_ID, *RIDE)},
-            "pickup_datetime": _as_local(cells["pickup"]),
+            "pickup_datetime": cells["pickup"],
             self._model.field: predicted,
             ACTUAL: actual,
             DIFFERENCE: pc.subtract(actual, predicted),
@@ -151,11 +152,6 @@ class RunningCounts:
         )
 
 
-def _as_local(times: Any) -> Any:
-    """Return times as a clock in their own time zone shows them, as TLC writes them."""
-    return pc.local_timestamp(times) if getattr(times.type, "tz", None) else times
-
-
 def _as_plain(column: Any) -> list[Any]:
     """Return the cells of any column as values that JSON has."""
     if pa.types.is_dictionary(column.type):
@@ -163,6 +159,11 @@ def _as_plain(column: Any) -> list[Any]:
     if any(is_text(column.type) for is_text in IS_TEXT):
         # As bytes, because the text of a broken file need not be UTF-8.
         return [value and value.decode(errors="replace") for value in column.cast(pa.large_binary()).to_pylist()]
-    # Python's times have no nanoseconds and end in the year 9999.
-    values: list[Any] = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+    try:
+        # Python's times have no nanoseconds and end in the year 9999.
+        values: list[Any] = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+    except (pa.ArrowException, OverflowError, ValueError):
+        # Such a time may be inside of another value, and a time zone may be unknown.
+        texts = (str(column.slice(row, 1).to_string()) for row in range(len(column)))
+        values = [text if cell.is_valid else None for cell, text in zip(column, texts, strict=True)]
     return values

@@ -14,6 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 from rich.console import Console
 
@@ -67,7 +68,8 @@ def score_one(job: Job, settings: ModelSettings) -> None:
     began = time.perf_counter()
     outcome = running.score_with_bar(job, settings)
     if outcome.was_done:
-        CONSOLE.print(f"{job.month} was done before, by the same model from the same input: nothing was written")
+        text = f"{job.month} was done before, by the same model from the same input: nothing was written"
+        CONSOLE.print(text, highlight=False, soft_wrap=True)
     else:
         CONSOLE.print(shown.summary(outcome, time.perf_counter() - began))
     print(outcome.location)
@@ -76,8 +78,8 @@ def score_one(job: Job, settings: ModelSettings) -> None:
 def score_due(plan: Sequence[PlannedMonth], options: argparse.Namespace) -> list[MonthResult]:
     """Score the months of a plan that are missing or stale, and return what became of them."""
     jobs = [Job(due.month, options.input, options.output, due.state == "stale") for due in plan if due.is_due]
-    with cli.progress_bar("months") as progress:
-        found = running.score_in_processes(jobs, options.jobs)
+    # Closed at once if Ctrl-C comes: otherwise the processes would go on until Python collects the iterator.
+    with cli.progress_bar("months") as progress, closing(running.score_in_processes(jobs, options.jobs)) as found:
         results = list(progress.track(found, len(jobs), description="Scoring"))
     CONSOLE.print(shown.results_table(results) if results else "Nothing is missing or stale")
     return results
@@ -121,6 +123,8 @@ def find_months(options: argparse.Namespace) -> list[Month]:
     if options.first and options.year is None:
         if not (options.plan or options.run):
             raise ValueError("--from needs --plan, which shows what there is to do, or --run, which does it")
+        if options.force:
+            raise ValueError("--force is for one month: --run replaces the stale ones without it")
         first = Month.parse(options.colour, options.first)
         return list(months_between(first, Month.parse(options.colour, options.last or options.first)))
     if options.month is None or options.first or options.last:

@@ -3,7 +3,8 @@
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -42,12 +43,13 @@ def score_with_bar(job: Job, settings: ModelSettings) -> ScoredMonth:
         return batch_job.score_month(job, settings, batch_job.Watcher(fetched, scored))
 
 
-def score_in_processes(jobs: Sequence[Job], processes: int) -> Iterator[MonthResult]:
+def score_in_processes(jobs: Sequence[Job], processes: int) -> Generator[MonthResult]:
     """Score months, this many at once, and yield each result as soon as it is there, in the order of the jobs.
 
     The processes find the model by the environment variables. They are killed if the caller gives up, which is safe.
     """
     running: set[subprocess.Popen[str]] = set()
+    is_over = threading.Event()
 
     def score(job: Job) -> MonthResult:
         command = [sys.executable, "-m", "batch_job", *batch_job.arguments_of(job)]
@@ -55,6 +57,9 @@ def score_in_processes(jobs: Sequence[Job], processes: int) -> Iterator[MonthRes
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, process_group=0) as process:
             running.add(process)
+            if is_over.is_set():
+                # The thread was just starting it while the caller gave up.
+                process.kill()
             answer, error = process.communicate()
             running.discard(process)
         if process.returncode:
@@ -66,6 +71,7 @@ def score_in_processes(jobs: Sequence[Job], processes: int) -> Iterator[MonthRes
         try:
             yield from threads.map(score, jobs)
         finally:
+            is_over.set()
             threads.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
                 with contextlib.suppress(ProcessLookupError):

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Iterable
 
 from rich.table import Column, Table
+from rich.text import Text
 
 from batch.manifests import Counts
 from batch.plan import PlannedMonth
 from batch_job import ScoredMonth
+from scripts.cli import printable
 from scripts.scoring.running import MonthResult
 
 BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -32,14 +34,15 @@ def summary(outcome: ScoredMonth, seconds: float) -> Table:
     }
     table = Table(Column(overflow="fold"), Column(justify="right"), show_header=False)
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(_plain(name), value)
     return table
 
 
 def plan_table(plan: Iterable[PlannedMonth], version: str) -> Table:
-    """Return the table of a plan."""
+    """Return the table of a plan for the model of this version."""
     columns = [Column(name, justify="right") for name in ("predicted", "left out", "RMSE")]
-    table = Table("month", f"model {version}", *columns, Column("why", overflow="fold"))
+    title = _plain(f"model {version}")
+    table = Table("month", "state", *columns, Column("why", overflow="fold"), title=title, title_justify="left")
     for planned in plan:
         numbers = _numbers(planned.manifest.counts) if planned.manifest else [""] * 3
         table.add_row(str(planned.month), planned.state, *numbers, planned.reason)
@@ -54,8 +57,13 @@ def results_table(results: Iterable[MonthResult]) -> Table:
         outcome = result.outcome
         numbers = _numbers(outcome.counts) if outcome else [""] * 3
         note = "was done before" if outcome and outcome.was_done else result.error
-        table.add_row(str(result.month), *numbers, note)
+        table.add_row(str(result.month), *numbers, _plain(note))
     return table
+
+
+def _plain(text: str) -> Text:
+    # A model's error may have control characters, or brackets, which rich would take for its markup.
+    return Text(printable(text))
 
 
 def _numbers(counts: Counts) -> list[str]:

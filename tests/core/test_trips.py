@@ -14,7 +14,7 @@ import pytest
 
 from rides import Ride, RideEvent
 from tests.trip_records import PICKUP, trip, write
-from trips import TripEvents, TripRecordError, ride_events, training_trips
+from trips import RIDE, TripEvents, TripFile, TripRecordError, ride_events, training_trips
 
 
 def ids(trips: TripEvents) -> list[int | str]:
@@ -289,3 +289,51 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
     columns = "DOLocationID, trip_distance, lpep_dropoff_datetime or tpep_dropoff_datetime;"
     with pytest.raises(TripRecordError, match=rf"trips\.parquet: no column {columns}"):
         training_trips(tmp_path / "trips.parquet")
+
+
+ODD_TRIPS = [
+    *(trip(minutes) for minutes in (0, -5, 0.5, 60, 600)),
+    *(trip(trip_distance=miles) for miles in (0.0, -0.01, 100.0, 100.01, math.inf, math.nan, None)),
+    *(trip() | {zone: number} for zone in ("PULocationID", "DOLocationID") for number in (0, -1, 2**31, None)),
+    *(trip() | {time: None} for time in ("pickup", "dropoff")),
+]
+
+
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_chunks_have_the_rides_and_minutes_that_are_put_on_the_stream(tmp_path: Path, rows: int) -> None:
+    """Reading in chunks accepts the same rows as reading at once, and counts the others."""
+    path = write(tmp_path / "2023-02.parquet", ODD_TRIPS)
+    expected = ride_events(path)
+    with path.open("rb") as file:
+        trips = TripFile(file, path.name)
+        chunks = list(trips.chunks(rows))
+    assert trips.rows == sum(len(chunk.raw) for chunk in chunks) == len(ODD_TRIPS)
+    assert max(len(chunk.raw) for chunk in chunks) <= rows
+    found = [
+        (f"2023/02_{chunk.first_row + index}", cells["minutes"], Ride(*(cells[name] for name in RIDE)))
+        for chunk in chunks
+        for index, (is_valid, cells) in enumerate(zip(chunk.is_valid.to_pylist(), chunk.cells.to_pylist(), strict=True))
+        if is_valid
+    ]
+    minutes = [time if time and time > 0 else None for _, time, _ in found]
+    rides = [(event.ride_id, event.ride) for event in expected.events]
+    assert [(ride_id, ride) for ride_id, _, ride in found] == rides
+    assert minutes == expected.minutes
+    assert 0 < len(rides) == len(ODD_TRIPS) - expected.left_out
+
+
+@pytest.mark.parametrize(
+    ("columns", "colours"),
+    [
+        (["lpep_pickup_datetime", "lpep_dropoff_datetime"], {"green"}),
+        (["tpep_dropoff_datetime"], {"yellow"}),
+        (["lpep_pickup_datetime", "tpep_dropoff_datetime"], {"green", "yellow"}),
+        (["pickup_datetime"], set()),
+    ],
+)
+def test_the_names_of_time_columns_tell_the_colour(tmp_path: Path, columns: list[str], colours: set[str]) -> None:
+    """A file without such columns may be of any colour."""
+    table = {"PULocationID": [1], "DOLocationID": [1], "trip_distance": [1.0], **{name: [PICKUP] for name in columns}}
+    pq.write_table(pa.table(table), tmp_path / "trips.parquet")
+    with (tmp_path / "trips.parquet").open("rb") as file:
+        assert TripFile(file, "trips.parquet").colours == colours

@@ -1,20 +1,31 @@
-"""The web service and the stream predict the same durations, to the last bit."""
+"""The web service, the stream and the batch job predict the same durations, to the last bit."""
 
+import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from scripts.sources.chosen import read_tlc_rides
 from scripts.sources.events import kinesis_event
 from scripts.sources.records import RideRecord
-from scripts.sources.synthetic import generate_rides
+from scripts.sources.synthetic import generate_events, generate_rides
+from tests.batch.jobs import read, score, settings
+from tests.conftest import SAMPLE_MODEL
+from tests.core.saved_models import MODELS
+from tests.trip_records import trip, write
 from tests.web.conftest import WebService
 
 RIDES, LISTED = 10_000, 1_000
+REFUSED: list[dict[str, Any]] = [
+    *({"trip_distance": miles} for miles in (-0.01, 100.01, 120_098.8, None)),
+    *({zone: None} for zone in ("PULocationID", "DOLocationID")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +56,54 @@ def test_10000_rides_have_the_same_durations(
     assert [(answer["ride_id"], answer["duration"]) for answer in answers] == list(zip(ids, expected, strict=True))
     alone = [ask(record.data) for record in records[::37]]
     assert [answer["duration"] for answer in alone] == expected[::37]
+
+
+@pytest.fixture(scope="module")
+def month(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give TLC's file of February 2023, if TLC_DATA names the folder that has it, else one of synthetic trips."""
+    name = "green_tripdata_2023-02.parquet"
+    if "TLC_DATA" in os.environ:
+        return Path(os.environ["TLC_DATA"]) / name
+    columns = ("PULocationID", "DOLocationID", "trip_distance")
+    rides = [event.ride for event in generate_events(RIDES, seed=13)]
+    trips = [trip(**{name: getattr(ride, name) for name in columns}) for ride in rides]
+    trips += [trip(**odd) for odd in REFUSED * 7]
+    random.Random(13).shuffle(trips)  # noqa: S311
+    return write(tmp_path_factory.mktemp("trips") / name, trips)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ridge", "forest"])
+def test_a_month_has_the_same_durations_and_rejections(
+    month: Path, kind: str, tmp_path: Path, web_service: WebService, cold_start: Callable[..., ModuleType]
+) -> None:
+    """Every row of the file is either predicted or rejected, in all three ways."""
+    model = SAMPLE_MODEL
+    if kind == "forest":
+        MODELS["forest"](model := str(tmp_path / "model"))
+    variables = {"MODEL_LOCATION": model, "RUN_ID": "a-run", "LOG_LEVEL": "WARNING"}
+    written, manifest = read(score(month, tmp_path / "output", settings(model, RUN_ID="a-run")))
+    rows = pq.read_table(month, columns=["PULocationID", "DOLocationID", "trip_distance"]).to_pylist()
+    reasons = {line["row"]: (line["kind"], line["reason"]) for line in written.rejections}
+    predicted = [row for row in range(len(rows)) if row not in reasons]
+    assert len(predicted) == len(written.values) == manifest.counts.predicted > RIDES // 2
+    assert manifest.counts.rows == len(rows)
+
+    durations: dict[int, float] = {}
+    refused: dict[int, tuple[str, str]] = {}
+    handler = cold_start(TEST_RUN="True", **variables).lambda_handler
+    client: Any = web_service(**variables).app.test_client()
+    for start in range(0, len(rows), LISTED):
+        bodies = {row: json.dumps({"ride": rows[row], "ride_id": row}) for row in range(len(rows))[start:][:LISTED]}
+        records = [RideRecord(str(row), body.encode()) for row, body in bodies.items()]
+        response = handler(kinesis_event(records, first_number=start))
+        found = [prediction["prediction"] for prediction in response["predictions"]]
+        durations |= {prediction["ride_id"]: prediction["ride_duration"] for prediction in found}
+        refused |= {int(line["sequence_number"]): (line["kind"], line["reason"]) for line in response["rejections"]}
+        answers = client.post("/predict", data=f"[{','.join(bodies.values())}]", content_type="application/json").json
+        assert [answer.get("duration") for answer in answers] == [durations.get(row) for row in bodies]
+        errors = {row: answer["error"] for row, answer in zip(bodies, answers, strict=True) if "error" in answer}
+        refused_here = {row: reason for row, reason in refused.items() if row in bodies}
+        assert {row: (error["kind"], error["detail"]) for row, error in errors.items()} == refused_here
+    assert dict(zip(predicted, written.values, strict=True)) == durations
+    assert reasons == refused

@@ -1,0 +1,1 @@
+"""Tests of the batch job: its input, its output, and the plan."""
