@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -175,14 +176,17 @@ def test_the_role_allows_what_the_job_does_and_nothing_else(
 
 def test_the_job_ends_itself_at_sigterm(tmp_path: Path) -> None:
     """Its exit code is not the kernel's, which has no default action for the first process of a container."""
-    fifo, output = tmp_path / "trips.parquet", tmp_path / "output"
-    os.mkfifo(fifo)
-    command = [sys.executable, "-m", "batch_job", *map(str, MONTH), f"--input={fifo}", f"--output={output}"]
-    environment = {**os.environ, "MODEL_LOCATION": SAMPLE_MODEL}
-    job = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-    # Opening the file waits until the job has opened it, and the job then waits for what is written to it.
-    with job, fifo.open("wb"):
-        job.terminate()
-        _, stderr = job.communicate(timeout=PATIENCE)
+    output = tmp_path / "output"
+    environment = {**os.environ, "MODEL_LOCATION": SAMPLE_MODEL, "no_proxy": "*"}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        places = [f"--input=http://127.0.0.1:{silent.getsockname()[1]}/", f"--output={output}"]
+        command = [sys.executable, "-m", "batch_job", *map(str, MONTH), *places]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as job:
+            # The job is connected, and waits for a response.
+            connection, _ = silent.accept()
+            job.terminate()
+            _, stderr = job.communicate(timeout=PATIENCE)
+            connection.close()
     assert (job.returncode, stderr) == (128 + signal.SIGTERM, b"")
     assert not output.exists()
