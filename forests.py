@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from proofs import find_pairs, find_steps, gives_the_same
+from proofs import DISTANCE, find_pairs, find_steps, gives_the_same
 
 FORESTS = frozenset({"ExtraTreesRegressor", "RandomForestRegressor"})
 """The classes of sklearn.ensemble whose prediction is the mean of their trees' predictions."""
@@ -32,15 +32,19 @@ class TreeSum:
 
     def __call__(self, features: Sequence[Any]) -> Any:
         """Predict a value for each ride. If a feature is not finite, the pipeline says what it makes of that."""
+        # Rides of equal distances take the same way through a tree, which the processor then guesses: twice as fast.
+        order = np.argsort([ride[DISTANCE] for ride in features], kind="stable")
         # Trees compare numbers of 32 bits.
-        matrix = self.transform(features).astype(np.float32)
+        matrix = self.transform([features[row] for row in order.tolist()]).astype(np.float32)
         if not np.isfinite(getattr(matrix, "data", matrix)).all():
             return self.fall_back(features)
-        values = np.zeros(matrix.shape[0])
+        sums = np.zeros(matrix.shape[0])
         # In this order, because another one would round in another way.
         for tree in self.trees:
-            values += tree.predict(matrix)[:, 0]
-        return values / len(self.trees)
+            sums += tree.predict(matrix)[:, 0]
+        values = np.empty_like(sums)
+        values[order] = sums / len(self.trees)
+        return values
 
 
 def find_tree_sum(pipeline: Any) -> TreeSum | None:

@@ -35,6 +35,9 @@ COLOURS = {"green": "lpep", "yellow": "tpep"}
 BUFFER_BYTES = 1_048_576
 """A column is read in pieces of this size, because a row group may be larger than the memory."""
 
+RUN_ROWS = 524_288
+"""Row groups are read together until they have this many rows: pyarrow keeps about 20 bytes of each."""
+
 MONTH_IN_NAME = re.compile(r"(?<!\d)(\d{4})-(0[1-9]|1[0-2])(?!\d)")
 MICROSECONDS_A_MINUTE = 60_000_000
 MAX_ZONE = 2**31
@@ -170,29 +173,28 @@ class TripFile:
         columns = [*self._chosen.values(), *self._own_ids]
         first_row = 0
         with _explained(self._name):
-            for groups in self._row_groups(rows):
-                for batch in self._file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
-                    raw = pa.table([_without_views(column) for column in batch.columns], names=batch.schema.names)
-                    yield self._chunk(first_row, raw)
-                    first_row += len(raw)
+            for batch in self._batches(rows, columns):
+                raw = pa.table([_without_views(column) for column in batch.columns], names=batch.schema.names)
+                yield self._chunk(first_row, raw)
+                first_row += len(raw)
         if first_row != self.rows:
             raise TripRecordError(f"{self._name}: is damaged: it has {first_row:,} rows and says {self.rows:,}")
 
-    def _row_groups(self, rows: int) -> Iterator[list[int]]:
-        """Yield the numbers of row groups that are read together: at least ``rows`` rows, except in the end.
+    def _batches(self, rows: int, columns: list[str]) -> Iterator[Any]:
+        for groups in self._runs():
+            yield from self._file.iter_batches(rows, groups, columns, use_threads=False)
 
-        pyarrow keeps memory for each row group until it has read all that it was asked for.
-        """
-        groups: list[int] = []
-        pending = 0
-        for group in range(self._file.num_row_groups):
-            groups.append(group)
-            pending += self._file.metadata.row_group(group).num_rows
-            if pending >= rows:
-                yield groups
-                groups, pending = [], 0
-        if groups:
-            yield groups
+    def _runs(self) -> Iterator[list[int]]:
+        """Yield the row groups in runs: pyarrow keeps what it has read of a group until the last one of its run."""
+        run, rows = [], 0
+        for group in range(self._file.metadata.num_row_groups):
+            run.append(group)
+            rows += self._file.metadata.row_group(group).num_rows
+            if rows >= RUN_ROWS:
+                yield run
+                run, rows = [], 0
+        if run:
+            yield run
 
     def _chunk(self, first_row: int, raw: Any) -> TripChunk:
         cells = _clean(raw, self._chosen, ())

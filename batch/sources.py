@@ -30,6 +30,10 @@ class NoInputError(TripRecordError):
     """There is no such file, perhaps not yet."""
 
 
+class FetchError(TripRecordError):
+    """The file cannot be fetched now. A later attempt may succeed."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A trip record file by its location: a path, an http(s) URL or an ``s3://`` URI."""
@@ -105,7 +109,7 @@ class Source:
     def _find_tag(self) -> str:
         if self.location.startswith("s3://"):
             bucket, key = split_uri(self.location)
-            with explained(self.shown, TripRecordError, NoInputError):
+            with explained(self.shown, FetchError, NoInputError):
                 return str(client().head_object(Bucket=bucket, Key=key)["ETag"])
         with self._ask() as response:
             return _tag_of(response)
@@ -114,7 +118,7 @@ class Source:
         """Copy the remote file, and return its ETag."""
         if self.location.startswith("s3://"):
             bucket, key = split_uri(self.location)
-            with explained(self.shown, TripRecordError, NoInputError):
+            with explained(self.shown, FetchError, NoInputError):
                 found = client().get_object(Bucket=bucket, Key=key)
                 for piece in found["Body"].iter_chunks(PIECE_BYTES):
                     file.write(piece)
@@ -135,7 +139,7 @@ class Source:
                 yield response
         except urllib.error.HTTPError as error:
             # TLC's server says 403 for a month that is not published yet.
-            kind = NoInputError if error.code in (403, 404, 410) else TripRecordError
+            kind = NoInputError if error.code in (403, 404, 410) else FetchError
             # Not the error's own text, which may have the URL of a redirection.
             answer = f"{error.code} {http.client.responses.get(error.code, '')}".rstrip()
             raise kind(f"{self.shown}: cannot be downloaded: the server responds {answer}") from error
@@ -143,11 +147,11 @@ class Source:
             # Without the error's own text, which may have the password of a redirection's URL.
             raise TripRecordError(f"{self.shown}: not a URL that can be downloaded") from None
         except (OSError, http.client.HTTPException) as error:
-            raise TripRecordError(f"{self.shown}: cannot be downloaded: {error}") from error
+            raise FetchError(f"{self.shown}: cannot be downloaded: {error}") from error
 
 
 def download(response: Any, file: BinaryIO, url: str, advance: Advance) -> None:
-    """Copy the body of a web server's response. Raises TripRecordError if it breaks off."""
+    """Copy the body of a web server's response. Raises FetchError if it breaks off."""
     size = response.length
     copied = 0
     while piece := response.read(PIECE_BYTES):
@@ -155,7 +159,7 @@ def download(response: Any, file: BinaryIO, url: str, advance: Advance) -> None:
         advance(len(piece), size)
     # http.client does not report a connection that closes early if it is read in pieces.
     if size and copied < size:
-        raise TripRecordError(f"{url}: the download broke off after {copied} of {size} bytes; try again")
+        raise FetchError(f"{url}: the download broke off after {copied} of {size} bytes; try again")
 
 
 def _tag_of(response: Any) -> str:

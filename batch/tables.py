@@ -36,6 +36,8 @@ TYPES = {
     "model_version": pa.string(),
 }
 """The columns of the predictions, besides the predicted value's."""
+REPEATED = [*RIDE, ACTUAL, "model_name", "model_version"]
+"""Columns whose values occur often in a row group, so that a dictionary of them saves space. Trying it costs time."""
 PARTITIONS = ("colour", "year", "month", "model")
 """Columns that readers make of the folders' names."""
 
@@ -61,7 +63,7 @@ class Predictions:
         """Take the open file, and the model that all rows name."""
         self.schema = make_schema(model.field)
         self._model = model
-        self._writer = pq.ParquetWriter(file, self.schema)
+        self._writer = pq.ParquetWriter(file, self.schema, use_dictionary=REPEATED)
 
     def write(self, cells: Any, values: Sequence[float]) -> Any:
         """Write rows of ``TripChunk.cells``, each with an id, and their predicted values; return the written table."""

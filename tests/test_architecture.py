@@ -44,7 +44,10 @@ FENCES = {
     "prefect": ["batch_flow"],
     "prefect_dask": ["batch_flow"],
     "moto": ["scripts.localaws.moto"],
-    "pyarrow": ["trips", "batch", "scripts.models", "scripts.scoring.sums", "scripts.image"],
+    "pyarrow": [
+        *("trips", "batch", "scripts.models", "scripts.scoring.sums", "scripts.benchmark.batch_files"),
+        "scripts.image.trip_files",
+    ],
     "matplotlib": ["scripts.benchmark.plot", "scripts.scoring.plots"],
     "mlflow": ["flavors", "scripts.models", "scripts.benchmark"],
     "boto3": ["clients", "scripts"],

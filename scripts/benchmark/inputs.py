@@ -50,6 +50,12 @@ class Plan:
     """How long one web service is under load before the next one's turn."""
     requests: int
     """The number of requests after which a web service's memory is read, if they fit into the budget."""
+    repeats: tuple[int, ...]
+    """How many times the batch programs' files have the month, shorter files first."""
+    longest: int
+    """How many times the batch job's longest file has the month."""
+    own_environments: bool
+    """Whether the batch programs run in environments with only their packages. Installing those takes minutes."""
 
 
 FULL = Plan(
@@ -63,6 +69,9 @@ FULL = Plan(
     equal_workers=True,
     load_seconds=2.0,
     requests=100_000,
+    repeats=(1, 10),
+    longest=100,
+    own_environments=True,
 )
 QUICK = Plan(
     trips=5_000,
@@ -75,6 +84,9 @@ QUICK = Plan(
     equal_workers=False,
     load_seconds=0.2,
     requests=200,
+    repeats=(1, 20),
+    longest=40,
+    own_environments=False,
 )
 
 

@@ -23,6 +23,11 @@ from scripts.localaws import setup
 
 WARM, COLD = PARTS = ("warm", "cold")
 
+ENVIRONMENTS = {"mlflow": ["packages", "training"], "packages": ["packages"], "batch": ["packages", "batch"]}
+"""The environments in .bench, each with only the locked packages that its programs need: categories of the Pipfile."""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that limit the threads of scikit-learn and numpy. If the user has not set them, each consumer and service
+has its own defaults: our web service's workers have one thread each. Batch programs have one."""
 TELEMETRY_VARIABLES = ("LOG_LEVEL", "POWERTOOLS_METRICS_DISABLED", "POWERTOOLS_METRICS_NAMESPACE")
 """Variables that are removed because consumers log and count as they do in Lambda."""
 
@@ -192,13 +197,17 @@ def _expect_seconds(cell: Cell, samples: Mapping[Cell, list[Sample]]) -> float:
     return samples[largest][-1].wall * cell.rides / largest.rides if largest else 0.0
 
 
-def install_python(consumer: str) -> Path:
-    """Return the Python of an environment in .bench with only the consumer's packages, installed if it is not there.
+def install_pythons() -> dict[str, Path]:
+    """Return the Python that runs each consumer, in an environment with only the consumer's packages."""
+    return {name: install_python("mlflow" if name == COMMON else "packages") for name in CONSUMERS}
+
+
+def install_python(name: str) -> Path:
+    """Return the Python of the environment in .bench of this name, which is installed if it is not there.
 
     Raises CommandError if a package cannot be installed; the message has pip's own words.
     """
-    name, categories = ("mlflow", ["packages", "training"]) if consumer == COMMON else ("packages", ["packages"])
-    lines = requirements(categories)
+    lines = requirements(ENVIRONMENTS[name])
     digest = hashlib.sha256("\n".join([sys.version, *lines]).encode()).hexdigest()
     folder = ROOT / ".bench" / name
     mark, python = folder / "made-of", folder / "bin" / "python"

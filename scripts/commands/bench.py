@@ -1,4 +1,4 @@
-"""Measure the stream's consumer or the web service, and compare it with what others run.
+"""Measure the stream's consumer, the web service or the batch job, and compare it with what others run.
 
 bench stream (the default) compares our consumer with common practice and with the floor. Common practice is the
 consumer of courses: mlflow.pyfunc, one prediction and one PutRecord for each ride. The floor predicts ready-made
@@ -15,8 +15,13 @@ over more and more connections, and then lists of 100 rides. The course's servic
 one by one. Each answer is checked. All services have the same pipeline: the course's as the course logs it, the others
 as ./scripts/train logs it, because mlflow's server needs a signature. At the end, the services' memory is read.
 
-The consumers, or the services, take turns within one run, and the results are medians of the rounds. Do not compare two
-runs, because a machine is never equally fast twice.
+bench batch compares our batch job with the course's batch script (pandas, mlflow.pyfunc). Each run is a process on one
+core, from its start to its end, in an environment with only its locked packages (in this one with --quick). Both score
+the month, and a file that has it ten times. Ours loads the model as ./scripts/train logs it, and as the script does, as
+cloudpickle. The batch job's longest file has the month a hundred times. Predictions of rides in both are compared.
+
+The consumers, services or programs take turns within one run, and the results are medians of the rounds. Do not compare
+two runs, because a machine is never equally fast twice.
 """
 
 import argparse
@@ -34,13 +39,14 @@ from pathlib import Path
 from rich.console import Console
 
 from scripts import cli
-from scripts.benchmark import endpoint, inputs, processes, results, web
-from scripts.benchmark.consumers import CONSUMERS
+from scripts.benchmark import batch, batch_files, batch_results, endpoint, inputs, processes, results, web
+from scripts.benchmark.batch_results import BatchRow, RateRow, batch_tables
 from scripts.benchmark.inputs import FULL, MODELS, QUICK, Plan
-from scripts.benchmark.processes import COLD, PARTS, WARM, Cell, Measure, Sample
+from scripts.benchmark.processes import COLD, PARTS, THREADS, WARM, Cell, Measure, Sample
 from scripts.benchmark.results import Row
 from scripts.benchmark.web_results import LoadRow, MemoryRow, web_tables
 from scripts.cli import STDOUT
+from scripts.sources.download import open_trips
 from trips import TripRecordError
 
 EXAMPLES = """\
@@ -50,15 +56,14 @@ examples:
   bench --data green_tripdata_2023-01.parquet green_tripdata_2023-02.parquet --json bench.json --plot bench.png
   bench --parts cold --rounds 15
   bench web --models ridge
+  bench batch --data green_tripdata_2023-01.parquet green_tripdata_2023-02.parquet --rounds 3
 """
-STREAM, WEB = SUBJECTS = ("stream", "web")
+STREAM, WEB, BATCH = SUBJECTS = ("stream", "web", "batch")
 VERSIONS = {
     STREAM: ("scikit-learn", "numpy", "mlflow", "boto3", "skops", "msgspec"),
     WEB: ("scikit-learn", "numpy", "mlflow", "flask", "gunicorn", "uvicorn", "msgspec"),
+    BATCH: ("scikit-learn", "numpy", "mlflow", "pandas", "pyarrow", "skops", "msgspec"),
 }
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables that limit the threads of scikit-learn and numpy. If the user has not set them, each program has its own
-defaults: our web service's workers have one thread each."""
 EXPLAINED = (TripRecordError,)
 
 
@@ -76,7 +81,11 @@ def main() -> int:
     if options.subject == WEB:
         loads, memory = measure_web(plan, chosen, options.models)
         tables = [table for model in options.models for table in web_tables(loads, memory, model)]
-        report: dict[str, Sequence[Row | LoadRow | MemoryRow]] = {"rows": loads, "memory": memory}
+        report: dict[str, Sequence[Row | LoadRow | MemoryRow | BatchRow | RateRow]] = {"rows": loads, "memory": memory}
+    elif options.subject == BATCH:
+        runs, rates = measure_batch(plan, chosen, options.data, options.models)
+        tables = [table for model in options.models for table in batch_tables(runs, rates, model)]
+        report = {"rows": runs, "rates": rates}
     else:
         rows = measure(plan, chosen, options.models, options.parts or PARTS)
         tables = [results.results_table(rows, model) for model in options.models]
@@ -124,14 +133,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--json", metavar="FILE", help=f"write all results to FILE, too; {STDOUT} prints them instead of the tables")
     add("--plot", metavar="FILE", help="stream only: draw the results into this PNG file")
     options = parser.parse_args()
-    if options.subject == WEB and (options.parts or options.plot):
+    if options.subject != STREAM and (options.parts or options.plot):
         parser.error("--parts and --plot are for bench stream: leave them out")
     return options
 
 
 def measure(plan: Plan, chosen: inputs.Inputs, names: Sequence[str], parts: Sequence[str]) -> list[Row]:
     """Train the models, start the endpoint and the consumers, and measure the parts."""
-    pythons = {consumer: processes.install_python(consumer) for consumer in CONSUMERS} if COLD in parts else {}
+    pythons = processes.install_pythons() if COLD in parts else {}
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary)
         models = inputs.log_models(names, chosen.trips, folder, plan.trees)
@@ -167,6 +176,27 @@ def measure_web(plan: Plan, chosen: inputs.Inputs, names: Sequence[str]) -> tupl
                 loads += found[0]
                 memory += found[1]
     return loads, memory
+
+
+def measure_batch(
+    plan: Plan, chosen: inputs.Inputs, data: Sequence[str] | None, names: Sequence[str]
+) -> tuple[list[BatchRow], list[RateRow]]:
+    """Train the models, and measure the batch programs with each of them."""
+    rows: list[BatchRow] = []
+    rates: list[RateRow] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary, contextlib.ExitStack() as stack:
+        folder = Path(temporary)
+        file = stack.enter_context(open_trips(data[-1])) if data else folder / "month.parquet"
+        if not data:
+            batch_files.write_month(chosen.trips, file)
+        models = inputs.log_models(names, chosen.trips, folder, plan.trees)
+        progress = stack.enter_context(cli.progress_bar("runs"))
+        for name, model in models.items():
+            task = progress.add_task(f"Batch programs, {name}", total=batch.count_turns(plan))
+            found = batch.measure(file, model, plan, folder, functools.partial(progress.advance, task))
+            rows += batch_results.make_rows(name, batch_files.count_rows(file), found)
+            rates += batch_results.make_rates([row for row in rows if row.model == name])
+    return rows, rates
 
 
 def machine(packages: Sequence[str]) -> dict[str, object]:

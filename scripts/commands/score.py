@@ -12,9 +12,11 @@ run completes it. A month is stale if its input or its model has changed since t
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 
 from rich.console import Console
 
@@ -24,7 +26,7 @@ from batch.plan import PlannedMonth, make_plan
 from batch_job import Job, add_places, identify_model, settings_from
 from scripts import cli
 from scripts.cli import CONSOLE
-from scripts.scoring import running, shown
+from scripts.scoring import flow_runs, running, shown
 from scripts.scoring.running import MonthResult
 from settings import ModelSettings
 from trips import COLOURS
@@ -38,8 +40,12 @@ examples:
   score green 2023 2 --report 2023-02.html
   score --plan --from 2022-01 --to 2023-03 green
   score --run --from 2022-01 --to 2023-03 green --jobs 2 --output s3://my-predictions
+  score --flow --from 2022-01 --to 2023-03 green
+  score green --from 2022-01 --to 2023-03 --output s3://my-predictions --dask tcp://scheduler:8786
 """
 EXPLAINED = batch_job.EXPLAINED
+LOCAL_CLUSTER = "local"
+"""The value of the flow's parameter for a cluster that the flow makes."""
 
 
 def main() -> int:
@@ -49,10 +55,12 @@ def main() -> int:
         cli.check_writable(options.report)  # before minutes have passed
     cli.choose_model(os.environ, options.model)
     settings = settings_from(os.environ)
-    if not (options.plan or options.run):
+    if not (options.plan or options.run or options.flow):
         score_one(Job(options.months[0], options.input, options.output, options.force), settings)
         report(options, options.months, settings)
         return 0
+    if options.flow:
+        return score_with_flow(options, settings)
     model = identify_model(settings)
     plan = make_plan(options.months, options.input, options.output, model)
     if options.plan:
@@ -95,6 +103,40 @@ def report(options: argparse.Namespace, done: Sequence[Month], settings: ModelSe
         CONSOLE.print(f"The report is {options.report}", highlight=False, soft_wrap=True, markup=False)
 
 
+def score_with_flow(options: argparse.Namespace, settings: ModelSettings) -> int:
+    """Score the months that are missing or stale in a run of the flow. Raises CommandError if it fails."""
+    # A worker of Dask may have another working folder.
+    os.environ["MODEL_LOCATION"] = absolute(os.environ.get("MODEL_LOCATION", ""))
+    parameters = {
+        "colour": options.colour,
+        "first": str(options.months[0]),
+        "last": str(options.months[-1]),
+        "input": options.input and absolute(options.input),
+        "output": absolute(options.output),
+        "dask": options.dask,
+    }
+    rows, error = flow_runs.run_flow(parameters)
+    if rows:
+        CONSOLE.print(shown.rows_table(rows))
+    done = [row["month"] for row in rows if row["state"] in ("scored", "done")]
+    report(options, [month for month in options.months if str(month) in done], settings)
+    if error:
+        raise cli.CommandError(error)
+    return 0
+
+
+def absolute(location: str) -> str:
+    """Return a location as it is understood in any working folder."""
+    return location if "://" in location or not location else str(Path(location).absolute())
+
+
+def scheduler(text: str) -> str:
+    """Convert the value of ``--dask``. Raises ArgumentTypeError."""
+    if text != LOCAL_CLUSTER and not re.fullmatch(r"(tcp|tls|ws|wss)://[^/]+:\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a scheduler's address such as tcp://scheduler:8786")
+    return text
+
+
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, with ``months`` in the place of the month or the two months in it."""
     parser = cli.parser(__doc__, EPILOG)
@@ -107,10 +149,16 @@ def parse_arguments() -> argparse.Namespace:
     add("--plan", action="store_true", help="show which months are done, missing or stale, by their manifests")
     add("--run", action="store_true", help="score the months that are missing or stale, and replace the stale ones")
     add("--jobs", metavar="N", type=cli.count, default=1, help="months at once, for --run (default: %(default)s)")
+    add("--flow", action="store_true", help="score what --run would score, as a Prefect flow: docs/batch-flow.md")
+    dask = "run the flow on the cluster of a Dask scheduler; without ADDRESS, on a cluster of two workers made for it"
+    add("--dask", metavar="ADDRESS", nargs="?", const=LOCAL_CLUSTER, type=scheduler, help=dask)
     add("--report", metavar="FILE", help="write a page (HTML) about all of these months that are scored: plots, errors")
     add_places(parser)
     cli.add_model(parser)
     options = parser.parse_args()
+    options.flow = options.flow or bool(options.dask)
+    if options.flow and (options.plan or options.force or options.jobs > 1):
+        parser.error("--flow and --dask go without --plan, --jobs and --force: a stale month is replaced")
     try:
         options.months = find_months(options)
     except ValueError as error:
@@ -121,8 +169,8 @@ def parse_arguments() -> argparse.Namespace:
 def find_months(options: argparse.Namespace) -> list[Month]:
     """Return the months that the options name. Raises ValueError."""
     if options.first and options.year is None:
-        if not (options.plan or options.run):
-            raise ValueError("--from needs --plan, which shows what there is to do, or --run, which does it")
+        if not (options.plan or options.run or options.flow):
+            raise ValueError("--from needs --plan, which shows what there is to do, or --run or --flow, which do it")
         if options.force:
             raise ValueError("--force is for one month: --run replaces the stale ones without it")
         first = Month.parse(options.colour, options.first)

@@ -3,6 +3,7 @@
 import resource
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from rich.table import Column, Table
 from rich.text import Text
@@ -58,6 +59,17 @@ def results_table(results: Iterable[MonthResult]) -> Table:
         numbers = _numbers(outcome.counts) if outcome else [""] * 3
         note = "was done before" if outcome and outcome.was_done else result.error
         table.add_row(str(result.month), *numbers, _plain(note))
+    return table
+
+
+def rows_table(rows: Iterable[dict[str, Any]]) -> Table:
+    """Return the table of months that the flow returned."""
+    columns = [Column(name, justify="right") for name in ("predicted", "left out", "RMSE")]
+    table = Table("month", "state", *columns, Column("error", overflow="fold"))
+    for row in rows:
+        is_known = row["predicted"] is not None
+        numbers = [f"{row['predicted']:,}", f"{row['left out']:,}", _minutes(row["RMSE"])] if is_known else [""] * 3
+        table.add_row(row["month"], row["state"], *numbers, _plain(row["error"]))
     return table
 
 

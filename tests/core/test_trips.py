@@ -337,3 +337,19 @@ def test_the_names_of_time_columns_tell_the_colour(tmp_path: Path, columns: list
     pq.write_table(pa.table(table), tmp_path / "trips.parquet")
     with (tmp_path / "trips.parquet").open("rb") as file:
         assert TripFile(file, "trips.parquet").colours == colours
+
+
+@pytest.mark.parametrize("run_rows", [1, 7, 1_000])
+@pytest.mark.parametrize("group_rows", [1, 3, 10, 100])
+def test_chunks_have_all_rows_in_order(
+    tmp_path: Path, group_rows: int, run_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row groups of any size are read in runs of any length, and no chunk is larger than it may be."""
+    monkeypatch.setattr("trips.RUN_ROWS", run_rows)
+    table = pq.read_table(write(tmp_path / "trips.parquet", [trip(trip_distance=float(row)) for row in range(25)]))
+    pq.write_table(table, tmp_path / "grouped.parquet", row_group_size=group_rows)
+    with (tmp_path / "grouped.parquet").open("rb") as file:
+        chunks = list(TripFile(file, "grouped.parquet").chunks(8))
+    assert [miles for chunk in chunks for miles in chunk.cells["trip_distance"].to_pylist()] == list(range(25))
+    assert [chunk.first_row for chunk in chunks] == [chunk.cells["trip_distance"][0].as_py() for chunk in chunks]
+    assert max(len(chunk.raw) for chunk in chunks) <= 8
