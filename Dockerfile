@@ -1,7 +1,8 @@
 ARG BASE=public.ecr.aws/lambda/python:3.13
-ARG WEB_BASE=docker.io/library/python:3.13-slim
+ARG PYTHON_BASE=docker.io/library/python:3.13-slim
 
-# The targets: lambda, the function that consumes a Kinesis stream, and web, the web service. Both have these arguments:
+# The targets: lambda, the function that consumes a Kinesis stream; web, the web service; and batch, the batch job. They
+# have these arguments:
 #   CATEGORIES  "packages" is enough for scikit-learn models; "packages training" adds mlflow, for other flavors.
 #   MODEL       a folder of the build context with an MLmodel file, which is copied into the image. Default: no model.
 
@@ -57,22 +58,19 @@ ENV MODEL_LOCATION=${MODEL:+/opt/model} JOBLIB_MULTIPROCESSING=0
 CMD ["lambda_function.lambda_handler"]
 
 
-# ------ web ------
+# ------ web and batch ------
 
-FROM ${WEB_BASE} AS web-base
+FROM ${PYTHON_BASE} AS python-base
 
 
-FROM web-base AS web-packages
-
-ARG CATEGORIES="packages"
+FROM python-base AS python-installer
 
 WORKDIR /build
 COPY Pipfile.lock scripts/image/install-packages ./
 COPY scripts/environment.py ./scripts/
-RUN ./install-packages /app ${CATEGORIES} web
 
 
-FROM web-base AS web-model
+FROM python-base AS python-model
 
 ARG MODEL=""
 
@@ -82,7 +80,16 @@ COPY ${MODEL:-Pipfile.lock} ./
 RUN /build/check-model "${MODEL}"
 
 
-FROM web-base AS web-modules
+# ------ web ------
+
+FROM python-installer AS web-packages
+
+ARG CATEGORIES="packages"
+
+RUN ./install-packages /app ${CATEGORIES} web
+
+
+FROM python-base AS web-modules
 
 WORKDIR /app
 COPY web_service.py gunicorn.conf.py arns.py artifacts.py clients.py flavors.py forests.py linear_models.py model.py \
@@ -92,11 +99,11 @@ COPY web/static ./web/static
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R a+rX .
 
 
-FROM web-base AS web
+FROM python-base AS web
 
 WORKDIR /app
 COPY --from=web-packages /app/ ./
-COPY --from=web-model /opt/model/ /opt/model/
+COPY --from=python-model /opt/model/ /opt/model/
 COPY --from=web-modules /app/ ./
 
 # gunicorn listens on PORT unless it gets --bind; some platforms set PORT. The last variable stops joblib's warning that
@@ -115,6 +122,43 @@ service.request('GET', '/health'); \
 sys.exit(service.getresponse().status != 200)"]
 # The list makes gunicorn the container's first process, which gets SIGTERM; a shell would not pass it on.
 CMD ["python3", "-m", "gunicorn", "web_service:app"]
+
+
+# ------ batch ------
+
+FROM python-installer AS batch-packages
+
+ARG CATEGORIES="packages"
+
+RUN ./install-packages /app ${CATEGORIES} batch
+
+
+FROM python-base AS batch-modules
+
+WORKDIR /app
+COPY batch_job.py batch_flow.py arns.py artifacts.py clients.py flavors.py forests.py linear_models.py model.py \
+    pickled_code.py proofs.py rides.py settings.py skops_*.py trips.py ./
+COPY batch/*.py ./batch/
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R a+rX .
+
+
+FROM python-base AS batch
+
+WORKDIR /app
+COPY --from=batch-packages /app/ ./
+COPY --from=python-model /opt/model/ /opt/model/
+COPY --from=batch-modules /app/ ./
+
+# Prefect keeps its settings, and the database of a temporary server, in its home. On a busy CPU, that server may take
+# longer to start than the 20 seconds that Prefect waits. The last two variables stop the telemetry of Prefect.
+ARG MODEL=""
+ENV MODEL_LOCATION=${MODEL:+/opt/model} JOBLIB_MULTIPROCESSING=0 \
+    PREFECT_HOME=/tmp/prefect PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=120 \
+    DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
+
+USER 10001:10001
+# There is no ENTRYPOINT, because schedulers give the whole command.
+CMD ["python3", "-m", "batch_job", "--help"]
 
 
 # Docker builds the last target by default.

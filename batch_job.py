@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -184,6 +185,8 @@ def commit(place: Place, manifest: Manifest, outputs: tuple[BinaryIO, BinaryIO])
 
 def main() -> int:
     """Score the month that the command line names, and print the outcome as a line of JSON."""
+    # The first process of a container has no default action for signals, so it would ignore SIGTERM.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(
         "batch_job", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

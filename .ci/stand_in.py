@@ -24,7 +24,7 @@ from scripts.cli import CommandError
 from scripts.environment import locked_packages, requirement, requirements
 from scripts.image.container import Engine, find_engine
 
-TAGS = {"lambda": "localhost/lambda-python-stand-in", "web": "localhost/python-stand-in"}
+TAGS = {"lambda": "localhost/lambda-python-stand-in", "python": "localhost/python-stand-in"}
 """The stand-ins' names by the targets of their Dockerfile."""
 
 RUNTIME_PACKAGES = ("awslambdaric", "simplejson", "snapshot-restore-py")
@@ -66,13 +66,13 @@ exec /var/lang/bin/python3 -m awslambdaric "$1"
 """
 
 DOCKERFILE = """\
-FROM scratch AS web
+FROM scratch AS python
 COPY rootfs /
 ENV PATH=/var/lang/bin:/usr/local/bin:/usr/bin/:/bin LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64
 ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/var/wheels
 RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /var/lang/lib
 
-FROM web AS lambda
+FROM python AS lambda
 ENV LAMBDA_TASK_ROOT=/var/task LAMBDA_RUNTIME_DIR=/var/runtime LANG=en_US.UTF-8 TZ=:/etc/localtime
 ENV PATH=/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin
 ENV LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib
@@ -84,7 +84,7 @@ ENTRYPOINT ["/lambda-entrypoint.sh"]
 def main() -> int:
     """Make the images and print their names; return the exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        build(find_engine(), requirements(["packages", "training", "web"]), Path(folder))
+        build(find_engine(), requirements(["packages", "training", "web", "batch"]), Path(folder))
     print(*TAGS.values())
     return 0
 

@@ -44,7 +44,10 @@ FENCES = {
     "prefect": ["batch_flow"],
     "prefect_dask": ["batch_flow"],
     "moto": ["scripts.localaws.moto"],
-    "pyarrow": ["trips", "batch", "scripts.models", "scripts.scoring.sums", "scripts.benchmark.batch_files"],
+    "pyarrow": [
+        *("trips", "batch", "scripts.models", "scripts.scoring.sums", "scripts.benchmark.batch_files"),
+        "scripts.image.trip_files",
+    ],
     "matplotlib": ["scripts.benchmark.plot", "scripts.scoring.plots"],
     "mlflow": ["flavors", "scripts.models", "scripts.benchmark"],
     "boto3": ["clients", "scripts"],
@@ -160,8 +163,9 @@ def test_a_package_is_imported_only_inside_its_fence(package: str, allowed: list
     [
         ("lambda", ["lambda_function"], set()),
         ("web", ["web_service", "web.worker"], {"gunicorn.conf.py", *STATIC_FILES}),
+        ("batch", ["batch_job", "batch_flow"], set()),
     ],
-    ids=["lambda", "web"],
+    ids=["lambda", "web", "batch"],
 )
 def test_an_image_has_the_files_that_its_entry_points_import(
     target: str, entry_points: list[str], others: set[str]

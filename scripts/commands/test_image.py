@@ -1,7 +1,7 @@
-"""Build both images from the Dockerfile: the function's and the web service's, and run them against a local AWS.
+"""Build all images of the Dockerfile: the function's, the web service's and the batch job's, and run them.
 
-They run as confined as Lambda confines a function. It needs Docker or Podman, and the images that the Dockerfile builds
-on, or others of the same layout, named by --base and --web-base.
+They run against a local AWS, as confined as Lambda confines a function. It needs Docker or Podman, and the images that
+the Dockerfile builds on, or others of the same layout, named by --base and --python-base.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from scripts import cli
 from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
 from scripts.environment import ROOT, requirements
 from scripts.image import measures, wheels
+from scripts.image.batch_scenarios import BATCH_SCENARIOS, BatchStage, prepare_batch
 from scripts.image.checks import ScenarioError
 from scripts.image.container import Engine, find_engine
 from scripts.image.heavy_model import GREEDY, SLOW, heavy_model
@@ -34,6 +35,7 @@ from scripts.localaws.setup import MODELS_BUCKET
 IMAGE = "localhost/ride-duration"
 BAKED, WITH_MLFLOW = f"{IMAGE}:baked", f"{IMAGE}:mlflow"
 WEB, WEB_BAKED = f"{IMAGE}-web", f"{IMAGE}-web:baked"
+BATCH, BATCH_BAKED = f"{IMAGE}-batch", f"{IMAGE}-batch:baked"
 
 T = TypeVar("T")
 
@@ -41,7 +43,7 @@ EXAMPLES = """\
 examples:
   test-image
   test-image --with-mlflow
-  test-image --base localhost/lambda-python --web-base localhost/python
+  test-image --base localhost/lambda-python --python-base localhost/python
 """
 
 
@@ -58,9 +60,9 @@ def main() -> int:
     options = parse_arguments()
     categories = ["packages", "training"] if options.with_mlflow else ["packages"]
     engine = find_engine()
-    # The web service's base has a newer C library than Amazon Linux, so it can load the same wheels.
-    check_wheels([*categories, "web"])
-    stand_ins = {"BASE": options.base, "WEB_BASE": options.web_base}
+    # The other images' base has a newer C library than Amazon Linux, so it can load the same wheels.
+    check_wheels([*categories, "web", "batch"])
+    stand_ins = {"BASE": options.base, "PYTHON_BASE": options.python_base}
     bases = {name: stand_in or base_image(name) for name, stand_in in stand_ins.items()}
     for name in bases:
         if not stand_ins[name]:
@@ -70,13 +72,18 @@ def main() -> int:
     with stages(engine, bases["BASE"]) as new_stage:
 
         def new_web_stage() -> WebStage:
-            return WebStage(new_stage(), WEB, WEB_BAKED, bases["WEB_BASE"])
+            return WebStage(new_stage(), WEB, WEB_BAKED, bases["PYTHON_BASE"])
+
+        def new_batch_stage() -> BatchStage:
+            return prepare_batch(new_stage(), BATCH, BATCH_BAKED, bases["PYTHON_BASE"])
 
         outcomes = {
             "The image": run_scenarios(SCENARIOS, new_stage),
             "The web service's image": run_scenarios(WEB_SCENARIOS, new_web_stage),
+            "The batch job's image": run_scenarios(BATCH_SCENARIOS, new_batch_stage),
         }
         measured |= measures.measure_performance(new_stage()) | measures.measure_web(new_web_stage())
+        measured |= measures.measure_batch(new_batch_stage())
     grounds = [
         f"a stand-in for {base_image(name)}: {stand_in}" if stand_in else bases[name]
         for name, stand_in in stand_ins.items()
@@ -90,7 +97,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     text = 'measure the image that --build-arg CATEGORIES="packages training" makes as well'
     parser.add_argument("--with-mlflow", action="store_true", help=text)
-    for option, base in (("--base", "the AWS base image"), ("--web-base", "Python's slim image")):
+    for option, base in (("--base", "the AWS base image"), ("--python-base", "Python's slim image")):
         text = f"a local image in place of {base}, if its registry cannot be reached; .ci/stand_in.py makes one"
         parser.add_argument(option, metavar="IMAGE", help=text)
     return parser.parse_args()
@@ -106,18 +113,20 @@ def check_wheels(categories: Sequence[str]) -> None:
 
 
 def build_images(engine: Engine, bases: Mapping[str, str], categories: Sequence[str]) -> dict[str, str]:
-    """Build both targets, without a model and with one, and return their sizes by description."""
+    """Build each target, without a model and with one, and return their sizes by description."""
     model = str(SAMPLE_MODEL.relative_to(ROOT))
     engine.build(ROOT, IMAGE, **bases)
     engine.build(ROOT, BAKED, **bases, MODEL=model)
-    engine.build(ROOT, WEB, "web", **bases)
-    engine.build(ROOT, WEB_BAKED, "web", **bases, MODEL=model)
+    for target, tag, baked in (("web", WEB, WEB_BAKED), ("batch", BATCH, BATCH_BAKED)):
+        engine.build(ROOT, tag, target, **bases)
+        engine.build(ROOT, baked, target, **bases, MODEL=model)
     images = {"the image": IMAGE}
     if "training" in categories:
         engine.build(ROOT, WITH_MLFLOW, **bases, CATEGORIES=" ".join(categories))
         images["the image with mlflow"] = WITH_MLFLOW
     sizes = measures.measure_sizes(engine, bases["BASE"], images)
-    return sizes | measures.measure_sizes(engine, bases["WEB_BASE"], {"the web service's image": WEB})
+    others = {"the web service's image": WEB, "the batch job's image": BATCH}
+    return sizes | measures.measure_sizes(engine, bases["PYTHON_BASE"], others)
 
 
 def base_image(name: str) -> str:

@@ -1,8 +1,10 @@
-"""The checks that the scenarios of both images share: the image's content, its confinement, and its bytecode."""
+"""The checks that the scenarios of all images share: the image's content, its confinement, and its bytecode."""
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from scripts.environment import ROOT, locked_packages
 from scripts.image import container
@@ -68,7 +70,8 @@ LIST_COMPILED = """
 import importlib, sys
 compiled = []
 def note(event, arguments):
-    if event == "compile" and str(arguments[1]).endswith(".py"):
+    # Only for an import: a package may parse its own source.
+    if event == "compile" and sys._getframe(1).f_code.co_filename.startswith("<frozen importlib"):
         compiled.append(str(arguments[1]))
 sys.addaudithook(note)
 import json
@@ -108,11 +111,11 @@ def _files(path: Path) -> Iterator[Path]:
 def check_content(engine: Engine, image: str, base: str, target: str, categories: Sequence[str]) -> str:
     """Check that the image adds nothing but the locked packages of these categories and its modules, with bytecode."""
     content = engine.look_into(image, LIST_CONTENT)
-    found = {name.lower().replace("_", "-"): version for name, version in content["packages"].items()}
+    found = {canonicalize_name(name): version for name, version in content["packages"].items()}
     locked = {name: package["version"].removeprefix("==") for name, package in locked_packages(categories).items()}
     modules = copied_files(target)
-    expect("packages", found, locked)
-    expect("other files", content["others"], sorted(modules))
+    expect("packages missing and too many", sorted(found.items() ^ locked.items()), [])
+    expect("other files missing and too many", sorted(modules.symmetric_difference(content["others"])), [])
     expect("files without bytecode of their own", content["uncompiled"], [])
     expect("MODEL_LOCATION", content["model"], "")
     new = set(engine.look_into(image, LIST_FILES)) - set(engine.look_into(base, LIST_FILES))

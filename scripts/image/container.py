@@ -126,6 +126,20 @@ class Container:
         """Return the largest resident memory, in bytes, that a process of the container ever had."""
         return int(self.python(PEAKS)) * 1024
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the container still runs."""
+        return self.look_up("{{.State.Running}}") == "true"
+
+    def wait_until_ended(self) -> int:
+        """Return the exit code when the container ends."""
+        return int(self.engine.call("wait", self.name))
+
+    def output(self) -> tuple[str, str]:
+        """Return what the container has written to its stdout, and to its stderr."""
+        done = subprocess.run([*self.engine.command, "logs", self.name], capture_output=True, text=True)
+        return done.stdout, done.stderr
+
     def limits(self) -> dict[str, float]:
         """Return the memory in MiB and the CPUs to which the engine limits the container."""
         memory, nano_cpus = self.look_up("{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}").split()

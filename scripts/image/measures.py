@@ -1,12 +1,15 @@
 """The figures of the images: size, start, memory and speed."""
 
+import math
 import statistics
 import time
 from collections.abc import Mapping
 
 from scripts.cli import CommandError
+from scripts.image.batch_scenarios import JOB, BatchStage, prepare_batch
 from scripts.image.container import Engine, FunctionContainer
 from scripts.image.scenarios import COMPLETE, Stage, good_rides
+from scripts.image.trip_files import make_trips
 from scripts.image.web_scenarios import WebStage
 
 COLD_STARTS = 3
@@ -14,6 +17,16 @@ WARM_BATCHES = 20
 WORKERS = 2
 BATCH, LARGE_BATCH = 500, 8_000
 """Rides in a batch of the local stack, and in a batch of almost 6 MB, Lambda's limit."""
+LARGE_MONTH = (10_000, 100)
+"""Different rows of a large month, and how often it has each."""
+TIME_JOB = """
+import time
+began = time.perf_counter()
+import batch_job, resource
+code = batch_job.main()
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+raise SystemExit(code)
+"""
 
 
 def measure_sizes(engine: Engine, base: str, images: Mapping[str, str]) -> dict[str, str]:
@@ -49,6 +62,30 @@ def measure_web(stage: WebStage) -> dict[str, str]:
         service.wait_until_ready()
         measured[f"memory of the web service with {WORKERS} workers"] = _megabytes(service.memory())
     return measured
+
+
+def measure_batch(stage: BatchStage) -> dict[str, str]:
+    """Return the batch job's speed and memory, by description."""
+    large = prepare_batch(stage.function_stage, stage.image, stage.baked_image, stage.base, make_trips(*LARGE_MONTH))
+    month = f"{math.prod(LARGE_MONTH):,} rows, S3 to S3"
+    seconds, peak = _time_job(large)
+    seconds_again, _ = _time_job(large)
+    return {
+        f"batch job of {month}": f"{seconds:.1f} s",
+        "peak memory of it": _megabytes(peak),
+        "the same again, which is done": f"{seconds_again:.1f} s",
+    }
+
+
+def _time_job(stage: BatchStage) -> tuple[float, int]:
+    """Return the seconds that the job takes, its start included, and the bytes of its largest resident memory."""
+    arguments = (*JOB[3:], f"--input={stage.source}", f"--output={stage.output()}")
+    with stage.run("python3", "-c", TIME_JOB, *arguments) as job:
+        code, (stdout, stderr) = job.wait_until_ended(), job.output()
+    if code:
+        raise CommandError(f"the measured batch job failed: {stderr[-300:]}")
+    seconds, kilobytes = stdout.split()[-2:]
+    return float(seconds), int(kilobytes) * 1024
 
 
 def _time_web_start(stage: WebStage, image: str) -> float:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import socket
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -59,25 +58,11 @@ class WebContainer(Container):
                     if self.get("/health")[0] == 200:
                         return
                 time.sleep(0.02)
-        raise CommandError(f"the web service does not become healthy; its log is {self.logs()[-500:]!r}")
+        raise CommandError(f"the web service does not become healthy; its log is {''.join(self.output())[-500:]!r}")
 
     def memory(self) -> int:
         """Return the memory, in bytes, of all processes of the service. Memory that they share counts once."""
         return int(self.python(SUM_MEMORY)) * 1024
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the container still runs."""
-        return self.look_up("{{.State.Running}}") == "true"
-
-    def wait_until_ended(self) -> int:
-        """Return the exit code when the container ends."""
-        return int(self.engine.call("wait", self.name, seconds=PATIENCE_SECONDS))
-
-    def logs(self) -> str:
-        """Return what the container has written to its stdout and stderr."""
-        command = [*self.engine.command, "logs", self.name]
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
 
 
 def ask(connection: HTTPConnection, path: str, body: object = None) -> tuple[int, Any]:

@@ -131,7 +131,7 @@ def serves_its_pages(stage: WebStage) -> str:
 def refuses_to_start_without_a_model(stage: WebStage) -> str:
     """The container ends, and its log has one line, which names the place where a model should be."""
     with stage.service(model="nothing") as service:
-        code, lines = service.wait_until_ended(), service.logs().splitlines()
+        code, lines = service.wait_until_ended(), "".join(service.output()).splitlines()
     words = f"there is no MLmodel in {stage.function_stage.models}/nothing"
     if code == 0 or len(lines) != 1 or words not in lines[0]:
         raise ScenarioError(f"expected a failure with one line that says “{words}”, not {code} with {lines}"[:600])

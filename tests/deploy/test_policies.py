@@ -36,7 +36,8 @@ KEYS = {f"{name}KeyArn": f"{KEY}{name.lower()}" for name in ("Input", "Output", 
 RUN_ID = "a74aaab7ca9e444ca8fc468eb4bd20e7"
 """The run that logged the sample model."""
 LISTING = {"list-type", "prefix", "encoding-type"}
-"""The query parameters of ListObjectsV2. For more than 1,000 objects there would be a continuation token too."""
+"""The query parameters of ListObjectsV2. For more than 1,000 objects there would be a continuation token too. With a
+delimiter, it lists one folder."""
 ASKING_FOR_MORE = {"x-amz-acl", "x-amz-copy-source", "x-amz-object-lock-mode", "x-amz-tagging"}
 """Headers of PutObject that need another permission (S3 API reference)."""
 PLACES = ("1/models/m-0/artifacts", f"1/{RUN_ID}/artifacts/model", "some/model")
@@ -106,7 +107,7 @@ def superfluous(calls: Sequence[Call], given: Sequence[Grant]) -> list[Grant]:
 
 
 def as_calls(request: Request) -> list[Call]:
-    """Return the calls that IAM has to allow for a request of the function. An unknown request fails the test."""
+    """Return the calls that IAM has to allow for a request of the product. An unknown request fails the test."""
     url, headers = urlsplit(request.target), request.headers
     bucket, _, key = unquote(url.path.removeprefix("/")).partition("/")
     arn, values = f"arn:aws:s3:::{bucket}", parse_qs(url.query, True)
@@ -115,15 +116,17 @@ def as_calls(request: Request) -> list[Call]:
         case "kinesis", "POST", _, "Kinesis_20131202.PutRecords":
             stream = json.loads(request.body)["StreamName"]
             return [Call("kinesis:PutRecords", f"arn:aws:kinesis:us-east-1:123456789012:stream/{stream}")]
-        case "s3", "GET", query, _ if query == LISTING and not key:
+        case "s3", "GET", query, _ if query - {"delimiter"} == LISTING and not key:
             return [Call("s3:ListBucket", arn, values["prefix"][0])]
-        case "s3", "GET", query, _ if not query and key:
+        case "s3", "GET" | "HEAD", query, _ if not query and key:
             # To a role that may not list the whole bucket, S3 answers 403 instead of 404 (S3 API reference,
             # GetObject, "Permissions"), and the function could not tell that the file is missing.
             missing = [Call("s3:ListBucket", arn)] if request.status == HTTPStatus.NOT_FOUND else []
             return [Call("s3:GetObject", f"{arn}/{key}"), *missing]
         case "s3", "PUT", query, _ if not query and key and not ASKING_FOR_MORE & set(map(str.lower, headers)):
             return [Call("s3:PutObject", f"{arn}/{key}")]
+        case "s3", "DELETE", query, _ if not query and key:
+            return [Call("s3:DeleteObject", f"{arn}/{key}")]
     call = f"{request.method} {request.target} {headers.get('X-Amz-Target', '')}"
     raise AssertionError(f"{call} is a new call: the roles in template.yaml need a permission for it")
 
@@ -375,11 +378,11 @@ def test_only_lambda_can_assume_a_role_and_no_grant_is_for_everything(parameters
         lambda: boto3.Session(botocore_session=botocore.session.get_session()).client("sqs").list_queues(),
         lambda: boto3.client("s3").put_object(Bucket="bucket", Key="key", Tagging="a=b"),
         lambda: boto3.client("s3").get_object_tagging(Bucket="bucket", Key="key"),
-        lambda: boto3.client("s3").head_object(Bucket="bucket", Key="key"),
+        lambda: boto3.client("s3").get_object(Bucket="bucket", Key="key", VersionId="1"),
         lambda: boto3.client("kinesis").put_record(StreamName="stream", PartitionKey="key", Data=b""),
         lambda: boto3.client("sts").get_caller_identity(),
     ],
-    ids=["a session", "a botocore session", "a tag", "tags", "a header", "one record", "another service"],
+    ids=["a session", "a botocore session", "a tag", "tags", "a version", "one record", "another service"],
 )
 def test_a_call_that_the_roles_do_not_know_fails(recording: Recording, call: Callable[[], object]) -> None:
     """Whoever adds a call to the code has to look at the roles."""

@@ -107,7 +107,7 @@ def test_every_image_of_the_dockerfile_is_its_targets_base() -> None:
     text = (ROOT / "Dockerfile").read_text()
     stages = set(re.findall("^FROM .* AS (.+)", text, re.M))
     for part, base in zip(
-        re.split("^(?=FROM .* AS web-base)", text, flags=re.M), ("${BASE}", "${WEB_BASE}"), strict=True
+        re.split("^(?=FROM .* AS python-base)", text, flags=re.M), ("${BASE}", "${PYTHON_BASE}"), strict=True
     ):
         images = set(re.findall(r"^FROM (\S+)", part, re.M)) | set(re.findall("^COPY --from=([^ ]+)", part, re.M))
         assert images - stages == {base}
