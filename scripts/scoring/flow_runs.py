@@ -24,8 +24,6 @@ from scripts.cli import CommandError
 
 NOT_TRACKED = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 """Prefect's two switches against telemetry, of the client and of the server."""
-SERVER = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-"""What Prefect itself sets for a temporary server."""
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5
@@ -94,9 +92,8 @@ def start_temporary_server() -> None:
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    options = [f"--host={HOST}", f"--port={port}", "--log-level=error", "--lifespan=on"]
-    server = subprocess.Popen([*command, *options], env={**os.environ, **SERVER}, stdin=subprocess.DEVNULL, stdout=2)
+    # It says on stdout how to use it, and on stderr what is wrong.
+    server = subprocess.Popen(server_command(port), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     # Before Prefect is imported, so that it happens after Prefect has sent its last logs to the server.
     atexit.register(end, server)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
@@ -104,6 +101,12 @@ def start_temporary_server() -> None:
         if server.poll() is not None:
             raise CommandError("Prefect's temporary server could not start; its messages are above")
         time.sleep(POLL_SECONDS)
+
+
+def server_command(port: int) -> list[str]:
+    """Return the command that runs a Prefect server on this machine."""
+    options = [f"--host={HOST}", f"--port={port}", "--no-ui", "--log-level=ERROR"]
+    return [sys.executable, "-m", "prefect", "server", "start", *options]
 
 
 def end(process: subprocess.Popen[Any]) -> None:

@@ -4,9 +4,9 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,8 @@ def serve_prefect(home: Path) -> Iterator[str]:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
     variables = {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    # "prefect server start" would take twice as long.
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", f"--port={port}"]
-    environment = {**os.environ, **variables, **flow_runs.SERVER}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as server:
+    command, environment = flow_runs.server_command(port), {**os.environ, **variables}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as server:
 
         def is_up() -> bool:
             assert server.poll() is None
@@ -46,7 +44,8 @@ def serve_prefect(home: Path) -> Iterator[str]:
             wait_for(is_up)
             yield f"http://{HOST}:{port}/api"
         finally:
-            server.kill()
+            # The command has a child, which is the server.
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 def ask(api: str, method: str, path: str, content: dict[str, Any] | None = None) -> Any:
