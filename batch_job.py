@@ -16,6 +16,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -70,6 +71,8 @@ class ScoredMonth(msgspec.Struct, frozen=True):
     was_done: bool
     """Whether the predictions were there already, so that nothing was written."""
     counts: Counts
+    seconds: float
+    """How long it took to read, predict and write the rows, after the model was loaded; 0 if that was done before."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
         if before and before.is_of(source, model) and all(map(place.holds, before.files)):
             # A run that was killed after its commit has not removed the files that it replaced.
             place.remove_unused(names, before)
-            return ScoredMonth(place.location, True, before.counts)
+            return ScoredMonth(place.location, True, before.counts, 0.0)
         if before and not job.force:
             check_same(before, source, model, place)
         with place.temporary() as predictions, place.temporary() as rejections:
@@ -109,7 +112,9 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
             trips = TripFile(file, source.location)
             check_colour(trips, job.month, source)
             with loaded(settings) as predictor:
+                began = time.perf_counter()
                 counts, columns = score_file(trips, source.sha256, predictor, model, outputs, watcher.scored)
+                seconds = time.perf_counter() - began
             found = (
                 describe_file(predictions, "part-", f"{place.suffix}.parquet"),
                 describe_file(rejections, "_rejected-", f"{place.suffix}.jsonl.gz"),
@@ -117,7 +122,7 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
             manifest = Manifest(*job.month, source, model, counts, *found, columns, find_versions(), now())
             commit(place, manifest, outputs)
         place.remove_unused(names, manifest)
-    return ScoredMonth(place.location, False, manifest.counts)
+    return ScoredMonth(place.location, False, manifest.counts, seconds)
 
 
 def settings_from(environment: Mapping[str, str]) -> ModelSettings:

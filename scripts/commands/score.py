@@ -13,7 +13,6 @@ run completes it. A month is stale if its input or its model has changed since t
 import argparse
 import os
 import re
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -73,13 +72,12 @@ def main() -> int:
 
 def score_one(job: Job, settings: ModelSettings) -> None:
     """Score a month, and print what became of it."""
-    began = time.perf_counter()
     outcome = running.score_with_bar(job, settings)
     if outcome.was_done:
         text = f"{job.month} was done before, by the same model from the same input: nothing was written"
         CONSOLE.print(text, highlight=False, soft_wrap=True)
     else:
-        CONSOLE.print(shown.summary(outcome, time.perf_counter() - began))
+        CONSOLE.print(shown.summary(outcome))
     print(outcome.location)
 
 

@@ -19,8 +19,8 @@ BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024
 MEGABYTE = 1_000_000
 
 
-def summary(outcome: ScoredMonth, seconds: float) -> Table:
-    """Return the table of a month that was scored just now by this process, in so many seconds."""
+def summary(outcome: ScoredMonth) -> Table:
+    """Return the table of a month that was scored just now by this process."""
     counts = outcome.counts
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT / MEGABYTE
     rows = {
@@ -30,7 +30,7 @@ def summary(outcome: ScoredMonth, seconds: float) -> Table:
         **{f"  {reason}": f"{number:,}" for reason, number in counts.reasons.items()},
         f"RMSE of {counts.measured:,} usual rides": _minutes(counts.rmse),
         "MAE": _minutes(counts.mae),
-        "rows a second": f"{counts.rows / seconds:,.0f}",
+        "rows a second, with the model loaded": f"{counts.rows / outcome.seconds:,.0f}",
         "peak memory": f"{peak:,.0f} MB",
     }
     table = Table(Column(overflow="fold"), Column(justify="right"), show_header=False)

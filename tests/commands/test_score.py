@@ -69,7 +69,7 @@ def test_a_month_is_scored_and_then_done(tmp_path: Path, run: Run) -> None:
         "Expected `float` <= 100.0 - at `$.ride.trip_distance`": "1",
         "Expected `int`, got `null` - at `$.ride.DOLocationID`": "1",
     }
-    assert list(table)[5:] == ["RMSE of 2 usual rides", "MAE", "rows a second", "peak memory"]
+    assert list(table)[5:] == ["RMSE of 2 usual rides", "MAE", "rows a second, with the model loaded", "peak memory"]
     code, out, err = run("green", "2023", "2", "--input", FEBRUARY)
     assert (code, out.strip()) == (0, str(folder))
     assert "2023-02 was done before, by the same model from the same input: nothing was written" in err
