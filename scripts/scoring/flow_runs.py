@@ -97,6 +97,9 @@ def start_temporary_server() -> None:
     # Before Prefect is imported, so that it happens after Prefect has sent its last logs to the server.
     atexit.register(end, server)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    # Prefect would ask the proxy of http_proxy for the server.
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))
     while not is_up(port):
         if server.poll() is not None:
             raise CommandError("Prefect's temporary server could not start; its messages are above")

@@ -153,7 +153,9 @@ def test_an_interrupted_run_leaves_no_process_and_no_half_month(tmp_path: Path, 
     """Its temporary server ends too. Without a server set up, the run has started one."""
     write_months(tmp_path, MONTHS[:1], copies=1000)
     command = ["--flow", "green", "2022", "11", f"--input={tmp_path}", f"--output={tmp_path / 'out'}"]
-    with start("score", *command, **environment(home)) as tool:
+    # A proxy of the network knows no server of this machine.
+    proxy: dict[str, Any] = {"http_proxy": "http://127.0.0.1:1", "no_proxy": "", "NO_PROXY": ""}
+    with start("score", *command, **environment(home), **proxy) as tool:
         read_until(tool, "Beginning flow run")
         wait_for(lambda: list(tmp_path.rglob(".unfinished-*")))
         started = descendants(tool.pid)
