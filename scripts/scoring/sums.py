@@ -18,6 +18,7 @@ from batch.tables import ACTUAL, DIFFERENCE
 from scripts.cli import CommandError
 from trips import usual_trips
 
+PREDICTED = "predicted"
 MAX_MINUTES = 60
 """Durations are counted by the minute up to here, which is the longest of a usual ride."""
 ZONES = 266
@@ -89,11 +90,13 @@ class DurationSums:
 
     def add(self, table: Any, field: str) -> None:
         """Add rows of a file of predictions; ``field`` is the predicted value's column."""
-        self.predicted += np.bincount(minute_indices(table[field].to_numpy()), minlength=len(self.predicted))
-        usual = table.append_column("minutes", table[ACTUAL]).filter(usual_trips())
+        # Under a name of its own, because PREDICTION_FIELD may be "minutes".
+        table = table.rename_columns({field: PREDICTED}).append_column("minutes", table[ACTUAL])
+        self.predicted += np.bincount(minute_indices(table[PREDICTED].to_numpy()), minlength=len(self.predicted))
+        usual = table.filter(usual_trips())
         actual, errors = usual[ACTUAL].to_numpy(), usual[DIFFERENCE].to_numpy()
         pickups, dropoffs = (_zones(usual[name].to_numpy()) for name in ("PULocationID", "DOLocationID"))
-        np.add.at(self.usual, (minute_indices(actual), minute_indices(usual[field].to_numpy())), 1)
+        np.add.at(self.usual, (minute_indices(actual), minute_indices(usual[PREDICTED].to_numpy())), 1)
         self.absolutes += float(np.abs(errors).sum())
         self.all.add(np.zeros(len(errors), np.int64), actual, errors)
         self.hours.add(pc.hour(usual["pickup_datetime"]).to_numpy(), actual, errors)

@@ -33,6 +33,8 @@ from tests.web.browser import NEEDS_BROWSER, Page, open_browser
 pytestmark = pytest.mark.slow
 HOSTILE = "<script>document.title = 'taken'</script><img src=https://example.com/x>"
 VERSION = "a/run"
+FIELD = "minutes"
+"""A name for the predicted value's column that pyarrow's filters use for something else."""
 MONTHS = [Month("green", 2023, 1), Month("green", 2023, 2)]
 ZONES = (7, 74, 75, 105, 264, 265, 9999)
 USUAL = "actual_duration BETWEEN 1 AND 60 AND trip_distance > 0 AND trip_distance <= 100"
@@ -249,7 +251,7 @@ def ride(predicted: float, actual: float | None, **changes: object) -> dict[str,
     """Build a row of the predictions."""
     usual = {"pickup_datetime": datetime.datetime(2023, 2, 1, 23), "PULocationID": 74, "DOLocationID": 75}
     error = None if actual is None else actual - predicted
-    durations = {"predicted_duration": predicted, "actual_duration": actual, "diff": error}
+    durations = {FIELD: predicted, "actual_duration": actual, "diff": error}
     return {"ride_id": "1", "trip_distance": 2.0, "model_name": "m", "model_version": "1"} | usual | durations | changes
 
 
@@ -257,7 +259,7 @@ def manifest(month: int = 2, name: str = "m", predicted: int = 0, rejected: int 
     """Build a manifest, of which the report shows these numbers."""
     counts = Counts(predicted + rejected, predicted, rejected, {"too far": rejected} if rejected else {})
     files = OutputFile("part-0.parquet", 1, ""), OutputFile("_rejected-0.jsonl.gz", 1, "")
-    source, model = InputIdentity(f"{month}.parquet", "", 1, ""), ModelIdentity(name, "1", name, "predicted_duration")
+    source, model = InputIdentity(f"{month}.parquet", "", 1, ""), ModelIdentity(name, "1", name, FIELD)
     return Manifest("green", 2023, month, source, model, counts, *files, {}, {}, "")
 
 
@@ -284,8 +286,8 @@ def test_months_with_little_or_odd_content_have_a_page(
 ) -> None:
     """What is not known is said in words, and never shown as NaN."""
     sums = DurationSums()
-    schema = make_schema("predicted_duration")
-    sums.add(pa.Table.from_pylist([{"ride_id": "1"} | row for row in rows], schema=schema), "predicted_duration")
+    schema = make_schema(FIELD)
+    sums.add(pa.Table.from_pylist([{"ride_id": "1"} | row for row in rows], schema=schema), FIELD)
     page = make_page([manifest(predicted=len(rows), rejected=2)], [], sums)
     assert [text for text in expected if text.lower() not in page.lower()] == []
     assert page.count("<svg") == plots
