@@ -16,6 +16,8 @@ ANSWER_FIELDS = ("model_version", "error")
 DRAIN_SECONDS = 3.0
 """The default, because load balancers take a second or two to notice that a server is about to stop."""
 S3_URI = "s3://[^/]+(/.*)?"
+TEXT = r"[^\ud800-\udfff]+"
+"""Python has bytes that are not UTF-8 as lone surrogates, which no prediction can carry."""
 
 
 class SettingsError(Exception):
@@ -53,8 +55,8 @@ class ModelSettings:
             location=variables.get("MODEL_LOCATION") or None,
             bucket=variables.get("MODEL_BUCKET", ""),
             experiment_id=variables.get("MLFLOW_EXPERIMENT_ID") or "1",
-            run_id=variables.get("RUN_ID", ""),
-            name=variables.get("MODEL_NAME") or "ride_duration_prediction_model",
+            run_id=_match(variables, "RUN_ID", TEXT, "text in UTF-8"),
+            name=_match(variables, "MODEL_NAME", TEXT, "text in UTF-8") or "ride_duration_prediction_model",
             prediction_field=given_field or field,
             sha256=digest.lower() or None,
         )

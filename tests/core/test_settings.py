@@ -119,6 +119,8 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ),
         pytest.param({**MINIMUM, "PREDICTION_FIELD": "ride_id"}, "PREDICTION_FIELD", id="the id's own field"),
         pytest.param({**MINIMUM, "PREDICTION_FIELD": "tip amount"}, "PREDICTION_FIELD", id="not a field's name"),
+        pytest.param({**MINIMUM, "MODEL_NAME": "\udcff"}, "MODEL_NAME is text in UTF-8", id="name not in UTF-8"),
+        pytest.param({**MINIMUM, "RUN_ID": "\udcff"}, "RUN_ID is text in UTF-8", id="run not in UTF-8"),
     ],
 )
 def test_a_missing_or_wrong_variable_is_named_in_one_line(environment: dict[str, str], named: str) -> None:
