@@ -97,13 +97,19 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
     """
     model = identify_model(settings)
     place = open_place(job.output, job.month.place(model.version))
-    with Source.of(job.input, job.month).open(watcher.fetched) as (file, source), place.exclusive():
+    origin = Source.of(job.input, job.month)
+    with origin.open(watcher.fetched) as (file, source), place.exclusive():
         # Listed before the manifest is read: only then, a file that it does not name can be one that nobody needs.
         names = place.names()
         before = place.read_manifest()
         if before and before.is_of(source, model) and all(map(place.holds, before.files)):
             # A run that was killed after its commit has not removed the files that it replaced.
             place.remove_unused(names, before)
+            if source.tag not in ("", before.input.tag):
+                # The same content from another place, or with a new tag. Otherwise the plan would call the month stale
+                # forever. Suppressed: the predictions are good, and another run may know a newer tag.
+                with contextlib.suppress(OutputError):
+                    place.commit(msgspec.structs.replace(before, input=source))
             return ScoredMonth(place.location, True, before.counts, 0.0)
         if before and not job.force:
             check_same(before, source, model, place)
@@ -115,6 +121,7 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
                 began = time.perf_counter()
                 counts, columns = score_file(trips, source.sha256, predictor, model, outputs, watcher.scored)
                 seconds = time.perf_counter() - began
+            origin.check_unchanged(file, source)
             found = (
                 describe_file(predictions, "part-", f"{place.suffix}.parquet"),
                 describe_file(rejections, "_rejected-", f"{place.suffix}.jsonl.gz"),

@@ -153,6 +153,22 @@ def test_the_plan_follows_inputs_and_models(inputs: Inputs, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_the_same_content_at_another_place_is_stale_only_until_it_is_read(inputs: Inputs, tmp_path: Path) -> None:
+    """The plan cannot know that a remote file is the same. The job finds out, and the plan sees it in the manifest."""
+    copies = LocalInputs(tmp_path)
+    output = tmp_path / "output"
+    for place in (copies, inputs):
+        place.write(MONTHS[0], 3.66)
+    first = score_month(Job(MONTHS[0], copies.location, str(output)), settings())
+    files = set(output.rglob("*"))
+    assert score_month(Job(MONTHS[0], inputs.location, str(output)), settings()).was_done
+    for place in (copies, inputs):
+        assert plan(place.location, output, settings())[0] == DONE
+    assert set(output.rglob("*")) == files
+    assert not first.was_done
+
+
+@pytest.mark.slow
 def test_another_name_or_column_is_another_model(tmp_path: Path) -> None:
     """Predictions are tagged with the name, and the column's name is a setting of the model."""
     LocalInputs(tmp_path).write(MONTHS[0], 1.0)
