@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from batch.manifests import MANIFEST, Manifest, OutputFile, encode_manifest, find_sha256
 from batch.outputs import OUR_NAME, BusyError, OutputError, Place
+from rides import encodable
 
 TEMPORARY = ".unfinished-"
 """How the names of temporary files begin. Readers of partitioned tables ignore names that begin with a dot."""
@@ -26,7 +27,7 @@ class FolderPlace(Place):
 
     def __init__(self, folder: Path) -> None:
         """Take the folder, which is made when it is needed."""
-        self.location = str(folder)
+        self.location = encodable(str(folder))
         self._folder = folder
 
     @contextlib.contextmanager

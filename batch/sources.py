@@ -4,6 +4,7 @@ A remote file is copied into a temporary file that has no name, so that even a k
 """
 
 import contextlib
+import errno
 import http.client
 import re
 import urllib.error
@@ -16,10 +17,12 @@ from typing import Any, BinaryIO
 from batch.manifests import InputIdentity, find_sha256
 from batch.months import TRIP_DATA, Month
 from batch.objects import client, explained, split_uri, temporary_file
+from rides import encodable
 from trips import TripRecordError
 
 TIMEOUT_SECONDS = 60
 PIECE_BYTES = 1_048_576
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Advance = Callable[[int, int | None], None]
 """Called with the bytes that were copied, and the bytes of the whole file if they are known."""
@@ -62,7 +65,8 @@ class Source:
     @property
     def shown(self) -> str:
         """The location for messages and manifests, without the secrets that a URL may carry."""
-        return _shown(self.location)
+        # A path may have bytes that are not UTF-8.
+        return encodable(_shown(self.location))
 
     @contextlib.contextmanager
     def open(self, advance: Advance = lambda *_: None) -> Iterator[tuple[BinaryIO, InputIdentity]]:
@@ -75,6 +79,13 @@ class Source:
                 size = file.tell()
                 file.seek(0)
             yield file, InputIdentity(self.shown, digest, size, tag)
+
+    def check_unchanged(self, file: BinaryIO, identity: InputIdentity) -> None:
+        """Raise FetchError if the content of an open file is not that of the identity any more."""
+        with self._explained():
+            file.seek(0)
+            if find_sha256(file) != identity.sha256:
+                raise FetchError(f"{self.shown}: was changed while it was read: try again when it is complete")
 
     def fingerprint(self) -> str:
         """Return the file's digest, or the ETag of a remote file, so that its content need not be read.
@@ -101,8 +112,10 @@ class Source:
         except OSError as error:
             if self._is_local and isinstance(error, FileNotFoundError):
                 raise NoInputError(f"{self.shown}: there is no such file") from None
-            # A copy may not fit on the disk, and a pipe has no beginning to go back to.
-            raise TripRecordError(f"{self.shown}: cannot be read: {error.strerror or error}") from error
+            # A pipe has no beginning to go back to.
+            reason = error.strerror or error
+            hint = "" if self._is_local else ": set TMPDIR to a folder that has space for a copy"
+            raise TripRecordError(f"{self.shown}: cannot be read: {reason}{hint}") from error
 
     def _find_tag(self) -> str:
         if self.location.startswith("s3://"):
@@ -145,6 +158,8 @@ class Source:
             # Without the error's own text, which may have the password of a redirection's URL.
             raise TripRecordError(f"{self.shown}: not a URL that can be downloaded") from None
         except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in DISK_IS_FULL:
+                raise
             raise FetchError(f"{self.shown}: cannot be downloaded: {error}") from error
 
 

@@ -1,20 +1,25 @@
 """Where the input comes from: a folder, a web server, or S3."""
 
+import functools
 import http.server
+import json
 import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from batch import sources
+from batch.manifests import decode_manifest
 from batch.months import TRIP_DATA
-from batch.sources import NoInputError, Source
+from batch.sources import FetchError, NoInputError, Source
+from batch_job import Job, Watcher, score_month
 from tests.batch.conftest import serve
-from tests.batch.jobs import FEBRUARY, read, score
-from tests.trip_records import trip, write
+from tests.batch.jobs import FEBRUARY, read, score, settings
+from tests.trip_records import linear_trips, trip, write
 from trips import TripRecordError
 
 if TYPE_CHECKING:
@@ -128,12 +133,12 @@ def test_a_url_is_downloaded(tmp_path: Path, website: str, way: str) -> None:
     [
         ("404", NoInputError, "the server responds 404 Not Found"),
         ("403", NoInputError, "the server responds 403 Forbidden"),
-        ("500", TripRecordError, "the server responds 500 Internal Server Error"),
-        ("503", TripRecordError, "the server responds 503 Service Unavailable"),
-        ("to-disk", TripRecordError, "the server responds 302 Found"),
+        ("500", FetchError, "the server responds 500 Internal Server Error"),
+        ("503", FetchError, "the server responds 503 Service Unavailable"),
+        ("to-disk", FetchError, "the server responds 302 Found"),
         ("to-secret", TripRecordError, "not a URL that can be downloaded"),
-        ("drop", TripRecordError, "the download broke off after"),
-        ("slow", TripRecordError, "cannot be downloaded: timed out"),
+        ("drop", FetchError, "the download broke off after"),
+        ("slow", FetchError, "cannot be downloaded: timed out"),
     ],
 )
 def test_a_url_without_a_file_is_one_line(
@@ -171,12 +176,45 @@ def test_a_server_that_is_not_there_is_one_line(url: str, message: str) -> None:
     assert SECRET not in str(opened.value)
 
 
-def test_a_copy_that_does_not_fit_on_the_disk_is_one_line(website: str) -> None:
-    """The error of the disk is that of the download."""
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no full device")
-    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(TripRecordError, match="No space left"):
-        Source(f"{website}/file/{NAME}")._fetch(full, lambda *_: None)
+@pytest.mark.parametrize("reason", ["No space left on device", "No such file or directory"])
+def test_a_copy_that_cannot_be_written_is_one_line(website: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the variable for another disk."""
+    if reason.startswith("No space"):
+        if not Path("/dev/full").exists():
+            pytest.skip("this system has no full device")
+        monkeypatch.setattr("batch.sources.temporary_file", functools.partial(open, "/dev/full", "r+b", 0))
+    else:
+        monkeypatch.setenv("TMPDIR", "/nothing")
+    source = Source(f"{website}/file/{NAME}")
+    expected = rf"\A{source.location}: cannot be read: {reason}: set TMPDIR to a folder that has space for a copy\Z"
+    with pytest.raises(TripRecordError, match=expected), source.open():
+        pass
+
+
+def test_a_file_that_is_changed_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    """Otherwise the predictions would be of other rows than those of the digest."""
+    file = write(tmp_path / NAME, linear_trips(100))
+
+    def change(*_: int) -> None:
+        write(file, linear_trips(200))
+
+    with pytest.raises(FetchError, match=rf"\A{file}: was changed while it was read: try again"):
+        score_month(Job(FEBRUARY, str(file), str(tmp_path / "output")), settings(), Watcher(scored=change))
+    assert [path for path in (tmp_path / "output").rglob("*") if path.is_file()] == []
+
+
+def test_paths_may_have_any_bytes(tmp_path: Path) -> None:
+    """Text in a manifest is UTF-8, and names of files need not be."""
+    try:
+        folder = tmp_path / "\udcff"
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    write(tmp_path / NAME, [trip()]).rename(folder / NAME)
+    done = score(folder, folder / "output")
+    assert json.loads(msgspec.json.encode(done))["location"].startswith(f"{tmp_path}/?/output/")
+    (manifest,) = folder.rglob("_manifest.json")
+    assert decode_manifest(manifest.read_bytes()).input.location == f"{tmp_path}/?/{NAME}"
 
 
 def test_an_object_is_read(tmp_path: Path, s3: "S3Client", bucket: str) -> None:
