@@ -228,16 +228,19 @@ def test_an_object_is_read(tmp_path: Path, s3: "S3Client", bucket: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "message"),
-    [("/nothing.parquet", "there is no such object"), ("-2/nothing.parquet", "there is no such")],
+    ("key", "kind", "message"),
+    [
+        ("/nothing.parquet", NoInputError, "there is no such object"),
+        ("-2/nothing.parquet", FetchError, ".* does not exist: create the bucket, or check the URI"),
+    ],
     ids=["object", "bucket"],
 )
-def test_an_object_that_is_not_there_is_one_line(bucket: str, key: str, message: str) -> None:
+def test_an_object_that_is_not_there_is_one_line(bucket: str, key: str, kind: type, message: str) -> None:
     """The plan and the job say the same kind of error."""
     source = Source(f"s3://{bucket}{key}")
-    with pytest.raises(NoInputError, match=f"^{source.location}: {message}"), source.open():
+    with pytest.raises(kind, match=f"^{source.location}: {message}"), source.open():
         pass
-    with pytest.raises(NoInputError, match=f"^{source.location}: {message}"):
+    with pytest.raises(kind, match=f"^{source.location}: {message}"):
         source.fingerprint()
 
 
@@ -246,7 +249,7 @@ def test_an_object_that_must_not_be_read_is_one_line(website: str, monkeypatch: 
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", website)
     source = Source("s3://403/key")
     for read_it in (source.fingerprint, source.open().__enter__):
-        with pytest.raises(TripRecordError, match="^s3://403/key: no permission: the role needs s3:GetObject"):
+        with pytest.raises(TripRecordError, match="^s3://403/key: .*Forbidden: the role needs s3:GetObject"):
             read_it()
 
 
