@@ -142,8 +142,11 @@ def settings_from(environment: Mapping[str, str]) -> ModelSettings:
 def identify_model(settings: ModelSettings) -> ModelIdentity:
     """Return the identity of the model that the settings name, without loading it. Raises ModelError."""
     location = find_location(settings)
-    version = settings.run_id or find_version(location)
-    return ModelIdentity(settings.name, version, find_digest(location), settings.prediction_field)
+    version, digest = settings.run_id or find_version(location), find_digest(location)
+    # Loading finds that out too, but a month that is done needs no model.
+    if settings.sha256 not in (None, digest):
+        raise ModelError(f"{location} is not what MODEL_SHA256 names: its digest is {digest}, not {settings.sha256}")
+    return ModelIdentity(settings.name, version, digest, settings.prediction_field)
 
 
 @contextlib.contextmanager

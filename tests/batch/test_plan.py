@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from artifacts import ModelError
 from batch.manifests import MANIFEST
 from batch.months import Month, months_between
 from batch.plan import make_plan
@@ -177,6 +178,16 @@ def test_another_name_or_column_is_another_model(tmp_path: Path) -> None:
         found = plan(str(tmp_path), tmp_path / "output", settings(**variables))
         assert found[0] == ("stale", "the model has changed")
     assert plan(str(tmp_path), tmp_path / "output", settings())[0] == DONE
+
+
+@pytest.mark.slow
+def test_a_model_that_is_not_the_pinned_one_is_refused_for_a_month_that_is_done(tmp_path: Path) -> None:
+    """Its predictions are not those of the model that MODEL_SHA256 names."""
+    LocalInputs(tmp_path).write(MONTHS[0], 1.0)
+    job = Job(MONTHS[0], str(tmp_path), str(tmp_path / "output"))
+    score_month(job, settings(MODEL_SHA256=identify_model(settings()).sha256))
+    with pytest.raises(ModelError, match="is not what MODEL_SHA256 names: its digest is .{64}, not 0{64}"):
+        score_month(job, settings(MODEL_SHA256="0" * 64))
 
 
 @pytest.mark.parametrize("location", ["trips.parquet", "no-such-folder", "https://host/trips?a=b", "s3://bucket/trips"])
