@@ -274,10 +274,15 @@ def require_stream(client: "KinesisClient", stream: str) -> None:
 
 
 def check_writable(name: str) -> None:
-    """Raise CommandError if a file cannot be written; its content does not change."""
+    """Raise CommandError if a file cannot be written; its content does not change, and a new file does not stay."""
+    # Resolved, because a symbolic link to a file that is not there yet stays.
+    path = Path(name).resolve()
+    is_new = not path.exists()
     try:
-        with Path(name).open("a"):
+        with path.open("a"):
             pass
+        if is_new:
+            path.unlink()
     except OSError as error:
         raise CommandError(f"{name} cannot be written: {error.strerror}") from error
 

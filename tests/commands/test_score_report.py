@@ -338,6 +338,17 @@ def test_a_report_that_cannot_be_written_is_an_error_before_anything_is_scored(t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_empty_report_is_left_if_nothing_is_scored(tmp_path: Path) -> None:
+    """A file that was there keeps its content."""
+    (tmp_path / "old.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("new.html")
+    for name in ("report.html", "old.html", "link.html"):
+        done = finish("score", "green", "2023", "2", "--input=none.parquet", f"--report={name}", cwd=tmp_path)
+        assert done.stderr.splitlines()[-1] == "score: none.parquet: there is no such file"
+    assert {path.name for path in tmp_path.iterdir()} == {"old.html", "link.html"}
+    assert (tmp_path / "old.html").read_text() == "old"
+
+
 def test_a_report_about_nothing_is_an_error(tmp_path: Path) -> None:
     """The message says how a month is scored."""
     with pytest.raises(CommandError, match="because no month is scored: --run scores months"):
