@@ -43,7 +43,7 @@ RETRIES, RETRY_SECONDS = 3, 10
 LOCAL = "local"
 """Stands for a Dask cluster that the flow starts on its own machine."""
 WORKERS, WORKER_MEMORY = 2, "1GiB"
-"""A worker that takes more memory is killed, and its month is scored again. After four killed workers, a month fails."""
+"""A worker that takes more memory is killed, and its month is scored again. The fourth time, the month fails."""
 
 Row = dict[str, Any]
 """A month's row in the table of results, by column."""

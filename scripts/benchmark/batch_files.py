@@ -37,7 +37,7 @@ def count_rows(path: Path) -> int:
 
 
 def repeat(source: Path, times: int, path: Path) -> None:
-    """Write the rows of a file so many times into another file."""
+    """Write the rows of a file into another file, this many times."""
     table = pq.ParquetFile(source).read()
     with pq.ParquetWriter(path, table.schema) as writer:
         for _ in range(times):

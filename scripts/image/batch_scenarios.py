@@ -61,11 +61,11 @@ class BatchStage:
 
     @property
     def source(self) -> str:
-        """The place of the month's file in S3."""
+        """The folder of the month's file in S3."""
         return f"s3://{self.bucket}/trips/"
 
     def output(self, folder: str = "output") -> str:
-        """Return a place for predictions in S3."""
+        """Return an output in S3."""
         return f"s3://{self.bucket}/{folder}"
 
     def place(self, output: str) -> Place:

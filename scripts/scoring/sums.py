@@ -1,4 +1,4 @@
-"""What a report is made of: sums over the predictions of months, which are read row group by row group.
+"""The sums that a report shows. The predictions of its months are read row group by row group.
 
 Their size does not depend on the number of rows.
 """
