@@ -131,7 +131,7 @@ def fail(error: Exception) -> State[Any]:
 
 
 def choose_months(colour: str, first: str | None, last: str | None, start: datetime) -> list[Month]:
-    """Return the months from the first to the last, or the last ones before the start of the run. Raises ValueError."""
+    """Return the months from the first to the last, or the last months before the run's start. Raises ValueError."""
     if first is None:
         if last is not None:
             raise ValueError(f"the last month is {last}, and the first is missing: name both, or the first alone")

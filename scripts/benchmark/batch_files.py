@@ -1,4 +1,4 @@
-"""The files of the batch job's measurements: generated months, repeated ones, and the check of what was predicted."""
+"""The files of the batch job's measurements: generated months, repeated months, and the check of the predictions."""
 
 import math
 from collections.abc import Iterator, Sequence

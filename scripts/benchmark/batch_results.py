@@ -44,7 +44,7 @@ class RateRow:
 
 
 def make_rows(model: str, rows: int, found: Mapping[BatchCell, Sequence[BatchSample]]) -> list[BatchRow]:
-    """Return a row for each file and program. ``rows`` are those of the month."""
+    """Return a row for each file and program. ``rows`` is the month's number of rows."""
     medians = {cell: _median(samples) for cell, samples in found.items()}
     return [
         BatchRow(

@@ -82,7 +82,7 @@ def test_a_column_that_no_prediction_needs_may_be_of_any_type(name: str, kind: s
 @pytest.mark.parametrize("name", ["PULocationID", "trip_distance", "ride_id"])
 @pytest.mark.parametrize("kind", ODD)
 def test_a_column_that_is_needed_is_read_or_refused_in_one_line(name: str, kind: str) -> None:
-    """No type ends in another error than the one that names the file and the column."""
+    """Whatever the type is, the only error is one line that names the file and the column."""
     message = ""
     try:
         score_table(trips_table(3, **{name: ODD[kind]}))
