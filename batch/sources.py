@@ -108,7 +108,10 @@ class Source:
         if self.location.startswith("s3://"):
             bucket, key = split_uri(self.location)
             with explained(self.shown, FetchError, NoInputError):
-                return str(client().head_object(Bucket=bucket, Key=key)["ETag"])
+                # Not HEAD, whose error says of a missing bucket that the object is missing.
+                found = client().get_object(Bucket=bucket, Key=key)
+                found["Body"].close()
+                return str(found["ETag"])
         with self._ask() as response:
             return _tag_of(response)
 

@@ -11,7 +11,7 @@ import pytest
 
 from batch import sources
 from batch.months import TRIP_DATA
-from batch.sources import NoInputError, Source
+from batch.sources import FetchError, NoInputError, Source
 from tests.batch.conftest import serve
 from tests.batch.jobs import FEBRUARY, read, score
 from tests.trip_records import trip, write
@@ -128,12 +128,12 @@ def test_a_url_is_downloaded(tmp_path: Path, website: str, way: str) -> None:
     [
         ("404", NoInputError, "the server responds 404 Not Found"),
         ("403", NoInputError, "the server responds 403 Forbidden"),
-        ("500", TripRecordError, "the server responds 500 Internal Server Error"),
-        ("503", TripRecordError, "the server responds 503 Service Unavailable"),
-        ("to-disk", TripRecordError, "the server responds 302 Found"),
+        ("500", FetchError, "the server responds 500 Internal Server Error"),
+        ("503", FetchError, "the server responds 503 Service Unavailable"),
+        ("to-disk", FetchError, "the server responds 302 Found"),
         ("to-secret", TripRecordError, "not a URL that can be downloaded"),
-        ("drop", TripRecordError, "the download broke off after"),
-        ("slow", TripRecordError, "cannot be downloaded: timed out"),
+        ("drop", FetchError, "the download broke off after"),
+        ("slow", FetchError, "cannot be downloaded: timed out"),
     ],
 )
 def test_a_url_without_a_file_is_one_line(
@@ -190,16 +190,19 @@ def test_an_object_is_read(tmp_path: Path, s3: "S3Client", bucket: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "message"),
-    [("/nothing.parquet", "there is no such object"), ("-2/nothing.parquet", "there is no such")],
+    ("key", "kind", "message"),
+    [
+        ("/nothing.parquet", NoInputError, "there is no such object"),
+        ("-2/nothing.parquet", FetchError, ".* does not exist: create the bucket, or check the URI"),
+    ],
     ids=["object", "bucket"],
 )
-def test_an_object_that_is_not_there_is_one_line(bucket: str, key: str, message: str) -> None:
+def test_an_object_that_is_not_there_is_one_line(bucket: str, key: str, kind: type, message: str) -> None:
     """The plan and the job say the same kind of error."""
     source = Source(f"s3://{bucket}{key}")
-    with pytest.raises(NoInputError, match=f"^{source.location}: {message}"), source.open():
+    with pytest.raises(kind, match=f"^{source.location}: {message}"), source.open():
         pass
-    with pytest.raises(NoInputError, match=f"^{source.location}: {message}"):
+    with pytest.raises(kind, match=f"^{source.location}: {message}"):
         source.fingerprint()
 
 
@@ -208,7 +211,7 @@ def test_an_object_that_must_not_be_read_is_one_line(website: str, monkeypatch: 
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", website)
     source = Source("s3://403/key")
     for read_it in (source.fingerprint, source.open().__enter__):
-        with pytest.raises(TripRecordError, match="^s3://403/key: no permission: the role needs s3:GetObject"):
+        with pytest.raises(TripRecordError, match="^s3://403/key: .*Forbidden: the role needs s3:GetObject"):
             read_it()
 
 

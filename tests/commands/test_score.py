@@ -185,7 +185,7 @@ def test_the_job_prints_its_outcome_as_json(tmp_path: Path) -> None:
     assert outcome["location"] == f"{tmp_path}/output/colour=green/year=2023/month=02/model=a%2Fb"
     assert outcome["was_done"] is False
     assert (outcome["counts"]["predicted"], outcome["counts"]["rejected"]) == (1, 1)
-    assert json.loads(run_job("2", f"--input={tmp_path}").stdout) == outcome | {"was_done": True}
+    assert json.loads(run_job("2", f"--input={tmp_path}").stdout) == outcome | {"was_done": True, "seconds": 0.0}
     failed = run_job("3", f"--input={tmp_path}")
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr == f"batch_job: {tmp_path / MARCH}: there is no such file\n"
