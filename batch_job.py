@@ -173,7 +173,7 @@ def check_colour(trips: TripFile, month: Month, source: InputIdentity) -> None:
     """Raise TripRecordError if the names of a file's columns say that its taxis have another colour."""
     if trips.colours and month.colour not in trips.colours:
         found = " and ".join(sorted(trips.colours))
-        raise TripRecordError(f"{source.location}: has trips of {found} taxis, not of {month.colour} ones")
+        raise TripRecordError(f"{source.location}: has trips of {found} taxis, not of {month.colour} taxis")
 
 
 def commit(place: Place, manifest: Manifest, outputs: tuple[BinaryIO, BinaryIO]) -> None:

@@ -214,7 +214,7 @@ def replace_by_a_pipe(path: Path) -> None:
         (replace_by_a_folder, "there is no such file"),
         (replace_by_a_pipe, "cannot be read: .*seek.*"),
         (lambda path: pq.write_table(pa.table({"a": [1]}), path), "no column PULocationID, DOLocationID, .*"),
-        (lambda path: write(path, [trip()], "yellow"), "has trips of yellow taxis, not of green ones"),
+        (lambda path: write(path, [trip()], "yellow"), "has trips of yellow taxis, not of green taxis"),
     ],
     ids=[
         "missing",
