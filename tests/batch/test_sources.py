@@ -79,7 +79,7 @@ def website(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ],
 )
 def test_a_folder_has_the_month_under_tlcs_name(location: str | None, expected: str) -> None:
-    """Another location is that of the file itself. By default it is TLC's own file."""
+    """Another location names the file itself. By default, the input is TLC's own file."""
     assert Source.of(location, FEBRUARY).location == expected
 
 
@@ -172,7 +172,7 @@ def test_a_server_that_is_not_there_is_one_line(url: str, message: str) -> None:
 
 
 def test_a_copy_that_does_not_fit_on_the_disk_is_one_line(website: str) -> None:
-    """The error of the disk is that of the download."""
+    """The error of the download has the reason that the disk gives."""
     if not Path("/dev/full").exists():
         pytest.skip("this system has no full device")
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(TripRecordError, match="No space left"):
