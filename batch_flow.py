@@ -4,8 +4,8 @@
     due      -- score --> scored | failed            an error that may pass is retried
     outcomes -- table --> an artifact                the flow fails if a month failed
 
-If a worker is killed, or if an attempt fails, the task runs again. Its month is exactly once in the output all the
-same, because the batch job sees to that.
+If a worker is killed, or if an attempt fails, the task runs again. The output still has its month exactly once, because
+the batch job never writes a month twice.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ RECENT_MONTHS = 6
 """TLC publishes a month about two months later. A run looks further back, because a month may be later or replaced, and
 a month that is done costs little."""
 RETRIES, RETRY_SECONDS = 3, 10
-"""The seconds before the first retry. They double with each retry, and are a random number around that."""
+"""The number of retries, and the seconds before the first one. They double with each retry, and have random jitter."""
 LOCAL = "local"
-"""The name of a Dask cluster that the flow starts on its own machine."""
+"""Stands for a Dask cluster that the flow starts on its own machine."""
 WORKERS, WORKER_MEMORY = 2, "1GiB"
-"""A worker that takes more memory is killed, and its month is scored again. After a third time the month has failed."""
+"""A worker that takes more memory is killed, and its month is scored again. The fourth time, the month fails."""
 
 Row = dict[str, Any]
 """A month's row in the table of results, by column."""
@@ -131,7 +131,7 @@ def fail(error: Exception) -> State[Any]:
 
 
 def choose_months(colour: str, first: str | None, last: str | None, start: datetime) -> list[Month]:
-    """Return the months from the first to the last, or the latest before the start of the run. Raises ValueError."""
+    """Return the months from the first to the last, or the last months before the run's start. Raises ValueError."""
     if first is None:
         if last is not None:
             raise ValueError(f"the last month is {last}, and the first is missing: name both, or the first alone")
@@ -161,7 +161,7 @@ def attempt(call: Callable[[], Any]) -> Outcome:
 
 def make_runner(dask: str) -> DaskTaskRunner:
     """Return what runs tasks on a Dask cluster. Raises SettingsError if its workers cannot reach Prefect's server."""
-    # Dask reports each connection.
+    # Otherwise Dask logs each connection.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     if dask == LOCAL:
         limits = {"n_workers": WORKERS, "threads_per_worker": 1, "memory_limit": WORKER_MEMORY}

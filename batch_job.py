@@ -47,7 +47,7 @@ last. If the predictions are there already, nothing is written."""
 
 
 class TakenError(OutputError):
-    """The month's predictions are there, but of another input or by another model."""
+    """The month's folder has predictions of another input or by another model."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Job:
 
     month: Month
     input: str | None
-    """The file's location, or that of a folder in which it has TLC's name; None for TLC's own file."""
+    """The location of the file, or of a folder in which the file has TLC's name. None means TLC's own file."""
     output: str
     """The folder or ``s3://`` URI below which all months lie."""
     force: bool = False
@@ -72,12 +72,12 @@ class ScoredMonth(msgspec.Struct, frozen=True):
     """Whether the predictions were there already, so that nothing was written."""
     counts: Counts
     seconds: float
-    """How long it took to read, predict and write the rows, after the model was loaded; 0 if that was done before."""
+    """The time to read, predict and write the rows, after the model was loaded; 0 if the month was done before."""
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Is told how far a job is."""
+    """Functions that are told how far a job is."""
 
     fetched: Callable[[int, int | None], None] = lambda *_: None
     """Called with the bytes that were copied just now, and the size of the remote file if it is known."""
@@ -99,7 +99,8 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
     place = open_place(job.output, job.month.place(model.version))
     origin = Source.of(job.input, job.month)
     with origin.open(watcher.fetched) as (file, source), place.exclusive():
-        # Listed before the manifest is read: only then, a file that it does not name can be one that nobody needs.
+        # Listed before the manifest is read. Otherwise another run could commit in between, and this run would take
+        # the files of that run for unused files.
         names = place.names()
         before = place.read_manifest()
         if before and before.is_of(source, model) and all(map(place.holds, before.files)):
@@ -153,8 +154,8 @@ def identify_model(settings: ModelSettings) -> ModelIdentity:
 def loaded(settings: ModelSettings) -> Iterator[Model]:
     """Give the model. Raises ModelError.
 
-    GC is off while it loads, and does not look at it during the block: nothing of it could be freed, and scanning it
-    would take a fifth of the time of a job.
+    GC is off while the model loads, and does not scan it during the block, because no part of it could be freed. The
+    scans would take much of a job's time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -171,7 +172,7 @@ def loaded(settings: ModelSettings) -> Iterator[Model]:
 
 
 def check_same(before: Manifest, source: InputIdentity, model: ModelIdentity, place: Place) -> None:
-    """Raise TakenError if a manifest is of another input or model."""
+    """Raise TakenError if a manifest names another input or model."""
     pairs = {"input": (before.input.sha256, source.sha256), "model": (before.model, model)}
     if changed := [f"another {name}" for name, (then, now) in pairs.items() if then != now]:
         reason = f"has the predictions of {' and '.join(changed)}"
@@ -179,10 +180,10 @@ def check_same(before: Manifest, source: InputIdentity, model: ModelIdentity, pl
 
 
 def check_colour(trips: TripFile, month: Month, source: InputIdentity) -> None:
-    """Raise TripRecordError if the names of a file's columns say that it is of taxis of another colour."""
+    """Raise TripRecordError if the names of a file's columns say that its taxis have another colour."""
     if trips.colours and month.colour not in trips.colours:
         found = " and ".join(sorted(trips.colours))
-        raise TripRecordError(f"{source.location}: has trips of {found} taxis, not of {month.colour} ones")
+        raise TripRecordError(f"{source.location}: has trips of {found} taxis, not of {month.colour} taxis")
 
 
 def commit(place: Place, manifest: Manifest, outputs: tuple[BinaryIO, BinaryIO]) -> None:
@@ -247,6 +248,6 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 
 if __name__ == "__main__":
     exit_code = main()
-    # All memory is given back now, and GC would look through it once more.
+    # The process ends now. GC would scan all of its memory once more.
     gc.freeze()
     sys.exit(exit_code)

@@ -35,8 +35,9 @@ COLOURS = {"green": "lpep", "yellow": "tpep"}
 BUFFER_BYTES = 1_048_576
 """A column is read in pieces of this size, because a row group may be larger than the memory."""
 
-RUN_ROWS = 524_288
-"""Row groups are read together until they have this many rows: pyarrow keeps about 20 bytes of each."""
+ROWS_READ_TOGETHER = 524_288
+"""Row groups are read together until they have this many rows, because pyarrow keeps about 20 bytes of each row
+until the last of these groups."""
 
 MONTH_IN_NAME = re.compile(r"(?<!\d)(\d{4})-(0[1-9]|1[0-2])(?!\d)")
 MICROSECONDS_A_MINUTE = 60_000_000
@@ -181,20 +182,20 @@ class TripFile:
             raise TripRecordError(f"{self._name}: is damaged: it has {first_row:,} rows and says {self.rows:,}")
 
     def _batches(self, rows: int, columns: list[str]) -> Iterator[Any]:
-        for groups in self._runs():
+        for groups in self._groups_read_together():
             yield from self._file.iter_batches(rows, groups, columns, use_threads=False)
 
-    def _runs(self) -> Iterator[list[int]]:
-        """Yield the row groups in runs: pyarrow keeps what it has read of a group until the last one of its run."""
-        run, rows = [], 0
+    def _groups_read_together(self) -> Iterator[list[int]]:
+        """Yield the indices of the row groups that are read together."""
+        groups, rows = [], 0
         for group in range(self._file.metadata.num_row_groups):
-            run.append(group)
+            groups.append(group)
             rows += self._file.metadata.row_group(group).num_rows
-            if rows >= RUN_ROWS:
-                yield run
-                run, rows = [], 0
-        if run:
-            yield run
+            if rows >= ROWS_READ_TOGETHER:
+                yield groups
+                groups, rows = [], 0
+        if groups:
+            yield groups
 
     def _chunk(self, first_row: int, raw: Any) -> TripChunk:
         cells = _clean(raw, self._chosen, ())

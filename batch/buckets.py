@@ -16,7 +16,7 @@ from batch.outputs import OUR_NAME, REPLACED_LENGTH, BusyError, OutputError, Pla
 CONFLICT = "ConditionalRequestConflict"
 LOST_RACES = ("PreconditionFailed", "NoSuchKey", CONFLICT)
 """The codes of a conditional put that was not applied (API reference, PutObject): the manifest is there, is gone, or is
-being written. In the last case, the same request is to be sent again."""
+being written. In the last case, the client must send the same request again."""
 CONFLICT_ATTEMPTS, CONFLICT_SECONDS = 5, 1.0
 MAX_PUT_BYTES = 5 * 2**30
 """The largest object that one request can put (S3 user guide, "Uploading objects"). S3 verifies the SHA-256 only of
@@ -52,7 +52,7 @@ class ObjectPlace(Place):
         return content
 
     def _remember(self, tag: str, content: bytes) -> None:
-        # Not of the ETag, which S3 may make anew when it copies or encrypts the object.
+        # Made of the content. S3 may give the object a new ETag when it copies or encrypts it.
         self._tag, self.suffix = tag, f"-{hashlib.sha256(content).hexdigest()[:REPLACED_LENGTH]}"
 
     def names(self) -> set[str]:
@@ -66,7 +66,7 @@ class ObjectPlace(Place):
             return {found["Key"].removeprefix(self._prefix) for page in pages for found in page.get("Contents", [])}
 
     def _is_unused(self, name: str) -> bool:
-        """Return whether it is a file of a run that has lost: of one that would have replaced an older manifest."""
+        """Return whether a run that has lost wrote the file: a run that would have replaced an older manifest."""
         found = OUR_NAME.fullmatch(name)
         return found is not None and found[1] != self.suffix
 
@@ -93,7 +93,7 @@ class ObjectPlace(Place):
             client().put_object(**self._object(output.name), Body=file, **digest)
 
     def commit(self, manifest: Manifest) -> None:
-        """Put the manifest on the condition that it is still the one that this run has read."""
+        """Put the manifest on the condition that no other run has put one since this run read it."""
         content = encode_manifest(manifest)
         condition: dict[str, Any] = {"IfMatch": self._tag} if self._tag else {"IfNoneMatch": "*"}
         for _ in range(CONFLICT_ATTEMPTS):
@@ -104,22 +104,24 @@ class ObjectPlace(Place):
                 except ClientError as error:
                     if (code := error_code(error)) not in LOST_RACES:
                         raise
-            # The SDK repeats a request whose response was lost, and then the first one may have won this race.
+            # The SDK repeats a request whose response was lost, and then the first request may have won this race.
             if self._read_manifest() == content:
                 return None
             if code != CONFLICT:
                 break
             time.sleep(CONFLICT_SECONDS)
-        raise BusyError(f"{self.location}: another run has just written this month: run it again to see whose it is")
+        raise BusyError(
+            f"{self.location}: another run has just written this month: run again to see whether the month is done"
+        )
 
     def holds(self, file: OutputFile) -> bool:
-        """Compare the digest that S3 verified when it got the object, or else that of a copy."""
+        """Compare the digest that S3 verified when it got the object, or else the digest of a copy."""
         try:
             with self._explained(FileNotFoundError):
                 found = client().head_object(**self._object(file.name), ChecksumMode="ENABLED")
             if found["ContentLength"] != file.bytes:
                 return False
-            # Without one, either the server keeps no such digests, or another program put the object.
+            # If there is no digest, the server keeps none, or another program put the object.
             if "ChecksumSHA256" in found:
                 return found["ChecksumSHA256"] == _base64(file.sha256)
             with self.open(file.name) as copy:

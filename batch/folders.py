@@ -32,7 +32,7 @@ class FolderPlace(Place):
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Lock the folder, and remove what a killed run has left unfinished. The kernel unlocks it after any end."""
+        """Lock the folder, and remove unfinished files of a killed run. The kernel unlocks it however a run ends."""
         with self._explained():
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(self._folder, os.O_RDONLY)
@@ -44,7 +44,7 @@ class FolderPlace(Place):
             except OSError as error:
                 reason = f"the folder cannot be locked ({error.strerror}): write to a local disk or to S3"
                 raise OutputError(f"{self.location}: {reason}") from error
-            # Suppressed: if the month is done, a folder that cannot be written is good enough.
+            # Errors are suppressed, because a run for a month that is done need not write to the folder.
             with contextlib.suppress(OutputError):
                 self.remove({name for name in self.names() if name.startswith(TEMPORARY)})
             yield
@@ -65,7 +65,7 @@ class FolderPlace(Place):
             return set(os.listdir(self._folder))  # noqa: PTH208
 
     def _is_unused(self, name: str) -> bool:
-        """Return whether it is a file of a run that was killed or replaced: no other run holds the lock."""
+        """Return whether a run wrote the file. It was killed or replaced, because no other run holds the lock."""
         return bool(OUR_NAME.fullmatch(name))
 
     @contextlib.contextmanager

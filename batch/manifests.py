@@ -16,7 +16,7 @@ PACKAGES = ("numpy", "pyarrow", "scikit-learn")
 
 
 class DamagedManifestError(ValueError):
-    """A manifest is not one that this program wrote."""
+    """The content of a manifest is not what this program writes."""
 
 
 class InputIdentity(Struct, frozen=True):
@@ -26,8 +26,7 @@ class InputIdentity(Struct, frozen=True):
     sha256: str
     bytes: int
     tag: str
-    """What changes when a remote file changes, so that its content need not be read: its ETag; empty for a file of
-    this machine."""
+    """The ETag of a remote file, or else its date, which changes with the file; empty for a file of this machine."""
 
 
 class ModelIdentity(Struct, frozen=True):
@@ -58,14 +57,14 @@ class Counts(Struct, frozen=True):
     reasons: dict[str, int]
     """The number of rejected rows by reason."""
     measured: int = 0
-    """The rides that the errors are of: those that ``trips.training_trips`` would return."""
+    """The number of rides that the errors are computed from: the rides that ``trips.training_trips`` would return."""
     rmse: float | None = None
     """Minutes; None if no ride is measured."""
     mae: float | None = None
 
 
 class Manifest(Struct, frozen=True):
-    """All that is known of a month's predictions by a model."""
+    """All that is known about a month's predictions by a model."""
 
     colour: str
     year: int
@@ -125,5 +124,5 @@ def now() -> str:
 
 
 def find_sha256(file: BinaryIO) -> str:
-    """Return the digest of what follows in an open file."""
+    """Return the SHA-256 of the rest of an open file."""
     return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()

@@ -59,13 +59,13 @@ class Month(NamedTuple):
         return Month(self.colour, self.year + self.month // 12, self.month % 12 + 1)
 
     def before(self, months: int) -> "Month":
-        """Return the month so many months earlier."""
+        """Return the month that is this many months earlier."""
         years, month = divmod(self.year * 12 + self.month - 1 - months, 12)
         return Month(self.colour, years, month + 1)
 
 
 def months_between(first: Month, last: Month) -> Iterator[Month]:
-    """Yield the months from the first to the last, both included. Raises ValueError if there is none."""
+    """Yield the months from the first to the last, both included. Raises ValueError if the last is before the first."""
     if last < first:
         raise ValueError(f"the last month, {last}, is before the first, {first}")
     while first <= last:

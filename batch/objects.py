@@ -21,7 +21,7 @@ OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLoc
 
 def temporary_file() -> BinaryIO:
     """Return an empty file that has no name, so that even a killed process leaves nothing behind. Raises OSError."""
-    # With the folder given: otherwise Python first writes a file with a name in it, to see whether it can.
+    # The folder is given, because otherwise Python first tries whether it can write a file with a name.
     return cast(BinaryIO, tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or "/tmp"))  # noqa: S108
 
 
@@ -47,7 +47,7 @@ def error_code(error: Exception) -> str:
 
 @contextlib.contextmanager
 def explained(what: str, kind: type[Exception], missing: type[Exception] | None = None) -> Iterator[None]:
-    """Turn an error of the SDK in the block into one of this kind, or into ``missing`` if there is no such object."""
+    """Turn an error of the SDK in the block into an error of this kind, or into ``missing`` if there is no object."""
     # Imported here: a job that reads and writes files of this machine needs no SDK.
     from botocore.exceptions import BotoCoreError, ClientError
 

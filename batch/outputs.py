@@ -1,4 +1,4 @@
-"""A place for a month's predictions: what every kind of place can do, and the errors."""
+"""A place for a month's predictions: the methods that every kind of place has, and the errors."""
 
 import abc
 import contextlib
@@ -9,7 +9,7 @@ from typing import BinaryIO
 from batch.manifests import DamagedManifestError, Manifest, OutputFile, decode_manifest, find_sha256
 
 DIGEST_LENGTH, REPLACED_LENGTH = 16, 8
-"""Hexadecimal digits that are part of a file's name: of its digest, and of that of the manifest that it replaces."""
+"""Hexadecimal digits that are part of a file's name: the file's digest, and the digest of the replaced manifest."""
 OUR_NAME = re.compile(r"(?:part|_rejected)-[0-9a-f]{16}(|-[0-9a-f]{8})\.(?:parquet|jsonl\.gz)")
 """The names of predictions and rejected rows. A file with another name is somebody else's, and is never removed."""
 
@@ -28,14 +28,14 @@ class Place(abc.ABC):
     location: str
     """The folder's path or ``s3://`` URI."""
     suffix = ""
-    """What the names of files that are to be published end with, so that nobody else needs a file of this name."""
+    """The end of the names of the files that this run publishes. It keeps them apart from the files of other runs."""
 
     @abc.abstractmethod
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Keep other runs out for the length of the block, as far as the place can. Raises BusyError."""
 
     def read_manifest(self) -> Manifest | None:
-        """Return the manifest, or None. A damaged one counts as none, so that the month is scored again."""
+        """Return the manifest, or None. A damaged manifest counts as missing, so that the month is scored again."""
         content = self._read_manifest()
         try:
             return None if content is None else decode_manifest(content)
@@ -51,9 +51,9 @@ class Place(abc.ABC):
         """Return the names of all files."""
 
     def remove_unused(self, names: Collection[str], manifest: Manifest | None) -> None:
-        """Remove those of these files that nobody needs.
+        """Remove the files of these names that no manifest needs.
 
-        ``manifest`` is the one that was read or committed last, and the files were listed or published before that.
+        ``manifest`` is the manifest that was read or committed last. The files were listed or published before that.
         """
         kept = manifest.names if manifest else set()
         self.remove({name for name in names if name not in kept and self._is_unused(name)})
@@ -72,7 +72,7 @@ class Place(abc.ABC):
 
     @abc.abstractmethod
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest. Raises BusyError if it is not the one any more that ``read_manifest`` has returned."""
+        """Write the manifest. Raises BusyError if another run has written it since ``read_manifest``."""
 
     @abc.abstractmethod
     def holds(self, file: OutputFile) -> bool:

@@ -7,8 +7,8 @@ and it is written last: it appears, or replaces another, at one instant.
     S3       a conditional put of the manifest succeeds for one of several runs
 
 S3 has no lock, so a run that removes files must not remove one that a later manifest names. Therefore the names that
-a run gives to its files depend also on the manifest that it will replace. When that one is replaced, no manifest can
-name such a file any more, however late it is removed.
+a run gives to its files depend also on the manifest that it will replace. When that manifest is replaced, no
+manifest can name such a file any more, however late it is removed.
 """
 
 import re

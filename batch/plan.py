@@ -19,7 +19,7 @@ State = Literal["done", "missing", "stale", "no input"]
 
 @dataclass(frozen=True)
 class PlannedMonth:
-    """A month, and what there is to do."""
+    """A month, its state, and the reason."""
 
     month: Month
     state: State
@@ -35,15 +35,15 @@ class PlannedMonth:
 
 
 def make_plan(months: Iterable[Month], location: str | None, output: str, model: ModelIdentity) -> list[PlannedMonth]:
-    """Return what there is to do for each month. ``location`` and ``output`` are those of a job.
+    """Return the state of each month. ``location`` and ``output`` are a job's input and output.
 
-    Raises TripRecordError if an input cannot be read or would be that of several months, and OutputError if the output
-    cannot be read.
+    Raises TripRecordError if an input cannot be read or would be the input of several months, and OutputError if the
+    output cannot be read.
     """
     sources = {month: Source.of(location, month) for month in months}
     shared = [one.shown for one, count in Counter(sources.values()).items() if count > 1]
     if shared:
-        rule = "name a folder of files with TLC's names, or the URL of one, with a slash at its end"
+        rule = "name a folder of files with TLC's names, or the URL of such a folder, with a slash at its end"
         raise TripRecordError(f"{shared[0]}: not a folder, and one file cannot be the input of several months: {rule}")
     return [_look(month, source, output, model) for month, source in sources.items()]
 

@@ -38,7 +38,7 @@ def score_file(
         trips: the file.
         sha256: the file's digest, from which ids are made for rows that have none.
         model: predicts the rides.
-        identity: what the predictions name.
+        identity: the model that the predictions name.
         outputs: open files for the predictions and for the rejected rows.
         advance: called after each chunk with its rows, and with the rows of the whole file.
 
@@ -73,7 +73,7 @@ def complete_ids(chunk: TripChunk, sha256: str) -> Any:
 
 
 def _make_ids(sha256: str, first_row: int, rows: int) -> Any:
-    # All digits at once, because a text of Python for each row takes six times as long.
+    # The digits of all rows at once, because one Python string for each row takes six times as long.
     start = f"{sha256[:8]}-{sha256[8:12]}-8{sha256[12:15]}-8{sha256[15:18]}-".encode()
     text = np.empty((rows, len(start) + len(DIGIT_SHIFTS)), np.uint8)
     text[:, : len(start)] = np.frombuffer(start, np.uint8)
@@ -84,7 +84,7 @@ def _make_ids(sha256: str, first_row: int, rows: int) -> Any:
 
 
 def predict(chunk: TripChunk, ids: Any, model: Model) -> tuple[dict[int, float], dict[int, Reason]]:
-    """Return the predicted values of a chunk's rows, and the reasons of those that have none, by the row's index.
+    """Return the predicted values of a chunk's rows, and the reasons of the rejected rows, by the row's index.
 
     Raises ModelError if the model runs out of memory.
     """
@@ -117,5 +117,5 @@ def explain(ride: dict[str, Any], ride_id: str) -> Reason:
 
 
 def _indices(rows: Collection[int]) -> Any:
-    # With its type, which pyarrow cannot infer from nothing.
+    # The type is given, because pyarrow cannot infer it if there are no rows.
     return pa.array(rows, pa.int64())

@@ -146,7 +146,7 @@ class Source:
     def _ask(self) -> Iterator[Any]:
         """Give the response of a web server.
 
-        It is always that of a GET, even if only its head is read: a presigned URL is for one method.
+        The request is always a GET, even if only the headers are read, because a presigned URL is for one method.
         """
         try:
             with urllib.request.urlopen(self.location, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310  see Source.of

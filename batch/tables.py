@@ -68,7 +68,7 @@ class Predictions:
     def write(self, cells: Any, values: Sequence[float]) -> Any:
         """Write rows of ``TripChunk.cells``, each with an id, and their predicted values; return the written table."""
         predicted, minutes = pa.array(values, pa.float64()), cells["minutes"]
-        # Neither a trip that ends before it begins nor one that takes no time has a duration.
+        # A trip that ends when it begins, or before, has no duration.
         actual = pc.if_else(pc.greater(minutes, 0), minutes, pa.scalar(None, pa.float64()))
         columns = {
             **{name: cells[name] for name in (RIDE_ID, *RIDE)},

@@ -53,7 +53,7 @@ PROGRAMS = {
 
 
 class BatchCell(NamedTuple):
-    """One place of the table: a program that scores a file that has the month so many times."""
+    """A program that scores a file, in which each row of the month is ``times`` times."""
 
     times: int
     program: str

@@ -1,4 +1,4 @@
-"""The files of the batch job's measurements: generated months, repeated ones, and the check of what was predicted."""
+"""The files of the batch job's measurements: generated months, repeated months, and the check of the predictions."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ def count_rows(path: Path) -> int:
 
 
 def repeat(source: Path, times: int, path: Path) -> None:
-    """Write the rows of a file so many times into another file."""
+    """Write the rows of a file into another file, this many times."""
     table = pq.ParquetFile(source).read()
     with pq.ParquetWriter(path, table.schema) as writer:
         for _ in range(times):

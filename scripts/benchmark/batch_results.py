@@ -26,7 +26,7 @@ class BatchRow:
     rows_per_second: float
     """By the wall time of the whole process."""
     course_to_this: float | None
-    """How many times as long the course's script takes; None if it has not got this file."""
+    """How many times as long the course's script takes; None if the script did not score this file."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class RateRow:
     model: str
     program: str
     rows_per_second: float | None
-    """The rows that a longer file has more than the month, by the wall time that they take more; None if that is lost
-    in the noise of the machine."""
+    """The rows that a longer file has more than the month, by the additional wall time; None if the
+    longer file took no longer."""
     rows_per_cpu_second: float | None
     ours_is_faster: float | None
     """The program's rate as a multiple of the course's."""
 
 
 def make_rows(model: str, rows: int, found: Mapping[BatchCell, Sequence[BatchSample]]) -> list[BatchRow]:
-    """Return a row for each file and program. ``rows`` are those of the month."""
+    """Return a row for each file and program. ``rows`` is the month's number of rows."""
     medians = {cell: _median(samples) for cell, samples in found.items()}
     return [
         BatchRow(

@@ -2,7 +2,7 @@
 
 It takes a colour, a year and a month, and MODEL_LOCATION, RUN_ID, INPUT_FILE and OUTPUT_FILE from the environment. As
 in the course, rides of less than a minute or more than an hour are left out, and each ride gets a random id. The output
-is written in place, so a script that is killed leaves half a file.
+is written in place, so half a file is left if the script is killed.
 """
 
 import os

@@ -2,12 +2,12 @@
 
     score green 2023 2                                   one month
     score green --from 2022-01 --to 2023-03 --plan       which months are done, missing or stale
-    score green --from 2022-01 --to 2023-03 --run        score those that are missing or stale
+    score green --from 2022-01 --to 2023-03 --run        score the months that are missing or stale
 
 A month's folder is OUTPUT/colour=COLOUR/year=YEAR/month=MONTH/model=VERSION. It has the predictions (part-….parquet),
 the rows that the ride contract refuses, with their reasons (_rejected-….jsonl.gz), and a manifest, which is written
-last. If the predictions are there already, nothing is written. A run that was killed leaves nothing half, and the next
-run completes it. A month is stale if its input or its model has changed since then.
+last. If the predictions are there already, nothing is written. If a run is killed, nothing half is visible, and the
+next run completes the month. A month is stale if its input or its model has changed since then.
 """
 
 import argparse
@@ -143,12 +143,12 @@ def parse_arguments() -> argparse.Namespace:
     add("year", metavar="YEAR", type=int, nargs="?", help="the year of one month, such as 2023")
     add("month", metavar="MONTH", type=int, nargs="?", help="its number, 1 to 12")
     add("--from", dest="first", metavar="MONTH", help="the first of several months, such as 2022-01")
-    add("--to", dest="last", metavar="MONTH", help="the last one (default: the first)")
+    add("--to", dest="last", metavar="MONTH", help="the last month (default: the first)")
     add("--plan", action="store_true", help="show which months are done, missing or stale, by their manifests")
-    add("--run", action="store_true", help="score the months that are missing or stale, and replace the stale ones")
+    add("--run", action="store_true", help="score the months that are missing or stale, and replace stale predictions")
     add("--jobs", metavar="N", type=cli.count, default=1, help="months at once, for --run (default: %(default)s)")
     add("--flow", action="store_true", help="score what --run would score, as a Prefect flow: docs/batch-flow.md")
-    dask = "run the flow on the cluster of a Dask scheduler; without ADDRESS, on a cluster of two workers made for it"
+    dask = "run the flow on the cluster of a Dask scheduler; without ADDRESS, on two workers that the command starts"
     add("--dask", metavar="ADDRESS", nargs="?", const=LOCAL_CLUSTER, type=scheduler, help=dask)
     add("--report", metavar="FILE", help="write a page (HTML) about all of these months that are scored: plots, errors")
     add_places(parser)
@@ -170,7 +170,7 @@ def find_months(options: argparse.Namespace) -> list[Month]:
         if not (options.plan or options.run or options.flow):
             raise ValueError("--from needs --plan, which shows what there is to do, or --run or --flow, which do it")
         if options.force:
-            raise ValueError("--force is for one month: --run replaces the stale ones without it")
+            raise ValueError("--force is for one month: --run replaces stale predictions without it")
         first = Month.parse(options.colour, options.first)
         return list(months_between(first, Month.parse(options.colour, options.last or options.first)))
     if options.month is None or options.first or options.last:

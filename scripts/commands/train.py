@@ -94,4 +94,5 @@ def report(logged: LoggedRun, environment: Mapping[str, str]) -> list[str]:
         f"try it:          {variables}./scripts/invoke {model} events/kinesis-one.json",
         f"run it:          {variables}./scripts/run {model}",
         f"serve it:        {variables}./scripts/serve {model}",
+        f"score a month:   {variables}./scripts/score green 2023 2 {model}",
     ]

@@ -25,7 +25,7 @@ from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
 
 ROWS = 2_000
 MEMORY_MB, FLOW_MEMORY_MB = 512, 1024
-"""The memory of a job, and that of a flow with a temporary Prefect server beside it."""
+"""The memory of a job, and of a flow with a temporary Prefect server beside it."""
 USER = 10001
 JOB = ("python3", "-m", "batch_job", *map(str, MONTH))
 SLEEP = ("python3", "-c", "import time; time.sleep(600)")
@@ -61,11 +61,11 @@ class BatchStage:
 
     @property
     def source(self) -> str:
-        """The place of the month's file in S3."""
+        """The folder of the month's file in S3."""
         return f"s3://{self.bucket}/trips/"
 
     def output(self, folder: str = "output") -> str:
-        """Return a place for predictions in S3."""
+        """Return an output in S3."""
         return f"s3://{self.bucket}/{folder}"
 
     def place(self, output: str) -> Place:
@@ -116,7 +116,7 @@ def holds_the_locked_packages_and_the_modules(stage: BatchStage) -> str:
     summary = checks.check_content(engine, stage.image, stage.base, "batch", categories)
     with stage.run(*SLEEP, PYTHONPATH="/app") as running:
         engine.call("exec", running.name, "python3", "-m", "pip", "check")
-    return f"{summary}, and each package has those that it requires"
+    return f"{summary}, and each package has the packages that it requires"
 
 
 def is_confined(stage: BatchStage) -> str:
@@ -141,7 +141,7 @@ def shows_how_it_is_used(stage: BatchStage) -> str:
 
 
 def scores_a_folder_without_s3(stage: BatchStage) -> str:
-    """The month's files are those that the job writes outside of the image, and a second run changes nothing."""
+    """The job writes the same files of the month as outside of the image, and a second run changes nothing."""
     settings = settings_from({"MODEL_LOCATION": str(SAMPLE_MODEL)})
     with shared_folder(stage) as shared, tempfile.TemporaryDirectory() as own:
         trips = shared / MONTH.file_name

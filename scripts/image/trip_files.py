@@ -12,7 +12,7 @@ from scripts.sources.synthetic import generate_events
 
 MONTH = Month("green", 2023, 2)
 BAD_ROWS, BAD_MILES = 20, 120_098.8
-"""One row in this many has this distance, which the ride contract refuses."""
+"""One row in ``BAD_ROWS`` has this distance, which the ride contract refuses."""
 
 
 def make_trips(rows: int, times: int = 1) -> bytes:

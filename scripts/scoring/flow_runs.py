@@ -27,7 +27,7 @@ NOT_TRACKED = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5
-"""How long an interrupted run may take to tell Prefect so, and a server to end."""
+"""How long an interrupted run may take to report this to Prefect, and how long a server may take to end."""
 
 
 def run_flow(parameters: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
@@ -39,7 +39,7 @@ def run_flow(parameters: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
     ) as process:
         try:
             answer = process.stdout.readline() if process.stdout else ""
-            # It still sends its last logs.
+            # The process still sends its last logs.
             wait(process)
         except BaseException:
             process.terminate()
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def end_with_parent() -> None:
-    """Kill this process and all that it has started when its stdin ends."""
+    """Kill this process and the processes that it has started when its stdin ends."""
     os.read(sys.stdin.fileno(), 1)
     os.killpg(0, signal.SIGKILL)
 
@@ -92,7 +92,7 @@ def start_temporary_server() -> None:
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
-    # It says on stdout how to use it, and on stderr what is wrong.
+    # The server prints on stdout how to use it, and its errors on stderr.
     server = subprocess.Popen(server_command(port), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     # Before Prefect is imported, so that it happens after Prefect has sent its last logs to the server.
     atexit.register(end, server)

@@ -43,8 +43,8 @@ def make_page(manifests: Sequence[Manifest], left_out: Sequence[str], sums: Dura
     """Return the page about months of one colour.
 
     Args:
-        manifests: those of the months, at least one, in order of time.
-        left_out: the months that were asked for and are not scored, such as "2023-02".
+        manifests: the manifests of the months, at least one, in order of time.
+        left_out: the months that the user asked for and that are not scored, such as "2023-02".
         sums: the sums over the months' predictions.
     """
     title = f"{manifests[0].colour.capitalize()} taxis, {_period(manifests)}"

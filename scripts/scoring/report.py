@@ -16,7 +16,7 @@ def write_report(file: str, asked: Sequence[Month], done: Collection[Month], out
     Args:
         file: the page's file.
         asked: the months that the user asked for, in order of time.
-        done: those of them that are scored.
+        done: the months that are scored.
         output: the folder or ``s3://`` URI below which all months lie.
         version: the model's version.
 

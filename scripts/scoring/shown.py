@@ -15,7 +15,7 @@ from scripts.cli import printable
 from scripts.scoring.running import MonthResult
 
 BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024
-"""What getrusage counts memory in (its manual pages)."""
+"""The bytes in a unit of getrusage's memory (its manual pages)."""
 MEGABYTE = 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""What a report is made of: sums over the predictions of months, which are read row group by row group.
+"""The sums that a report shows. The predictions of its months are read row group by row group.
 
 Their size does not depend on the number of rows.
 """
@@ -67,7 +67,7 @@ class GroupErrors:
 
 
 class DurationSums:
-    """Counts durations, and adds up errors by hour, zone and distance. The errors are those of usual rides."""
+    """Counts durations, and adds up errors by hour, zone and distance. The errors are of usual rides."""
 
     def __init__(self) -> None:
         """Begin with no rides."""
@@ -113,7 +113,7 @@ def read_sums(months: Iterable[tuple[Place, Manifest]]) -> DurationSums:
         columns = ["pickup_datetime", "PULocationID", "DOLocationID", "trip_distance", field, ACTUAL, DIFFERENCE]
         try:
             with place.open(name) as file:
-                # Not iter_batches, whose memory grows with the number of row groups. The job writes small ones.
+                # Not iter_batches, whose memory grows with the number of row groups. The job writes small row groups.
                 predictions = pq.ParquetFile(file)
                 for group in range(predictions.num_row_groups):
                     sums.add(predictions.read_row_group(group, columns, use_threads=False), field)

@@ -93,7 +93,7 @@ class Output:
 
 
 def check_nothing_half(files: dict[str, bytes]) -> Manifest | None:
-    """Check that all visible files are complete, and those of the manifest exact; return the manifest if there is one.
+    """Check that visible files are complete and the manifest's files are exact; return the manifest if there is any.
 
     Readers ignore names that begin with a dot.
     """

@@ -149,7 +149,7 @@ def kill_everywhere(scene: Scene, name: str, before: dict[str, Any] | None) -> i
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_any_system_call_is_completed_by_the_next(scene: Scene) -> None:
-    """Before it, the month is missing or exact; after it, the output is that of an undisturbed run."""
+    """Before it, the month is missing or exact; after it, the output is the output of an undisturbed run."""
     assert kill_everywhere(scene, "first", None) >= 8
 
 

@@ -21,7 +21,7 @@ def first_columns(heading: str) -> list[str]:
 
 
 def fields(kind: type, start: str = "") -> list[str]:
-    """Return the names of a struct's fields, and of those of the structs in it."""
+    """Return the names of a struct's fields, and of the fields of structs in it."""
     names = []
     for field in msgspec.structs.fields(kind):
         is_struct = isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
@@ -35,7 +35,7 @@ def test_the_documented_fields_are_those_of_the_manifest() -> None:
 
 
 def test_the_documented_columns_are_those_of_the_predictions() -> None:
-    """The types are those that the manifest notes."""
+    """The manifest notes the same types."""
     columns = {field.name: str(field.type) for field in make_schema("predicted_duration")}
     assert first_columns("Predictions") == list(columns)
     assert decode_manifest(EXAMPLE).columns == columns

@@ -82,7 +82,7 @@ def test_a_column_that_no_prediction_needs_may_be_of_any_type(name: str, kind: s
 @pytest.mark.parametrize("name", ["PULocationID", "trip_distance", "ride_id"])
 @pytest.mark.parametrize("kind", ODD)
 def test_a_column_that_is_needed_is_read_or_refused_in_one_line(name: str, kind: str) -> None:
-    """No type ends in another error than the one that names the file and the column."""
+    """Whatever the type is, the only error is one line that names the file and the column."""
     message = ""
     try:
         score_table(trips_table(3, **{name: ODD[kind]}))
@@ -214,7 +214,7 @@ def replace_by_a_pipe(path: Path) -> None:
         (replace_by_a_folder, "there is no such file"),
         (replace_by_a_pipe, "cannot be read: .*seek.*"),
         (lambda path: pq.write_table(pa.table({"a": [1]}), path), "no column PULocationID, DOLocationID, .*"),
-        (lambda path: write(path, [trip()], "yellow"), "has trips of yellow taxis, not of green ones"),
+        (lambda path: write(path, [trip()], "yellow"), "has trips of yellow taxis, not of green taxis"),
     ],
     ids=[
         "missing",

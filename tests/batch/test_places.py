@@ -177,7 +177,7 @@ def test_an_output_of_another_kind_is_refused() -> None:
 
 
 def test_a_folder_without_locks_is_refused(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some network file systems have none."""
+    """Some network file systems have no locks."""
 
     def refuse(*_: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

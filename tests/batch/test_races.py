@@ -112,7 +112,7 @@ def test_old_files_that_are_removed_late_are_not_those_of_a_later_run(
 def test_of_three_processes_at_once_the_last_manifest_is_exact(
     output: Output, inputs: list[Path], is_forced: bool
 ) -> None:
-    """Each process ends well or with one line, and the output is that of one that ended well."""
+    """Each process ends well or with one line, and a process that ended well has written the output."""
     if is_forced:
         score(inputs[2], output)
     processes = [start(source, output, is_forced) for source in inputs]

@@ -1,4 +1,4 @@
-"""Scoring rows: their ids, their predictions or the reasons why they have none, and the counts."""
+"""Scoring rows: their ids, their predictions or the reasons why they are rejected, and the counts."""
 
 import hashlib
 import math
@@ -95,7 +95,7 @@ def test_an_own_id_outside_the_contract_rejects_the_row(own: str, reason: str) -
 
 @pytest.mark.parametrize("group", [1, 1000, CHUNK_ROWS + 1, None], ids=lambda rows: f"groups of {rows}")
 def test_the_row_groups_of_a_file_do_not_matter(group: int | None) -> None:
-    """Ids and values are those of the rows in order, however the file is cut."""
+    """The rows have the same ids and values in the same order, however the file is cut."""
     rows = 200 if group == 1 else CHUNK_ROWS * 2 + 7
     written = score_table(table(rows), row_group_size=group)
     assert [int(one[-12:], 16) for one in written.ids] == list(range(rows))

@@ -84,7 +84,7 @@ def website(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ],
 )
 def test_a_folder_has_the_month_under_tlcs_name(location: str | None, expected: str) -> None:
-    """Another location is that of the file itself. By default it is TLC's own file."""
+    """Another location names the file itself. By default, the input is TLC's own file."""
     assert Source.of(location, FEBRUARY).location == expected
 
 

@@ -78,7 +78,7 @@ def test_different_predictions_end_the_comparison(
 
 
 def test_memory_of_a_process_is_its_own() -> None:
-    """It is neither the peak of the process that measures, which has imported pyarrow, nor that of an earlier one."""
+    """It is not the peak of the measuring process, which has imported pyarrow, or the peak of an earlier process."""
     found = [
         run_on_one_core("a program", [sys.executable, "-c", f"b'x' * {size * MEGABYTE}"], {}).peak_memory / MEGABYTE
         for size in (300, 0)

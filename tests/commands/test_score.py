@@ -240,7 +240,7 @@ def test_ctrl_c_ends_all_months(tmp_path: Path, slow_website: str, number: signa
 
 
 def test_the_launcher_scores_in_the_users_folder(tmp_path: Path) -> None:
-    """Relative paths are those of the folder in which the command was started, for its processes too."""
+    """Relative paths begin at the folder in which the command was started, for its processes too."""
     write(tmp_path / FEBRUARY, [trip()])
     done = finish("score", "green", "--from", "2023-02", "--run", "--input", ".", "--output", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,7 @@ def score(folder: Path, output: str) -> None:
 
 @pytest.fixture(scope="module")
 def report(output: Path) -> Path:
-    """Write the report about both months, and about one that is not scored, and give its file."""
+    """Write the report about both months and about a month that is not scored, and give its file."""
     file = output.parent / "report.html"
     write_report(str(file), [*MONTHS, Month("green", 2023, 3)], MONTHS, str(output), VERSION)
     return file
@@ -295,7 +295,7 @@ def test_months_with_little_or_odd_content_have_a_page(
 
 
 def test_months_of_two_models_say_which_is_whose() -> None:
-    """A version can be that of two models, if somebody names it by RUN_ID."""
+    """Two models can have the same version, if somebody sets it by RUN_ID."""
     page = make_page([manifest(1, "ridge"), manifest(2, "forest")], [], DurationSums())
     assert [row[0] for row in rows_of(page, "Months")] == [
         "2023-01, 1.parquet, by ridge (ridge)",

@@ -261,6 +261,7 @@ def test_the_last_lines_are_commands_that_use_the_model(logged: str, location: s
         f"try it:          {prefix}./scripts/invoke --model {location} events/kinesis-one.json",
         f"run it:          {prefix}./scripts/run --model {location}",
         f"serve it:        {prefix}./scripts/serve --model {location}",
+        f"score a month:   {prefix}./scripts/score green 2023 2 --model {location}",
     ]
 
 

@@ -345,7 +345,7 @@ def test_chunks_have_all_rows_in_order(
     tmp_path: Path, group_rows: int, run_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row groups of any size are read in runs of any length, and no chunk is larger than it may be."""
-    monkeypatch.setattr("trips.RUN_ROWS", run_rows)
+    monkeypatch.setattr("trips.ROWS_READ_TOGETHER", run_rows)
     table = pq.read_table(write(tmp_path / "trips.parquet", [trip(trip_distance=float(row)) for row in range(25)]))
     pq.write_table(table, tmp_path / "grouped.parquet", row_group_size=group_rows)
     with (tmp_path / "grouped.parquet").open("rb") as file:

@@ -139,7 +139,7 @@ def test_the_schedule_may_submit_its_job() -> None:
 
 @pytest.fixture
 def recorded(endpoint: str, aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChaosEndpoint]:
-    """Give an endpoint of the local AWS that keeps all requests, also those of clients that are made later."""
+    """Give an endpoint of the local AWS that keeps all requests, also the requests of clients that are made later."""
     with serve(endpoint, keeps_requests=True) as keeping:
         monkeypatch.setenv("AWS_ENDPOINT_URL", keeping.url)
         objects.client.cache_clear()
@@ -150,7 +150,7 @@ def recorded(endpoint: str, aws_environment: None, monkeypatch: pytest.MonkeyPat
 def test_the_role_allows_what_the_job_does_and_nothing_else(
     s3: "S3Client", recorded: ChaosEndpoint, tmp_path: Path
 ) -> None:
-    """A month is missing, scored, done before, replaced by that of another input, and done again after a kill."""
+    """A month is missing, scored, done before, replaced from another input, and done again after a kill."""
     for bucket in ("my-trips", "my-models", "my-predictions"):
         s3.create_bucket(Bucket=bucket)
     for path in Path(SAMPLE_MODEL).iterdir():
