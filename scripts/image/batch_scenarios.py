@@ -158,7 +158,7 @@ def scores_a_folder_without_s3(stage: BatchStage) -> str:
         expect("counts", outcome.counts, counts)
         expect("predictions", *(_read_values(one, settings.prediction_field) for one in (place, stage.place(own))))
         expect("rejected rows", manifest.rejections, read_complete(stage.place(own)).rejections)
-        expect("the second outcome", score(), msgspec.structs.replace(outcome, was_done=True))
+        expect("the second outcome", score(), msgspec.structs.replace(outcome, was_done=True, seconds=0.0))
         expect("the manifest after it", read_complete(place), manifest)
     return f"{counts.predicted:,} rows predicted, {counts.rejected:,} rejected; the second run writes nothing"
 
@@ -168,7 +168,7 @@ def scores_from_s3_to_s3(stage: BatchStage) -> str:
     outcome = stage.score(stage.source, stage.output())
     manifest, before = read_complete(stage.place(stage.output())), _list_objects(stage)
     again = stage.score(stage.source, stage.output())
-    expect("the second outcome", again, msgspec.structs.replace(outcome, was_done=True))
+    expect("the second outcome", again, msgspec.structs.replace(outcome, was_done=True, seconds=0.0))
     expect("objects after it", _list_objects(stage), before)
     return f"{manifest.counts.rows:,} rows in {len(manifest.names) + 1} objects; the second run puts nothing"
 
