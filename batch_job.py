@@ -106,11 +106,7 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
         if before and before.is_of(source, model) and all(map(place.holds, before.files)):
             # A run that was killed after its commit has not removed the files that it replaced.
             place.remove_unused(names, before)
-            if source.tag not in ("", before.input.tag):
-                # The same content from another place, or with a new tag. Otherwise the plan would call the month stale
-                # forever. Suppressed: the predictions are good, and another run may know a newer tag.
-                with contextlib.suppress(OutputError):
-                    place.commit(msgspec.structs.replace(before, input=source))
+            note_tag(place, before, source)
             return ScoredMonth(place.location, True, before.counts, 0.0)
         if before and not job.force:
             check_same(before, source, model, place)
@@ -169,6 +165,17 @@ def loaded(settings: ModelSettings) -> Iterator[Model]:
         yield model
     finally:
         gc.unfreeze()
+
+
+def note_tag(place: Place, manifest: Manifest, source: InputIdentity) -> None:
+    """Note the tag of an input that has the manifest's content. Otherwise the plan would call its month stale forever.
+
+    The content may have come from another place, or its server may have a new tag for it.
+    """
+    if source.tag not in ("", manifest.input.tag):
+        # The predictions are good in any case, and another run may know a newer tag.
+        with contextlib.suppress(OutputError):
+            place.commit(msgspec.structs.replace(manifest, input=source))
 
 
 def check_same(before: Manifest, source: InputIdentity, model: ModelIdentity, place: Place) -> None:
