@@ -325,7 +325,9 @@ def test_common_models_pass_and_predict_as_before(name: str) -> None:
     pipeline, features = MODELS[name]
     file = io.BytesIO(dumped(name))
     check_schema(file)
-    assert skops.io.load(file, trusted=TRUSTED_TYPES).predict(features).tolist() == pipeline.predict(features).tolist()
+    values = skops.io.load(file, trusted=TRUSTED_TYPES).predict(features).tolist()
+    # Nearly, because a forest with several threads adds up its trees in the order in which they are ready.
+    assert values == pytest.approx(pipeline.predict(features).tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("name", "edit", "message"), FORGED.values(), ids=FORGED)
