@@ -29,7 +29,7 @@ from prefect.tasks import exponential_backoff
 from prefect_dask.task_runners import DaskTaskRunner
 
 from batch.months import Month, months_between
-from batch.places import OutputError
+from batch.outputs import OutputError
 from batch.plan import make_plan
 from batch.sources import FetchError
 from batch_job import EXPLAINED, Job, ScoredMonth, TakenError, identify_model, score_month, settings_from

@@ -26,7 +26,8 @@ import msgspec
 from artifacts import ModelError
 from batch.manifests import Counts, InputIdentity, Manifest, ModelIdentity, find_versions, now
 from batch.months import Month
-from batch.places import OutputError, Place, describe_file, open_place
+from batch.outputs import OutputError, Place, describe_file
+from batch.places import open_place
 from batch.scoring import score_file
 from batch.sources import Source
 from batch.tables import check_column

@@ -16,9 +16,7 @@ from pathlib import Path
 
 from batch.buckets import ObjectPlace
 from batch.folders import FolderPlace
-from batch.outputs import BusyError, OutputError, Place, describe_file
-
-__all__ = ["BusyError", "OutputError", "Place", "describe_file", "open_place"]
+from batch.outputs import OutputError, Place
 
 
 def open_place(output: str, path: str) -> Place:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import select
+import socket
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
@@ -302,6 +303,13 @@ def progress_bar(unit: str = "rides") -> Progress:
     """Return a progress bar on stderr that counts in this unit."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     return Progress(*columns, TimeElapsedColumn(), console=CONSOLE)
+
+
+def find_free_port() -> int:
+    """Return a port of the loopback address on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
 
 
 def number_table(title: str, rows: Mapping[str, float]) -> Table:

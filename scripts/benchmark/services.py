@@ -19,7 +19,7 @@ from rides import Ride
 from scripts.benchmark import load
 from scripts.benchmark.inputs import CLOUDPICKLE, SKOPS, LoggedModel
 from scripts.benchmark.load import HOST, Answers, Traffic
-from scripts.cli import CommandError
+from scripts.cli import CommandError, find_free_port
 from scripts.environment import ROOT
 
 OURS_WEB, COURSE, MLFLOW = "ours", "course", "mlflow"
@@ -169,9 +169,7 @@ def start(name: str, workers: int, model: LoggedModel, folder: Path) -> Iterator
     ``name`` is a key of ``KINDS``. ``folder`` is an empty folder for the service's log.
     """
     kind = KINDS[name]
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     location = model.folders[kind.serialization]
     command = [word.format(port=port, model=location) for word in kind.command]
     environment = {name: value for name, value in os.environ.items() if name not in (*SETTINGS, *SERVER_SETTINGS)}

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from batch.manifests import MANIFEST, Manifest
-from batch.places import Place, open_place
+from batch.outputs import Place
+from batch.places import open_place
 from batch_job import Job, ScoredMonth, score_month, settings_from
 from scripts.cli import SAMPLE_MODEL
 from scripts.image import checks, container

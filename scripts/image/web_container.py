@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-from scripts.cli import CommandError
+from scripts.cli import CommandError, find_free_port
 from scripts.image import container
 from scripts.image.container import Container, Engine
 from scripts.localaws.server import HOST
@@ -77,7 +76,6 @@ def ask(connection: HTTPConnection, path: str, body: object = None) -> tuple[int
 @contextlib.contextmanager
 def run_web(engine: Engine, image: str, variables: Mapping[str, str]) -> Iterator[WebContainer]:
     """Start the image's web service, on a free port, for the length of the block."""
-    with socket.create_server((HOST, 0)) as found:
-        port = found.getsockname()[1]
+    port = find_free_port()
     with container.run(engine, image, {**variables, "PORT": str(port)}, MEMORY_MB) as name:
         yield WebContainer(engine, name, port)

@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.cli import CommandError
+from scripts.cli import CommandError, find_free_port
 
 NOT_TRACKED = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 """Prefect's two switches against telemetry, of the client and of the server."""
@@ -89,9 +88,7 @@ def start_temporary_server() -> None:
     except OSError as error:
         hint = "set PREFECT_HOME to a folder where Prefect may keep its data"
         raise CommandError(f"{home}: cannot be written: {error.strerror}: {hint}") from error
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     # The server prints on stdout how to use it, and its errors on stderr.
     server = subprocess.Popen(server_command(port), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     # Before Prefect is imported, so that it happens after Prefect has sent its last logs to the server.

@@ -41,34 +41,32 @@ def summary(outcome: ScoredMonth) -> Table:
 
 def plan_table(plan: Iterable[PlannedMonth], version: str) -> Table:
     """Return the table of a plan for the model of this version."""
-    columns = [Column(name, justify="right") for name in ("predicted", "left out", "RMSE")]
     title = _plain(f"model {version}")
-    table = Table("month", "state", *columns, Column("why", overflow="fold"), title=title, title_justify="left")
+    table = Table(
+        "month", "state", *_number_columns(), Column("why", overflow="fold"), title=title, title_justify="left"
+    )
     for planned in plan:
-        numbers = _numbers(planned.manifest.counts) if planned.manifest else [""] * 3
-        table.add_row(str(planned.month), planned.state, *numbers, planned.reason)
+        counts = planned.manifest.counts if planned.manifest else None
+        table.add_row(str(planned.month), planned.state, *_numbers_of(counts), planned.reason)
     return table
 
 
 def results_table(results: Iterable[MonthResult]) -> Table:
     """Return the table of months that were scored."""
-    columns = [Column(name, justify="right") for name in ("predicted", "left out", "RMSE")]
-    table = Table("month", *columns, Column("", overflow="fold"))
+    table = Table("month", *_number_columns(), Column("", overflow="fold"))
     for result in results:
         outcome = result.outcome
-        numbers = _numbers(outcome.counts) if outcome else [""] * 3
         note = "was done before" if outcome and outcome.was_done else result.error
+        numbers = _numbers_of(outcome.counts if outcome else None)
         table.add_row(str(result.month), *numbers, _plain(note))
     return table
 
 
 def rows_table(rows: Iterable[dict[str, Any]]) -> Table:
     """Return the table of months that the flow returned."""
-    columns = [Column(name, justify="right") for name in ("predicted", "left out", "RMSE")]
-    table = Table("month", "state", *columns, Column("error", overflow="fold"))
+    table = Table("month", "state", *_number_columns(), Column("error", overflow="fold"))
     for row in rows:
-        is_known = row["predicted"] is not None
-        numbers = [f"{row['predicted']:,}", f"{row['left out']:,}", _minutes(row["RMSE"])] if is_known else [""] * 3
+        numbers = _numbers(row["predicted"], row["left out"], row["RMSE"])
         table.add_row(row["month"], row["state"], *numbers, _plain(row["error"]))
     return table
 
@@ -78,8 +76,19 @@ def _plain(text: str) -> Text:
     return Text(printable(text))
 
 
-def _numbers(counts: Counts) -> list[str]:
-    return [f"{counts.predicted:,}", f"{counts.rejected:,}", _minutes(counts.rmse)]
+def _number_columns() -> list[Column]:
+    return [Column(name, justify="right") for name in ("predicted", "left out", "RMSE")]
+
+
+def _numbers_of(counts: Counts | None) -> list[str]:
+    return _numbers(counts.predicted, counts.rejected, counts.rmse) if counts else _numbers(None, None, None)
+
+
+def _numbers(predicted: int | None, rejected: int | None, rmse: float | None) -> list[str]:
+    """Return the cells of ``_number_columns``. They are empty if the month is not scored."""
+    if predicted is None:
+        return [""] * 3
+    return [f"{predicted:,}", f"{rejected:,}", _minutes(rmse)]
 
 
 def _minutes(value: float | None) -> str:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from batch.manifests import Manifest
-from batch.places import Place
+from batch.outputs import Place
 from batch.tables import ACTUAL, DIFFERENCE
 from scripts.cli import CommandError
 from trips import usual_trips

@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 import batch_job
 from batch.months import Month
+from scripts.cli import find_free_port
 from scripts.scoring import flow_runs
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import ROOT, wait_for
@@ -27,11 +27,9 @@ HOST = "127.0.0.1"
 @contextlib.contextmanager
 def serve_prefect(home: Path) -> Iterator[str]:
     """Run a Prefect server that keeps its data in a folder, and yield the URL of its API."""
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
-    variables = {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command, environment = flow_runs.server_command(port), {**os.environ, **variables}
+    port = find_free_port()
+    command = flow_runs.server_command(port)
+    environment = {**os.environ, **flow_runs.NOT_TRACKED, "PREFECT_HOME": str(home)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as server:
 
         def is_up() -> bool:

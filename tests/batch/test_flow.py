@@ -13,7 +13,7 @@ from prefect.states import Failed
 
 import batch_flow
 from artifacts import ModelError
-from batch.places import BusyError, OutputError
+from batch.outputs import BusyError, OutputError
 from batch.sources import FetchError, NoInputError
 from batch_job import TakenError
 from settings import SettingsError

@@ -13,7 +13,8 @@ import pytest
 from batch.buckets import MAX_PUT_BYTES, ObjectPlace
 from batch.folders import TEMPORARY, FolderPlace
 from batch.manifests import MANIFEST, OutputFile
-from batch.places import BusyError, OutputError, open_place
+from batch.outputs import BusyError, OutputError
+from batch.places import open_place
 from batch_job import TakenError
 from tests.batch.outputs import Output, check_done, check_nothing_half, copy_model, digests, score, write_month
 

@@ -10,7 +10,7 @@ import pytest
 
 from batch.buckets import CONFLICT
 from batch.manifests import MANIFEST
-from batch.places import BusyError
+from batch.outputs import BusyError
 from batch_job import Job, Watcher, arguments_of, score_month, settings_from
 from scripts.localaws.faults import Call, DroppedAfter, FailedRequest, Fault
 from tests.batch.outputs import MONTH, VERSION, Output, behind, check_done, check_nothing_half, score, write_month

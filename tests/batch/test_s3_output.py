@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from batch.objects import ATTEMPTS
-from batch.places import OutputError
+from batch.outputs import OutputError
 from batch_job import Job, arguments_of
 from scripts.localaws.faults import Call, DroppedAfter, FailedRequest, Fault
 from tests.batch.outputs import MONTH, VERSION, Output, behind, check_done, check_nothing_half, score, write_month
