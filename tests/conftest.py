@@ -3,12 +3,14 @@
 import contextlib
 import gc
 import importlib
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import boto3
 import pytest
@@ -81,6 +83,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("kinesis")
     if marker and "kinesis_endpoint" in metafunc.fixturenames:
         metafunc.parametrize("kinesis_endpoint", marker.args, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def restored_environment() -> Iterator[None]:
+    """Give the environment back after each test: a command that runs in this process may set variables."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")
