@@ -3,7 +3,8 @@ ARG PYTHON_BASE=docker.io/library/python:3.13-slim
 
 # The targets: lambda, the function that consumes a Kinesis stream; web, the web service; and batch, the batch job. They
 # have these arguments:
-#   CATEGORIES  "packages" is enough for scikit-learn models; "packages training" adds mlflow, for other flavors.
+#   CATEGORIES  "packages" is enough for models with a served form; "packages sklearn" (the default) adds scikit-learn, for
+#               other scikit-learn models; "packages training" adds scikit-learn and mlflow, for other flavors.
 #   MODEL       a folder of the build context with an MLmodel file, which is copied into the image. Default: no model.
 
 
@@ -14,7 +15,7 @@ FROM ${BASE} AS base
 
 FROM base AS packages
 
-ARG CATEGORIES="packages"
+ARG CATEGORIES="packages sklearn"
 
 WORKDIR /build
 COPY Pipfile.lock scripts/image/install-packages ./
@@ -36,8 +37,9 @@ RUN /build/check-model "${MODEL}"
 
 FROM base AS lambda-modules
 
-COPY lambda_function.py arns.py artifacts.py clients.py flavors.py forests.py linear_models.py model.py pickled_code.py \
-    proofs.py rides.py settings.py skops_*.py ${LAMBDA_TASK_ROOT}/
+COPY lambda_function.py arns.py artifacts.py clients.py digests.py flavors.py forests.py linear_models.py model.py \
+    pickled_code.py proofs.py rides.py settings.py sklearn_flavor.py skops_*.py ${LAMBDA_TASK_ROOT}/
+COPY served/*.py ${LAMBDA_TASK_ROOT}/served/
 COPY streaming/*.py ${LAMBDA_TASK_ROOT}/streaming/
 # Lambda runs the function as another user, who must be able to read the files even if a strict umask made them.
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash "${LAMBDA_TASK_ROOT}" \
@@ -84,7 +86,7 @@ RUN /build/check-model "${MODEL}"
 
 FROM python-installer AS web-packages
 
-ARG CATEGORIES="packages"
+ARG CATEGORIES="packages sklearn"
 
 RUN ./install-packages /app ${CATEGORIES} web
 
@@ -92,8 +94,9 @@ RUN ./install-packages /app ${CATEGORIES} web
 FROM python-base AS web-modules
 
 WORKDIR /app
-COPY web_service.py gunicorn.conf.py arns.py artifacts.py clients.py flavors.py forests.py linear_models.py model.py \
-    pickled_code.py proofs.py rides.py settings.py skops_*.py ./
+COPY web_service.py gunicorn.conf.py arns.py artifacts.py clients.py digests.py flavors.py forests.py linear_models.py \
+    model.py pickled_code.py proofs.py rides.py settings.py sklearn_flavor.py skops_*.py ./
+COPY served/*.py ./served/
 COPY web/*.py ./web/
 COPY web/static ./web/static
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R a+rX .
@@ -128,7 +131,7 @@ CMD ["python3", "-m", "gunicorn", "web_service:app"]
 
 FROM python-installer AS batch-packages
 
-ARG CATEGORIES="packages"
+ARG CATEGORIES="packages sklearn"
 
 RUN ./install-packages /app ${CATEGORIES} batch
 
@@ -136,8 +139,9 @@ RUN ./install-packages /app ${CATEGORIES} batch
 FROM python-base AS batch-modules
 
 WORKDIR /app
-COPY batch_job.py batch_flow.py arns.py artifacts.py clients.py flavors.py forests.py linear_models.py model.py \
-    pickled_code.py proofs.py rides.py settings.py skops_*.py trips.py ./
+COPY batch_job.py batch_flow.py arns.py artifacts.py clients.py digests.py flavors.py forests.py linear_models.py \
+    model.py pickled_code.py proofs.py rides.py settings.py sklearn_flavor.py skops_*.py trips.py ./
+COPY served/*.py ./served/
 COPY batch/*.py ./batch/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R a+rX .
 

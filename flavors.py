@@ -1,49 +1,17 @@
-"""The flavors of an MLflow model: sklearn is read without mlflow, and all other flavors with ``mlflow.pyfunc``.
+"""The flavors of an MLflow model: one of them is chosen and loaded.
 
-Importing mlflow takes longer than the rest of a cold start, and mlflow trusts the types that the artifact itself names.
+A served form comes first: it needs numpy alone. The flavor sklearn needs scikit-learn, and all others need mlflow.
 """
 
-import atexit
-import hashlib
-import importlib.metadata
-import importlib.util
-import io
-import json
 import os
-import pickle
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from artifacts import Artifact, FolderArtifact, ModelError, describe, in_one_line, open_artifact
-from forests import find_tree_sum
-from linear_models import find_formula
+from artifacts import Artifact, ModelError, describe, in_one_line, open_artifact
+from digests import check_digest, digest_of, digest_of_files, verified_copy
+from served.arrays import FormError
+from served.forms import FLAVOR, read_form
 
-TRUSTED_TYPES = [
-    "numpy.dtype",
-    "sklearn._loss.loss.HalfTweedieLoss",
-    "sklearn._loss.loss.HalfTweedieLossIdentity",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.metrics._scorer._PassthroughScorer",
-    "sklearn.model_selection._split.KFold",
-    "sklearn.tree._tree.Tree",
-    "sklearn.utils._bunch.Bunch",
-]
-"""The types that a skops file without a pinned digest may hold besides those that skops trusts.
-
-They are the trees of scikit-learn's ensembles, the losses of a TweedieRegressor, the type of an imputer's array, the
-dictionary in which a VotingRegressor names its members, and the folds and the scorer that a GridSearchCV keeps.
-``skops_schema`` checks the values in them: skops checks types alone, and warns that forged node indices can crash
-``predict``.
-"""
-
-DEFAULT_FORMAT = "pickle"
-"""What MLflow assumes if a model's flavor does not name its serialization format."""
-
-Pipeline = Any  # a fitted scikit-learn estimator: anything with ``predict``
 Features: TypeAlias = list[Any]
 Call: TypeAlias = Callable[[Features], Any]
 """Predicts a value for each ride, whose features are a dictionary."""
@@ -63,9 +31,13 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
     flavors = description.get("flavors")
     if not isinstance(flavors, dict):
         raise ModelError(f"{artifact.location}: its MLmodel names no flavors")
-    if isinstance(flavors.get("sklearn"), dict):
-        pipeline = _load_sklearn(artifact, flavors, sha256)
-        yield from _input_forms(pipeline, _signature_columns(description), artifact.location)
+    if isinstance(flavors.get(FLAVOR), dict):
+        yield _load_form(artifact, flavors[FLAVOR], sha256)
+    elif isinstance(flavors.get("sklearn"), dict):
+        # Imported here because a served form needs none of it.
+        from sklearn_flavor import load_pipeline_calls
+
+        yield from load_pipeline_calls(artifact, description, sha256)
     elif isinstance(flavors.get("python_function"), dict):
         yield _load_pyfunc(artifact, flavors, sha256)
     else:
@@ -82,64 +54,23 @@ def find_digest(location: str) -> str:
     flavors = describe(artifact).get("flavors")
     flavor = flavors.get("sklearn") if isinstance(flavors, dict) else None
     if isinstance(flavor, dict) and isinstance(flavor.get("pickled_model"), str) and not flavor.get("code"):
-        return _digest(artifact.read(flavor["pickled_model"]))
-    return _digest_of_files({name: artifact.read(name) for name in artifact.names()})
+        return digest_of(artifact.read(flavor["pickled_model"]))
+    return digest_of_files({name: artifact.read(name) for name in artifact.names()})
 
 
-def _load_sklearn(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | None) -> Pipeline:
-    flavor = flavors["sklearn"]
-    _check_sklearn(artifact, flavor.get("sklearn_version"))
-    name, serialization = flavor.get("pickled_model"), str(flavor.get("serialization_format") or DEFAULT_FORMAT)
+def _load_form(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None) -> Call:
+    """Read a served form. It holds no code, so it needs no pinned digest."""
+    name = flavor.get("data")
     if not isinstance(name, str):
-        raise ModelError(f"{artifact.location}: its MLmodel does not name the model's file (pickled_model)")
-    if serialization not in ("skops", "cloudpickle", "pickle"):
-        raise ModelError(f"{artifact.location}: the serialization format {serialization} is not known here")
+        raise ModelError(f"{artifact.location}: its MLmodel does not name the file of its served form (data)")
     what = f"{artifact.location}/{name}"
-    if code := flavor.get("code"):
-        # The digest covers the code too, because the model imports it.
-        artifact = _verified_copy(artifact, "which brings code of its own", sha256)
-        _add_to_path(artifact, str(code))
+    content = artifact.read(name)
+    if sha256 is not None:
+        check_digest(what, "a served form", digest_of(content), sha256)
     try:
-        # These very bytes are loaded: the file could change after it was checked.
-        content = artifact.read(name)
-        if serialization == "skops" and sha256 is None:
-            pipeline = _load_unpinned_skops(what, content)
-        else:
-            if not code:
-                _check_digest(what, f"a {serialization}", _digest(content), sha256)
-            pipeline = _load_pinned_skops(content) if serialization == "skops" else _unpickle(what, content, flavors)
-        return _on_one_core(pipeline, what)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{what} cannot be loaded: {in_one_line(error)}{_hint(error)}") from error
-
-
-def _unpickle(what: str, content: bytes, flavors: Mapping[str, Any]) -> Pipeline:
-    _check_python(what, content, flavors)
-    # The files of cloudpickle are pickles too. Nothing is unpickled unless it has the pinned digest.
-    return pickle.loads(content)  # noqa: S301
-
-
-def _load_unpinned_skops(what: str, content: bytes) -> Pipeline:
-    # Imported here because it takes as long as loading a small pickle, which does not need it.
-    import skops.io
-
-    from skops_schema import SchemaError, check_schema
-
-    file = io.BytesIO(content)
-    try:
-        check_schema(file)
-    except SchemaError as error:
-        raise ModelError(f"{what} cannot be loaded: {error}={_digest(content)}") from error
-    return skops.io.load(file, trusted=TRUSTED_TYPES)
-
-
-def _load_pinned_skops(content: bytes) -> Pipeline:
-    """Load a skops file with all types that it holds: whoever pins its digest trusts it, as with a pickle."""
-    import skops.io
-
-    return skops.io.loads(content, trusted=skops.io.get_untrusted_types(data=content))
+        return read_form(content)
+    except FormError as error:
+        raise ModelError(f"{what} cannot be loaded: {error}") from error
 
 
 def _load_pyfunc(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | None) -> Call:
@@ -153,169 +84,13 @@ def _load_pyfunc(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | N
             f"{artifact.location} is of the flavor {names}, which needs mlflow ({error}):"
             ' build the image with --build-arg CATEGORIES="packages training", or log it with mlflow.sklearn'
         ) from error
-    verified = _verified_copy(artifact, f"of the flavor {names}", sha256)
+    from pickled_code import check_python
+
+    verified = verified_copy(artifact, f"of the flavor {names}", sha256)
     for name in verified.names():
-        _check_python(f"{artifact.location}/{name}", verified.read(name), flavors)
+        check_python(f"{artifact.location}/{name}", verified.read(name), flavors)
     try:
         pyfunc = mlflow.pyfunc.load_model(verified.location)
     except Exception as error:
         raise ModelError(f"{artifact.location} cannot be loaded: {in_one_line(error)}") from error
     return lambda features: pyfunc.predict(pd.DataFrame(features))
-
-
-def _input_forms(pipeline: Pipeline, signature_columns: Sequence[str], location: str) -> Iterator[Call]:
-    """Yield the pipeline's ``predict`` for dictionaries, and for a DataFrame if it may have been fitted on one.
-
-    A formula or a sum of trees takes the place of ``predict`` if it gives the same values for dictionaries.
-
-    scikit-learn keeps the names of a DataFrame's columns in ``feature_names_in_``. If the first step does not keep
-    them, only the signature has them. It names columns for some pipelines that take dictionaries too, so dictionaries
-    are tried first.
-    """
-    fitted_columns = getattr(pipeline, "feature_names_in_", None)
-    if fitted_columns is None:
-        yield find_formula(pipeline) or find_tree_sum(pipeline) or pipeline.predict
-    try:
-        columns = list(signature_columns if fitted_columns is None else fitted_columns)
-    except TypeError as error:
-        raise ModelError(f"{location} cannot be used: its feature_names_in_ is not a list of names") from error
-    if columns:
-        yield _frame_call(pipeline, columns, location)
-
-
-def _frame_call(pipeline: Pipeline, columns: Sequence[str], location: str) -> Call:
-    try:
-        # Only these models need pandas, which takes a third of a second to import.
-        import pandas as pd
-    except ImportError as error:
-        raise ModelError(
-            f"{location} was fitted on a DataFrame, which needs pandas ({error}): build the image with"
-            ' --build-arg CATEGORIES="packages dataframe", or here run ./scripts/environment dataframe -- true'
-        ) from error
-
-    def call(features: Features) -> Any:
-        frame = pd.DataFrame(features)
-        # Most estimators insist on the order of the columns. If one is missing, the estimator says so.
-        return pipeline.predict(frame[[column for column in columns if column in frame]])
-
-    return call
-
-
-def _signature_columns(description: Mapping[str, Any]) -> list[str]:
-    """Return the names of the columns in the model's signature. The list is empty if there are no names."""
-    try:
-        return [str(column["name"]) for column in json.loads(description["signature"]["inputs"])]
-    except (KeyError, TypeError, ValueError):
-        return []
-
-
-def _verified_copy(artifact: Artifact, form: str, sha256: str | None) -> Artifact:
-    """Return a copy of the whole model, whose digest was verified, in a folder that lasts as long as the process."""
-    files = {name: artifact.read(name) for name in artifact.names()}
-    _check_digest(artifact.location, form, _digest_of_files(files), sha256)
-    # A copy, because the files could change after their digest was verified, and some models keep reading them.
-    folder = tempfile.mkdtemp(prefix="model-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, content in files.items():
-        path = Path(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return FolderArtifact(folder)
-
-
-def _add_to_path(artifact: Artifact, code: str) -> None:
-    """Let Python import the modules that were logged with the model by ``code_paths``. Raises ModelError."""
-    folder = Path(artifact.location, code)
-    files = folder.iterdir() if folder.is_dir() else ()
-    modules = [path.stem for path in files if path.suffix == ".py" or path.is_dir()]
-    if taken := sorted(filter(_is_taken, modules)):
-        # Python would give the model the other module.
-        raise ModelError(
-            f"the model's own code has a module {taken[0]}, as the function or a package has: rename it in the model"
-        )
-    sys.path.append(str(folder))
-
-
-def _is_taken(module: str) -> bool:
-    if module in sys.modules:
-        return True
-    spec = importlib.util.find_spec(module)
-    return spec is not None and spec.origin is not None  # a folder that is no package would not come first
-
-
-def _hint(error: Exception) -> str:
-    if isinstance(error, ImportError | AttributeError):
-        return "; if the model has classes of your own, log it with code_paths=[...], so that it brings their module"
-    return ""
-
-
-def _check_python(what: str, content: bytes, flavors: Mapping[str, Any]) -> None:
-    """Refuse a pickle that holds code of another version of Python, which could crash or hang the process."""
-    flavor = flavors.get("python_function")
-    made_by = str(flavor.get("python_version") or "") if isinstance(flavor, dict) else ""
-    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if made_by.split(".")[:2] == here.split("."):
-        return
-    from pickled_code import holds_code
-
-    if holds_code(content):
-        maker = f"Python {made_by}" if made_by else "a Python that its MLmodel does not name (python_version)"
-        raise ModelError(
-            f"{what} holds functions or classes compiled by {maker}, and here is Python {here}, which cannot run them:"
-            f" log the model with Python {here}, or run this with the Python that made it, or log it as skops"
-        )
-
-
-def _check_digest(what: str, form: str, digest: str, sha256: str | None) -> None:
-    """Refuse a model if no digest is pinned for it, or if its digest is not the pinned one."""
-    if sha256 is None:
-        raise ModelError(
-            f"{what}, {form}, can run any code when it is loaded: if you trust it, set MODEL_SHA256={digest}"
-        )
-    if sha256.lower() != digest:
-        raise ModelError(f"{what} is not what MODEL_SHA256 names: its digest is {digest}, not {sha256}")
-
-
-def _digest_of_files(files: Mapping[str, bytes]) -> str:
-    return _digest("".join(f"{_digest(content)}  ./{name}\n" for name, content in files.items()).encode())
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _check_sklearn(artifact: Artifact, made_with: object) -> None:
-    """Refuse a model of another scikit-learn: the inner state of a pipeline changes from one minor to the next."""
-    installed = importlib.metadata.version("scikit-learn")
-    if made_with is None:
-        raise ModelError(
-            f"{artifact.location}: its MLmodel does not say which scikit-learn made the model: if it was {installed},"
-            f" add sklearn_version: {installed} to its flavor sklearn"
-        )
-    if str(made_with).split(".")[:2] != installed.split(".")[:2]:
-        raise ModelError(
-            f"{artifact.location} was made with scikit-learn {made_with} and here is {installed}:"
-            " train it again, or install that version"
-        )
-
-
-def _on_one_core(pipeline: Pipeline, what: str) -> Pipeline:
-    """Set every ``n_jobs`` to 1: on a function's one core, a thread pool costs more time than it saves."""
-    if not hasattr(pipeline, "predict"):
-        raise ModelError(f"{what} holds a {type(pipeline).__name__}, which cannot predict")
-    for estimator in _estimators(pipeline):
-        if hasattr(estimator, "n_jobs"):
-            estimator.n_jobs = 1
-    return pipeline
-
-
-def _estimators(value: Any) -> Iterator[Any]:
-    """Yield a fitted estimator and all estimators in it, such as steps, fitted clones and members of an ensemble."""
-    if hasattr(value, "get_params") and not isinstance(value, type):
-        yield value
-        value = vars(value)
-    if isinstance(value, Mapping):
-        value = value.values()
-    if isinstance(value, list | tuple | ValuesView):
-        for part in value:
-            yield from _estimators(part)

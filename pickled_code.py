@@ -6,6 +6,11 @@ bytecode runs on the Python minor that compiled it. On another one it ends in a 
 
 import importlib
 import pickletools
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from artifacts import ModelError
 
 CODE = {
     "_make_function",
@@ -49,3 +54,21 @@ def _decompressed(content: bytes) -> bytes:
                 return content
             return plain
     return content
+
+
+def check_python(what: str, content: bytes, flavors: Mapping[str, Any]) -> None:
+    """Refuse a pickle that holds code of another version of Python, which could crash or hang the process.
+
+    Raises ModelError. The flavor python_function says which Python made the pickle.
+    """
+    flavor = flavors.get("python_function")
+    made_by = str(flavor.get("python_version") or "") if isinstance(flavor, dict) else ""
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if made_by.split(".")[:2] == here.split("."):
+        return
+    if holds_code(content):
+        maker = f"Python {made_by}" if made_by else "a Python that its MLmodel does not name (python_version)"
+        raise ModelError(
+            f"{what} holds functions or classes compiled by {maker}, and here is Python {here}, which cannot run them:"
+            f" log the model with Python {here}, or run this with the Python that made it, or log it as skops"
+        )

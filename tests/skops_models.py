@@ -61,7 +61,7 @@ from sklearn.preprocessing import (
 from sklearn.svm import LinearSVR
 from sklearn.tree import DecisionTreeRegressor, ExtraTreeRegressor
 
-from flavors import TRUSTED_TYPES
+from sklearn_flavor import TRUSTED_TYPES
 from skops_schema import SchemaError, check_schema
 
 FEATURES = [{"PU_DO": f"{ride % 4}_{ride % 3}", "trip_distance": ride / 3} for ride in range(60)]

@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["arns"],
     ["clients"],
-    ["rides", "artifacts", "pickled_code", "proofs", "skops_checks"],
-    ["settings", "skops_types", "forests", "linear_models"],
+    ["rides", "artifacts", "proofs", "skops_checks", "served"],
+    ["settings", "skops_types", "digests", "pickled_code", "forests", "linear_models"],
     ["skops_schema"],
+    ["sklearn_flavor"],
     ["flavors"],
     ["model", "trips"],
     ["streaming", "web", "batch"],
@@ -54,7 +55,7 @@ FENCES = {
     "rich": ["scripts"],
 }
 """Packages that only these modules or packages may import."""
-PACKAGES = ("scripts", "streaming", "web", "batch")
+PACKAGES = ("scripts", "served", "streaming", "web", "batch")
 MAX_LINES, MIN_LINES, MAX_COMMAND_LINES, MAX_HANDLER_LINES = 400, 25, 220, 119
 
 STATIC_FILES = {str(path.relative_to(ROOT)) for path in (ROOT / "web" / "static").iterdir()}
@@ -70,7 +71,7 @@ def find_modules(*patterns: str) -> dict[str, Path]:
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
-PRODUCT = find_modules("*.py", "streaming/*.py", "web/*.py", "batch/*.py")
+PRODUCT = find_modules("*.py", "served/*.py", "streaming/*.py", "web/*.py", "batch/*.py")
 SCRIPTS = find_modules("scripts/**/*.py")
 CODE = PRODUCT | SCRIPTS
 TESTS = find_modules("tests/**/*.py")

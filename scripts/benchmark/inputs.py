@@ -161,7 +161,7 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
             # Training uses all cores, but people log a forest with scikit-learn's default, one core.
             estimator.set_params(n_jobs=None)
         with mlflow.start_run(experiment_id=experiment) as run:
-            skops = training.log_model(pipeline)
+            skops = training.log_model(pipeline, None)
             cloudpickle = mlflow.sklearn.log_model(
                 pipeline, name=CLOUDPICKLE, serialization_format=CLOUDPICKLE, pip_requirements=[]
             )

@@ -26,7 +26,7 @@ import numpy as np
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.types import ColSpec, DataType, Schema
@@ -38,11 +38,14 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sqlalchemy.exc import SQLAlchemyError
 
-from flavors import TRUSTED_TYPES
 from model import SAMPLE_FEATURES, prepare_features
 from rides import MAX_TRIP_DISTANCE, Ride
 from scripts import cli
+from scripts.models import served_flavor
+from scripts.models.compiled_inputs import NotUnderstoodError
+from scripts.models.compiling import ServedForm, compile_pipeline
 from scripts.sources.download import open_trips
+from sklearn_flavor import TRUSTED_TYPES
 from trips import MAX_DURATION, MIN_DURATION, Trips, training_trips
 
 TRACKING_URI = "sqlite:///mlflow.db"
@@ -188,16 +191,27 @@ def log_run(
     experiment_id: str, pipeline: Any, parameters: Mapping[str, Any], metrics: Mapping[str, float], tags: dict[str, str]
 ) -> LoggedRun:
     """Log a run with its parameters, metrics, tags and model; the model is in the form that the function loads."""
+    served_form = compile_served_form(pipeline)
     with stage("Logging to MLflow"), mlflow.start_run(experiment_id=experiment_id) as run:
         mlflow.log_params({**FILTERS, **parameters, "estimator": str(pipeline[-1])})
         mlflow.log_metrics(dict(metrics))
         mlflow.set_tags(tags)
-        model = log_model(pipeline)
+        model = log_model(pipeline, served_form)
     return LoggedRun(experiment_id, run.info.run_id, model.model_id, model.artifact_path)
 
 
-def log_model(pipeline: Any) -> Any:
-    """Log the pipeline with the run that is open, as skops, and return MLflow's description of it.
+def compile_served_form(pipeline: Any) -> ServedForm | None:
+    """Return the pipeline's served form; if it has none, say why and return None."""
+    try:
+        with stage("Compiling the served form") as show_progress:
+            return compile_pipeline(pipeline, pipeline.predict, show_progress)
+    except NotUnderstoodError as error:
+        cli.CONSOLE.print(f"No served form, so scikit-learn serves the model: {error}", highlight=False, soft_wrap=True)
+        return None
+
+
+def log_model(pipeline: Any, served_form: ServedForm | None) -> Any:
+    """Log the pipeline with the run that is open, as skops and as its served form; return MLflow's description of it.
 
     The pipeline takes a list of dictionaries. MLflow's server makes a DataFrame of every request, and turns it into a
     list of dictionaries again if the signature says that the input must look like the example.
@@ -206,8 +220,11 @@ def log_model(pipeline: Any) -> Any:
     signature = ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(DataType.double)]))
     example = [dict(SAMPLE_FEATURES)]
     mlflow.pyfunc.update_signature_for_type_hint_from_example(example, signature)
-    return mlflow.sklearn.log_model(
-        pipeline,
+    return Model.log(
+        artifact_path=None,
+        flavor=served_flavor,
+        sk_model=pipeline,
+        served_form=served_form,
         name="model",
         signature=signature,
         input_example=example,

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import cloudpickle
 import pandas as pd
 import pytest
+import yaml
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor, StackingRegressor, VotingRegressor
@@ -19,9 +21,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from flavors import TRUSTED_TYPES
 from model import prepare_features
 from rides import Ride
+from sklearn_flavor import TRUSTED_TYPES
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 import mlflow
@@ -147,3 +149,12 @@ MODELS: dict[str, Callable[[str], None]] = {
     "pyfunc by value": save_pyfunc_by_value(),
     **{f"pyfunc {form}": save_pyfunc_by_value(form) for form in ("gzip", "bzip2", "lzma")},
 }
+
+
+def copy_without_served_form(model: str, folder: Path) -> str:
+    """Copy a model to a folder, as it would be without a served form; return the folder."""
+    shutil.copytree(model, folder)
+    description = yaml.safe_load((folder / "MLmodel").read_text())
+    (folder / description["flavors"].pop("served_form")["data"]).unlink()
+    (folder / "MLmodel").write_text(yaml.safe_dump(description))
+    return str(folder)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import joblib  # type: ignore[import-untyped]
+import joblib
 import numpy as np
 import pytest
 import sklearn
@@ -24,8 +24,8 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from artifacts import ModelError
-from flavors import TRUSTED_TYPES
 from model import SAMPLE_FEATURES, load_model
+from sklearn_flavor import TRUSTED_TYPES
 from skops_schema import SchemaError, check_schema
 from tests.skops_models import read_files, write_files
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import skops.io
 
-from flavors import TRUSTED_TYPES
+from sklearn_flavor import TRUSTED_TYPES
 from skops_schema import SchemaError, check_schema
 from tests.skops_models import fit_common, read_files, write_files
 

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 IMPORTED = {
     *("aws-lambda-powertools", "boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3"),
-    *("joblib", "narwhals", "numpy", "scikit-learn", "scipy", "skops", "threadpoolctl"),
-    *("cloudpickle", "msgspec", "pyyaml", "typing-extensions"),
+    *("msgspec", "numpy", "pyyaml", "safetensors", "typing-extensions"),
 }
 """The packages that a cold start and a good batch may import. Another package has to be worth its time."""
 NAME_IMPORTS = """

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import flavors
+import sklearn_flavor
 from scripts.aws.kept_objects import KeptObjects
 from scripts.aws.replaying import ReplayFilter, plan_replay, replay
 from scripts.localaws.faults import Call, Delayed, DroppedAfter, DroppedBefore, FailedEntries, FailedRequest
@@ -236,7 +236,7 @@ def test_the_model_can_predict_nothing(flow: Flow, monkeypatch: pytest.MonkeyPat
 
     from artifacts import ModelError
 
-    monkeypatch.setattr(flavors, "_load_unpinned_skops", lambda what, content: Ridge())
+    monkeypatch.setattr(sklearn_flavor, "_load_unpinned_skops", lambda what, content: Ridge())
     with pytest.raises(ModelError, match="cannot predict a ride.*NotFittedError"):
         flow.function()
 

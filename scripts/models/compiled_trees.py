@@ -1,0 +1,153 @@
+"""Compiling trees: forests, extra trees and gradient boosting in both forms, as the arrays of ``served.trees``."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.dummy import DummyRegressor
+
+from scripts.models.compiled_inputs import EncodingSource, NameSource, NotUnderstoodError, NumberSource, Source
+from served.columns import Category, Column, Number
+from served.trees import Trees
+
+IDENTITY_LOSSES = frozenset({"absolute_error", "quantile", "squared_error"})
+"""The losses of HistGradientBoostingRegressor with which it predicts the sum of its trees as it is."""
+NODE = np.dtype([("left", "i8"), ("right", "i8"), ("feature", "i8"), ("threshold", "f8"), ("value", "f8")])
+"""A node of a tree of any class. A leaf's children are -1."""
+
+
+def compile_trees(model: Any, sources: Sequence[Source]) -> Trees:
+    """Return the form of a fitted model of trees whose matrix has these sources. Raises NotUnderstoodError."""
+    read = READERS.get(type(model).__name__)
+    if read is None:
+        raise NotUnderstoodError(f"a {type(model).__name__} is not known")
+    trees, start, divisor = read(model)
+    # HistGradientBoostingRegressor compares doubles, and all other classes compare numbers of 32 bits.
+    inputs = _Inputs(sources, single=type(model).__name__ != "HistGradientBoostingRegressor")
+    return Trees(inputs.columns, _join(trees, inputs), np.array([start, divisor]))
+
+
+def _read_forest(model: Any) -> tuple[list[NDArray[Any]], float, float]:
+    if model.n_outputs_ != 1:
+        raise NotUnderstoodError("it has several targets")
+    return [_read_tree(one.tree_) for one in model.estimators_], 0.0, float(len(model.estimators_))
+
+
+def _read_single(model: Any) -> tuple[list[NDArray[Any]], float, float]:
+    if model.n_outputs_ != 1:
+        raise NotUnderstoodError("it has several targets")
+    return [_read_tree(model.tree_)], 0.0, 1.0
+
+
+def _read_boosted(model: Any) -> tuple[list[NDArray[Any]], float, float]:
+    if model.init_ != "zero" and type(model.init_) is not DummyRegressor:
+        raise NotUnderstoodError("it starts from the predictions of another model")
+    start = 0.0 if model.init_ == "zero" else float(np.ravel(model.init_.constant_)[0])
+    trees = [_read_tree(one.tree_) for one in model.estimators_[:, 0]]
+    for tree in trees:
+        tree["value"] *= model.learning_rate
+    return trees, start, 1.0
+
+
+def _read_histogram_boosted(model: Any) -> tuple[list[NDArray[Any]], float, float]:
+    if model.loss not in IDENTITY_LOSSES or model.is_categorical_ is not None:
+        raise NotUnderstoodError(f"the loss {model.loss}, or features of categories, are not known")
+    trees = []
+    for (predictor,) in model._predictors:
+        nodes = predictor.nodes
+        tree = np.zeros(len(nodes), NODE)
+        is_leaf = nodes["is_leaf"].astype(bool)
+        for name, field in (("left", "left"), ("right", "right")):
+            tree[name] = np.where(is_leaf, -1, nodes[field])
+        tree["feature"], tree["threshold"], tree["value"] = nodes["feature_idx"], nodes["num_threshold"], nodes["value"]
+        trees.append(tree)
+    return trees, float(np.ravel(model._baseline_prediction)[0]), 1.0
+
+
+READERS: Mapping[str, Callable[[Any], tuple[list[NDArray[Any]], float, float]]] = {
+    "DecisionTreeRegressor": _read_single,
+    "ExtraTreeRegressor": _read_single,
+    "ExtraTreesRegressor": _read_forest,
+    "GradientBoostingRegressor": _read_boosted,
+    "HistGradientBoostingRegressor": _read_histogram_boosted,
+    "RandomForestRegressor": _read_forest,
+}
+"""The known classes. Each function returns a model's trees, the start of their sum, and its divisor."""
+
+
+def _read_tree(tree: Any) -> NDArray[Any]:
+    nodes = np.zeros(tree.node_count, NODE)
+    nodes["left"], nodes["right"], nodes["feature"] = tree.children_left, tree.children_right, tree.feature
+    nodes["threshold"], nodes["value"] = tree.threshold, tree.value[:, 0, 0]
+    return nodes
+
+
+class _Inputs:
+    """The form's columns, and how a test on a column of the matrix becomes a test on a column of the form."""
+
+    def __init__(self, sources: Sequence[Source], *, single: bool) -> None:
+        self.columns: list[Column] = []
+        names: dict[str, dict[str, int]] = {}
+        places: dict[str, int] = {}
+        self._places, self._codes = np.zeros(len(sources), np.int64), np.full(len(sources), -1)
+        for at, source in enumerate(sources):
+            if isinstance(source, NameSource):
+                if source.feature not in names:
+                    names[source.feature] = {}
+                    places[source.feature] = len(names) - 1
+                self._codes[at] = names[source.feature].setdefault(source.name, len(names[source.feature]))
+                self._places[at] = places[source.feature]
+        for feature, codes in names.items():
+            self.columns.append(Category(feature, list(codes), np.arange(len(codes), dtype=np.float64), -1.0))
+        for at, source in enumerate(sources):
+            if not isinstance(source, NameSource):
+                self._places[at] = len(self.columns)
+                self.columns.append(_make_column(source, single))
+
+    def tests(self, nodes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the column, the low and the high limit of the inner nodes' tests."""
+        code, threshold = self._codes[nodes["feature"]], nodes["threshold"]
+        is_name = code >= 0
+        # A column of the matrix that is 0 or 1 goes to the second child always, for its name, or never.
+        low = np.where(is_name, np.select([threshold < 0, threshold < 1], [-np.inf, code - 0.5], np.inf), threshold)
+        high = np.where(is_name & (threshold >= 0) & (threshold < 1), code + 0.5, np.inf)
+        return self._places[nodes["feature"]], low, high
+
+
+def _make_column(source: NumberSource | EncodingSource, single: bool) -> Column:
+    if isinstance(source, NumberSource):
+        return Number(source.feature, single=single)
+    numbers = np.array([*source.values.values(), source.other])
+    numbers = numbers.astype(np.float32).astype(np.float64) if single else numbers
+    return Category(source.feature, list(source.values), numbers[:-1], float(numbers[-1]))
+
+
+def _join(trees: Iterable[NDArray[Any]], inputs: _Inputs) -> dict[str, NDArray[Any]]:
+    """Return the arrays of all trees' nodes, level by level, so that a node's children are neighbours."""
+    parts = list(trees)
+    starts = np.cumsum([0, *map(len, parts)])
+    nodes = np.concatenate(parts)
+    offsets = np.repeat(starts[:-1], np.diff(starts))
+    is_leaf = nodes["left"] < 0
+    left, right = nodes["left"] + offsets, nodes["right"] + offsets
+    order, first = [], []
+    level, end = starts[:-1], len(parts)
+    while len(level):
+        inner = ~is_leaf[level]
+        own = end - len(level) + np.arange(len(level))
+        first.append(np.where(inner, end + 2 * (np.cumsum(inner) - 1), own))
+        order.append(level)
+        level = np.stack([left[level[inner]], right[level[inner]]], axis=1).ravel()
+        end += len(level)
+    places = np.concatenate(order)
+    column, low, high = inputs.tests(np.where(is_leaf, np.zeros(1, NODE), nodes)[places])
+    leaf = is_leaf[places]
+    return {
+        "column": np.where(leaf, 0, column),
+        "low": np.where(leaf, np.inf, low),
+        "high": np.where(leaf, np.inf, high),
+        "first": np.concatenate(first),
+        "value": np.where(leaf, nodes["value"][places], 0.0),
+        "roots": np.arange(len(parts)),
+    }

@@ -1,0 +1,29 @@
+"""MLflow's sklearn flavor with the served form beside it, as one more flavor of the same model."""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow.sklearn
+from mlflow.models import Model
+
+from artifacts import MLMODEL
+from scripts.models.compiling import ServedForm
+from served.forms import FLAVOR
+
+FILE = "served_form.safetensors"
+
+
+def save_model(
+    sk_model: Any, path: str, mlflow_model: Model, served_form: ServedForm | None = None, **options: Any
+) -> None:
+    """Save a pipeline as ``mlflow.sklearn.save_model`` does, and its served form if there is one.
+
+    ``mlflow.models.Model.log`` calls this function of the module that it is given as the flavor.
+    """
+    mlflow.sklearn.save_model(sk_model, path, mlflow_model=mlflow_model, **options)
+    if served_form:
+        (Path(path) / FILE).write_bytes(served_form.content)
+        proof = served_form.proof
+        compared = {"rides": proof.rides, "largest_relative_difference": proof.largest_relative_difference}
+        mlflow_model.add_flavor(FLAVOR, data=FILE, kind=served_form.kind, compared=compared)
+        mlflow_model.save(str(Path(path) / MLMODEL))

@@ -1,0 +1,72 @@
+"""Tabulating trees over a category and a number: the value for each category and each interval between thresholds.
+
+The values are the pipeline's own predictions, one for each interval.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from served.arrays import Floats
+from served.columns import Category, Number
+from served.tables import Table
+from served.trees import Trees
+
+Predict: TypeAlias = Callable[[Sequence[Any]], Any]
+"""Predicts a value for each ride, whose features are a dictionary."""
+
+MAX_CELLS = 1_000_000
+"""The values of the largest table: 8 MB. A forest with more of them is served as trees."""
+ROWS_A_CALL = 50
+UNSEEN = "a name that no category has"
+
+
+def tabulate(trees: Trees, predict: Predict, advance: Callable[[int, int], None] = lambda *_: None) -> Table | None:
+    """Return the table with the predictions of a pipeline, or None if these trees have no table, or a large one.
+
+    Args:
+        trees: the pipeline's trees.
+        predict: the pipeline's own predictions.
+        advance: called with the rows that are done and their total.
+    """
+    categories = [column for column in trees.columns if isinstance(column, Category)]
+    numbers = [column for column in trees.columns if isinstance(column, Number)]
+    if len(categories) != 1 or len(numbers) != 1:
+        return None
+    category, number = categories[0], numbers[0]
+    thresholds = trees.thresholds(trees.columns.index(number))
+    names = _distinct_names(category, trees.tests(trees.columns.index(category)))
+    if (len(names) + 1) * (len(thresholds) + 1) > MAX_CELLS:
+        return None
+    inputs = _inside(thresholds, number.single)
+    rows = [*names, UNSEEN]
+    values = np.empty((len(rows), len(inputs)))
+    for at in range(0, len(rows), ROWS_A_CALL):
+        part = rows[at : at + ROWS_A_CALL]
+        rides = [{category.feature: name, number.feature: miles} for name in part for miles in inputs]
+        values[at : at + len(part)] = np.asarray(predict(rides), np.float64).reshape(len(part), len(inputs))
+        advance(at + len(part), len(rows))
+    indices = Category(category.feature, names, np.arange(len(names), dtype=np.float64), float(len(names)))
+    return Table([indices, number], thresholds, values)
+
+
+def _distinct_names(category: Category, tests: Sequence[tuple[float, float]]) -> list[str]:
+    """Return the names that some test tells from names that the trees have not seen."""
+    names, values = category.names_and_values()
+    numbers = np.array(values)
+    is_distinct = np.zeros(len(names), bool)
+    for low, high in tests:
+        is_distinct |= ((low < numbers) & (numbers <= high)) != (low < category.other <= high)
+    return [name for name, distinct in zip(names, is_distinct, strict=True) if distinct]
+
+
+def _inside(thresholds: Floats, single: bool) -> list[float]:
+    """Return a number in each interval: the largest one, which a threshold belongs to, and one above them all."""
+    last = thresholds[-1] if len(thresholds) else 0.0
+    if not single:
+        return [*thresholds.tolist(), float(np.nextafter(last, np.inf))]
+    rounded = thresholds.astype(np.float32)
+    below = np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+    above = np.nextafter(np.float32(last), np.float32(np.inf))
+    return [*below.astype(np.float64).tolist(), float(np.nextafter(above, np.float32(np.inf)))]
