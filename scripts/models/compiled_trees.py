@@ -89,7 +89,7 @@ def _read_tree(tree: Any) -> NDArray[Any]:
 def _read_histogram_tree(read: NDArray[Any]) -> NDArray[Any]:
     nodes = np.zeros(len(read), NODE)
     for name in ("left", "right"):
-        nodes[name] = np.where(read["is_leaf"], -1, read[name])
+        nodes[name] = np.where(read["is_leaf"], -1, read[name].astype(np.int64))  # they have no sign
     nodes["feature"], nodes["threshold"], nodes["value"] = read["feature_idx"], read["num_threshold"], read["value"]
     return nodes
 

@@ -12,6 +12,7 @@ def largest_up_to(limits: Floats, *, single: bool) -> Floats:
     """Return the largest number that is not above each limit; if ``single``, the largest one of 32 bits."""
     if not single:
         return limits
+    # numpy rounds to the nearest number, which may be above the limit.
     rounded = limits.astype(np.float32)
     return np.where(rounded > limits, np.nextafter(rounded, np.float32(-np.inf)), rounded).astype(np.float64)
 
