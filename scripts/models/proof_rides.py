@@ -1,6 +1,7 @@
 """The rides on which a served form and its pipeline are compared.
 
-They are a golden set, random rides, rides at each threshold, and rides to each leaf of the trees.
+They are a golden set, random rides, rides at each threshold, and rides to the leaves of the trees and the cells of the
+table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,12 @@ from scripts.models.limits import largest_up_to, smallest_above
 from served.arrays import Floats
 from served.columns import Category, Number
 from served.forms import Form
+from served.tables import Table
 from served.trees import Trees
 
 RANDOM_RIDES = 100_000
-MAX_LEAF_RIDES = 200_000
-"""A larger forest is compared on this many of the rides to its leaves, drawn at random."""
+MAX_DRAWN_RIDES = 100_000
+"""Of more rides to the leaves of trees, or to the cells of a table, this many are drawn at random."""
 GOLDEN_DISTANCES = (0.0, 5e-324, 1e-9, 0.01, 0.7, 1 / 3, 1.37, 2.06, 3.66, 7.3, 18.41, 59.99, 99.99, 100.0)
 """Miles: the limits of the contract, the smallest double, and ordinary trips."""
 GOLDEN_PAIRS = 1_000
@@ -41,7 +43,9 @@ def proof_rides(form: Form, trees: Trees | None) -> Iterator[dict[str, Any]]:
     if trees:
         rides = leaf_rides(trees)
         draw.shuffle(rides)
-        yield from rides[:MAX_LEAF_RIDES]
+        yield from rides[:MAX_DRAWN_RIDES]
+    if isinstance(form, Table):
+        yield from _cell_rides(draw, form)
 
 
 def known_pairs(form: Form) -> list[str]:
@@ -76,6 +80,17 @@ def _distances_at_thresholds(form: Form) -> list[float]:
 def _ride(pair: str, miles: float) -> dict[str, Any]:
     features: Features = {"PU_DO": pair, "trip_distance": miles}
     return dict(features)
+
+
+def _cell_rides(draw: np.random.Generator, table: Table) -> Iterator[dict[str, Any]]:
+    """Yield rides to cells, with the smallest number of each interval: the table was made with the largest one."""
+    category, number = table.columns
+    names = [UNSEEN, *(category.names_and_values()[0] if isinstance(category, Category) else [])]
+    limits, single = table.thresholds(1), isinstance(number, Number) and number.single
+    numbers = np.concatenate([largest_up_to(limits[:1], single=single), smallest_above(limits, single=single)]).tolist()
+    for cell in draw.permutation(len(names) * len(numbers))[:MAX_DRAWN_RIDES].tolist():
+        row, column = divmod(cell, len(numbers))
+        yield {**SAMPLE_FEATURES, category.feature: names[row], number.feature: numbers[column]}
 
 
 def leaf_rides(trees: Trees) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from served.trees import Trees
 
 RIDES: list[Any] = [dict(prepare_features(event.ride)) for event in generate_events(1_000, 0)]
 DURATIONS = np.array([3 * ride["trip_distance"] + len(ride["PU_DO"]) + at % 5 for at, ride in enumerate(RIDES)])
-FOREST = RandomForestRegressor(n_estimators=3, max_depth=12, random_state=0)
+FOREST = RandomForestRegressor(n_estimators=3, max_depth=6, random_state=0)
 BOOSTED = HistGradientBoostingRegressor(max_iter=20, max_leaf_nodes=8)
 SLOW_BOOSTED = GradientBoostingRegressor(n_estimators=5)
 
