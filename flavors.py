@@ -48,13 +48,19 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
 def find_digest(location: str) -> str:
     """Return the digest with which ``MODEL_SHA256`` pins the model as it is now. Raises ModelError.
 
-    It is the digest of the file that holds a scikit-learn pipeline, and of the whole folder for other models.
+    It is the digest of the file that is loaded, of a served form or a scikit-learn pipeline, and else of the whole folder.
     """
     artifact = open_artifact(location)
     flavors = describe(artifact).get("flavors")
-    flavor = flavors.get("sklearn") if isinstance(flavors, dict) else None
-    if isinstance(flavor, dict) and isinstance(flavor.get("pickled_model"), str) and not flavor.get("code"):
-        return digest_of(artifact.read(flavor["pickled_model"]))
+    served, pipeline = (
+        (flavors.get(name) for name in (FLAVOR, "sklearn")) if isinstance(flavors, dict) else (None, None)
+    )
+    if isinstance(served, dict):
+        file = served.get("data")
+    else:
+        file = pipeline.get("pickled_model") if isinstance(pipeline, dict) and not pipeline.get("code") else None
+    if isinstance(file, str):
+        return digest_of(artifact.read(file))
     return digest_of_files({name: artifact.read(name) for name in artifact.names()})
 
 
