@@ -48,17 +48,18 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
 def find_digest(location: str) -> str:
     """Return the digest with which ``MODEL_SHA256`` pins the model as it is now. Raises ModelError.
 
-    It is the digest of the file that is loaded, of a served form or a scikit-learn pipeline, and else of the whole folder.
+    It is the digest of the file that has the served form, or else the scikit-learn pipeline. Other models have the digest
+    of their whole folder.
     """
     artifact = open_artifact(location)
     flavors = describe(artifact).get("flavors")
-    served, pipeline = (
-        (flavors.get(name) for name in (FLAVOR, "sklearn")) if isinstance(flavors, dict) else (None, None)
-    )
+    found = flavors if isinstance(flavors, dict) else {}
+    served, pipeline = found.get(FLAVOR), found.get("sklearn")
+    file = None
     if isinstance(served, dict):
         file = served.get("data")
-    else:
-        file = pipeline.get("pickled_model") if isinstance(pipeline, dict) and not pipeline.get("code") else None
+    elif isinstance(pipeline, dict) and not pipeline.get("code"):
+        file = pipeline.get("pickled_model")
     if isinstance(file, str):
         return digest_of(artifact.read(file))
     return digest_of_files({name: artifact.read(name) for name in artifact.names()})
