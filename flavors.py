@@ -48,8 +48,8 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
 def find_digest(location: str) -> str:
     """Return the digest with which ``MODEL_SHA256`` pins the model as it is now. Raises ModelError.
 
-    It is the digest of the file that has the served form, or else the scikit-learn pipeline. Other models have the digest
-    of their whole folder.
+    It is the digest of the file that has the served form, or else the scikit-learn pipeline. Other models have the
+    digest of their whole folder.
     """
     artifact = open_artifact(location)
     flavors = describe(artifact).get("flavors")
