@@ -60,9 +60,10 @@ def _random_rides(draw: np.random.Generator, pairs: Sequence[str]) -> Iterator[d
     ordinary = draw.lognormal(0.7, 0.9, RANDOM_RIDES).round(2).clip(max=MAX_TRIP_DISTANCE)
     every_miles = np.where(draw.random(RANDOM_RIDES) < 0.5, uniform, ordinary).tolist()
     zones = draw.integers(0, 300, (RANDOM_RIDES, 2)).tolist()
+    # One ride in ten has any zones, most of them of no known pair.
+    has_any_zones = (draw.random(RANDOM_RIDES) < 0.1).tolist()
     for number, (miles, (pickup, dropoff)) in enumerate(zip(every_miles, zones, strict=True)):
-        # One ride in ten has any zones, most of them of no known pair.
-        yield _ride(f"{pickup}_{dropoff}" if number % 10 == 0 else pairs[number % len(pairs)], miles)
+        yield _ride(f"{pickup}_{dropoff}" if has_any_zones[number] else pairs[number % len(pairs)], miles)
 
 
 def _distances_at_thresholds(form: Form) -> list[float]:
