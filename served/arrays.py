@@ -16,7 +16,7 @@ Integers: TypeAlias = NDArray[np.int32]
 DESCRIPTION = "served_form"
 """The key of the description in the file's metadata."""
 MAX_BYTES = 128 * 1024 * 1024
-"""The largest file that is read. Loading it takes about three times its size, which fits into a function of 512 MB.
+"""The largest file that is read: loading trees takes about four times their size. A function has 1,769 MB by default.
 
 The forest of a month of green taxi rides has 6 MB.
 """

@@ -11,7 +11,7 @@ from served.columns import Column
 from served.descents import choose, find_limits
 
 MAX_DEPTH = 200
-"""The deepest tree that is read. scikit-learn's trees without a limit rarely have more than 60 levels."""
+"""The deepest tree that is read: it limits the steps of a ride. The forest of a month of rides has 20 levels."""
 MAX_TREES = 10_000
 """The most trees that are read: a block has a path down each, for one ride at least."""
 BLOCK = 32_768
@@ -31,7 +31,7 @@ class Trees:
     def __init__(self, columns: Sequence[Column], nodes: Mapping[str, NDArray[Any]], ends: Floats) -> None:
         """Take the columns, the arrays of all nodes by name, and the start and the divisor. Raises FormError."""
         self.columns = columns
-        integers = {name: nodes[name].astype(np.int32) for name in ("column", "first", "roots")}
+        integers = {name: nodes[name].astype(np.int32, copy=False) for name in ("column", "first", "roots")}
         self._nodes = {**nodes, **integers}
         self._ends = ends
         levels = _check_nodes(self._nodes)
