@@ -15,7 +15,7 @@ from served.arrays import Floats, Integers
 STEP = np.dtype([("column", np.int32), ("low", np.int32), ("width", np.uint32), ("first", np.int32)])
 """A node: the column and the ranks of its test, and its first child. It has 16 bytes, which numpy copies at once."""
 LEVELS = 8
-"""After this many levels, paths that have ended are left out. To do so after each level would cost more than it saves."""
+"""After this many levels, paths that have ended are left out. After each level, it would cost more than it saves."""
 MAX_LEAVES = 64
 """A set of a tree's leaves is an integer of 64 bits."""
 MAX_CELLS = 2_000_000
