@@ -14,6 +14,7 @@ from arns import parse_stream
 
 if TYPE_CHECKING:
     from botocore.config import Config
+    from botocore.session import Session
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
@@ -26,6 +27,9 @@ PROFILES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 KEPT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DATA_PATH")
 """Variables that stay set while the wrong setting is searched: without keys, the SDK would ask servers for keys."""
 HARMLESS = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+
+_session: "Session | None" = None
+"""The session of all clients. It keeps the credentials that it found and the SDK's descriptions of services."""
 
 
 class SDKSettingsError(ValueError):
@@ -53,14 +57,22 @@ def wrong_setting(*services: str) -> str | None:
     return None
 
 
+def start_session(profile: str | None = None) -> "Session":
+    """Make all clients from now on in a new session, which may have a profile, and has found no credentials yet."""
+    # Imported here: a model in a folder, as in an image that holds its model, needs no client. It is not boto3, which
+    # adds resources and uploads, with multiprocessing, and makes cold starts longer.
+    import botocore.session
+
+    global _session
+    _session = botocore.session.Session(profile=profile)
+    return _session
+
+
 def _client(service: str, **arguments: Any) -> Any:
-    # Imported here: a model in a folder, as in an image that holds its model, needs no client.
-    import boto3
     from botocore.exceptions import BotoCoreError, NoRegionError
 
     try:
-        make: Any = boto3.client  # its types know only names that are literals
-        client = make(service, **arguments)
+        client: Any = (_session or start_session()).create_client(service, **arguments)
         _check(client, None)
     except NoRegionError as error:
         raise SDKSettingsError("AWS_DEFAULT_REGION is not set: name the region") from error

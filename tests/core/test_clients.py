@@ -14,7 +14,7 @@ from tests.tools import failed, finish
 @pytest.fixture(autouse=True)
 def no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the machine's own configuration away, and what a session remembers of an earlier one."""
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    monkeypatch.setattr(clients, "_session", None)
     for name in clients.FILES:
         monkeypatch.setenv(name, str(tmp_path / "none"))
     for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
