@@ -8,12 +8,13 @@ import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from arns import parse_stream
 
 if TYPE_CHECKING:
     from botocore.config import Config
+    from botocore.session import Session
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
@@ -26,6 +27,9 @@ PROFILES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 KEPT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DATA_PATH")
 """Variables that stay set while the wrong setting is searched: without keys, the SDK would ask servers for keys."""
 HARMLESS = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+
+_session: "Session | None" = None
+"""The session of all clients. It keeps the credentials that it found and the SDK's descriptions of services."""
 
 
 class SDKSettingsError(ValueError):
@@ -53,14 +57,27 @@ def wrong_setting(*services: str) -> str | None:
     return None
 
 
-def _client(service: str, **arguments: Any) -> Any:
-    # Imported here: a model in a folder, as in an image that holds its model, needs no client.
-    import boto3
+def start_session(profile: str | None = None) -> "Session":
+    """Make all clients from now on in a new session, which may have a profile, and has found no credentials yet."""
+    # Imported here: a model in a folder, as in an image that holds its model, needs no client. It is not boto3, which
+    # adds resources and uploads, with multiprocessing, and makes cold starts longer.
+    import botocore.session
+
+    global _session
+    _session = botocore.session.Session(profile=profile)
+    return _session
+
+
+def _client(service: str, config: "Config | None" = None, **arguments: Any) -> Any:
+    session = _session or start_session()
+    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, NoRegionError
 
     try:
-        make: Any = boto3.client  # its types know only names that are literals
-        client = make(service, **arguments)
+        if not session.get_config_variable("user_agent_appid"):
+            # Otherwise the SDK describes itself and the machine anew for each request, twice, in a tenth of its time.
+            config = Config(user_agent=session.user_agent()).merge(config or Config())
+        client: Any = cast(Any, session).create_client(service, config=config, **arguments)
         _check(client, None)
     except NoRegionError as error:
         raise SDKSettingsError("AWS_DEFAULT_REGION is not set: name the region") from error

@@ -82,7 +82,8 @@ def _as_values(answer: Any, rides: int) -> list[float]:
     array = np.asarray(answer)
     if array.dtype.kind not in "biufO":
         raise TypeError(f"it gave values of the type {array.dtype}, which are not real numbers")
-    if np.ma.isMaskedArray(answer):
+    # The type comes first because numpy.ma is a module that a cold start would load for this question alone.
+    if type(answer) is not np.ndarray and np.ma.isMaskedArray(answer):
         array = np.ma.filled(answer.astype(float), math.nan)  # numpy would take the number behind the mask
     values: list[float] = array.astype(float).ravel().tolist()  # some models return a column
     if len(values) != rides:

@@ -216,6 +216,7 @@ def use_profile(profile: str | None) -> None:
     if profile:
         os.environ["AWS_PROFILE"] = profile  # for errors, which name it
         boto3.setup_default_session(profile_name=profile)
+        clients.start_session(profile)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import functools
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -210,7 +211,11 @@ class _Lines:
     def __init__(self) -> None:
         self.size = 0
         self._plain, self._compressed = bytearray(), bytearray()
-        self._compressor = zlib.compressobj(COMPRESSION_LEVEL, wbits=GZIP)
+
+    @functools.cached_property
+    def _compressor(self) -> "zlib._Compress":
+        """The compressor, which is made for many lines only: it takes a quarter of a megabyte, and so its time."""
+        return zlib.compressobj(COMPRESSION_LEVEL, wbits=GZIP)
 
     def add(self, line: RejectionLine) -> None:
         before = len(self._plain)

@@ -51,7 +51,8 @@ FENCES = {
     ],
     "matplotlib": ["scripts.benchmark.plot", "scripts.scoring.plots"],
     "mlflow": ["flavors", "scripts.models", "scripts.benchmark"],
-    "boto3": ["clients", "scripts"],
+    "boto3": ["scripts"],
+    "botocore": ["artifacts", "batch", "clients", "scripts", "streaming"],
     "rich": ["scripts"],
 }
 """Packages that only these modules or packages may import."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 
+import clients
 from artifacts import MLMODEL, ModelError, describe, open_artifact
 from model import find_location
 from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL
@@ -68,6 +69,7 @@ def start(model: ModelCopy, shards: int) -> Iterator[LocalStack]:
         isolate(os.environ, endpoint)
         # The session so far may hold the credentials of the user, with which the model was read.
         boto3.setup_default_session()
+        clients.start_session()
         kinesis, s3 = boto3.client("kinesis"), boto3.client("s3")
         create(kinesis, s3, shards)
         for name, content in model.files.items():

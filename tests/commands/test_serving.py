@@ -10,6 +10,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+import clients
 from scripts import cli, serving
 from tests.tools import PATIENCE, ROOT, Tool, wait_for
 
@@ -18,6 +19,7 @@ OTHERS = {"AWS_ENDPOINT_URL": "http://127.0.0.1:2"}
 SERVE = """
 import sys, time
 from pathlib import Path
+import clients
 from scripts import cli, serving
 with serving.announce({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, Path(sys.argv[1])):
     time.sleep(600)
@@ -118,6 +120,7 @@ def test_a_local_aws_is_used_only_if_nothing_else_is_set(
         monkeypatch.setenv(name, str(home) if value == "home" else value)
     monkeypatch.setattr(serving, "find", lambda: VARIABLES)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setattr(clients, "_session", None)
     before = dict(os.environ)
     cli.choose_account(profile)
     expected = {**before, **VARIABLES} if says.startswith("Using") else before

@@ -1,5 +1,6 @@
 """AWS clients: the SDK's own settings, and the line that names a wrong one."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -8,13 +9,16 @@ import pytest
 
 import clients
 from clients import SDKSettingsError
+from scripts.localaws.chaos import serve
+from streaming.delivery import SDK_CONFIG
+from streaming.wire import speed_up_put_records
 from tests.tools import failed, finish
 
 
 @pytest.fixture(autouse=True)
 def no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the machine's own configuration away, and what a session remembers of an earlier one."""
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    monkeypatch.setattr(clients, "_session", None)
     for name in clients.FILES:
         monkeypatch.setenv(name, str(tmp_path / "none"))
     for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
@@ -85,6 +89,31 @@ def test_a_cold_start_names_the_variable(cold_start: Callable[..., ModuleType]) 
     """The stream's client is made at the cold start, not with the first batch."""
     with pytest.raises(SDKSettingsError, match="AWS_ENDPOINT_URL_KINESIS: Invalid endpoint: localhost:4566"):
         cold_start(PREDICTIONS_STREAM_NAME="stream", AWS_ENDPOINT_URL_KINESIS="localhost:4566")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "header", "content"),
+    [
+        ("AWS_SDK_UA_APP_ID", "my-app", "User-Agent", "^Botocore/.* app/my-app$"),
+        ("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13", "User-Agent", "^Botocore/.* exec-env/AWS_Lambda_python3.13"),
+        ("AWS_SESSION_TOKEN", "token", "X-Amz-Security-Token", "^token$"),
+        ("AWS_DEFAULT_REGION", "eu-west-1", "Authorization", "/eu-west-1/kinesis/aws4_request, SignedHeaders=.*host"),
+        ("_X_AMZN_TRACE_ID", "Root=1-5759e988", "X-Amzn-Trace-Id", "^Root=1-5759e988$"),
+    ],
+)
+def test_put_records_has_the_headers_that_the_sdks_settings_ask_for(
+    name: str, value: str, header: str, content: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This is true although most of the SDK's way to a request is left out."""
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "function")
+    monkeypatch.setenv(name, value)
+    with serve(endpoint, keeps_requests=True) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        client = speed_up_put_records(clients.kinesis("no-stream", SDK_CONFIG))
+        with pytest.raises(client.exceptions.ResourceNotFoundException, match="no-stream"):
+            client.put_records(StreamName="no-stream", Records=[{"Data": b"data", "PartitionKey": "key"}])
+    (request,) = proxy.requests
+    assert re.search(content, request.headers[header])
 
 
 @pytest.mark.slow

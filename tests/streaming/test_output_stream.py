@@ -242,7 +242,7 @@ class TestPut:
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
         monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+        monkeypatch.setattr("clients._session", None)
         with pytest.raises(DeliveryError, match="NoCredentialsError"):
             OutputStream.connect(stream).put(entries(1), Deadline())
 

@@ -8,11 +8,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from aws_lambda_powertools import Metrics
 
 from scripts.localaws.faults import FailedEntries, FailedRequest
 from scripts.localaws.sandbox import LambdaContext
 from streaming import delivery
 from streaming.delivery import DeliveryError
+from streaming.telemetry import DURATIONS, metrics_line
 from tests.builders import kinesis_event, ride_event
 from tests.flow import Chaos
 
@@ -107,14 +109,14 @@ def test_the_age_is_sensible_whatever_an_arrival_is(
     assert 0 <= metrics["OldestRecordAge"][0] < 60_000
 
 
-@pytest.mark.parametrize("method", ["Metrics.flush_metrics", "Logger.info"])
+@pytest.mark.parametrize("method", ["streaming.telemetry.metrics_line", "aws_lambda_powertools.Logger.info"])
 def test_a_report_that_fails_does_not_fail_a_delivered_batch(
     function: Callable[..., ModuleType], told: Told, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Lambda would deliver all of its records again."""
     handler = function().lambda_handler
     with monkeypatch.context() as broken:
-        broken.setattr(f"aws_lambda_powertools.{method}", lambda *_, **__: 1 / 0)
+        broken.setattr(method, lambda *_, **__: 1 / 0)
         assert handler(kinesis_event(ride_event()), None) == {"batchItemFailures": []}
     assert handler(kinesis_event(ride_event(), ride_event()), None) == {"batchItemFailures": []}
     logs, metrics = told()
@@ -131,6 +133,19 @@ def test_concurrent_batches_do_not_share_their_metrics(function: Callable[..., M
     logs, metrics = told()
     assert sorted(line["Records"] for line in metrics) == sorted([size] for size in range(1, 9) for _ in range(10))
     assert len(logs) == 80
+
+
+def test_the_metrics_line_is_the_one_that_powertools_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    """CloudWatch extracts metrics from nothing but its own format, which Powertools knows."""
+    values = {"Rides": 3, "Undelivered": 0, "PredictTime": 0.25, "OldestRecordAge": 1e12}
+    metrics = Metrics(namespace="Ö", service="a model")
+    for name, value in values.items():
+        metrics.add_metric(name=name, unit="Milliseconds" if name in DURATIONS else "Count", value=value)
+    metrics.flush_metrics()
+    theirs, ours = json.loads(capsys.readouterr().out), json.loads(metrics_line("Ö", "a model", values))
+    assert len(str(ours["_aws"].pop("Timestamp"))) == len(str(theirs["_aws"].pop("Timestamp")))
+    assert ours == theirs
+    assert list(ours) == list(theirs)
 
 
 def test_only_the_first_batch_of_a_sandbox_is_a_cold_start(function: Callable[..., ModuleType], told: Told) -> None:
