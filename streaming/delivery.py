@@ -219,27 +219,28 @@ class OutputStream:
                 delivery.errors[OUT_OF_TIME] += len(pending)
                 break
             requests = list(itertools.islice(split_into_requests(first_of_each_key(pending)), most))
-            codes = self._put_once(requests, deadline)
-            delivery.errors.update(code for code in codes.values() if code)
-            accepted = {entry_id for entry_id, code in codes.items() if code is None}
-            delivery.put_again += len(failed & codes.keys())
-            failed = (failed | codes.keys()) - accepted
+            sent = set(map(id, itertools.chain(*requests)))
+            delivery.put_again += len(failed & sent)
+            failures = self._put_once(requests, deadline)
+            delivery.errors.update(failures.values())
+            accepted = sent - failures.keys()
+            failed = (failed | failures.keys()) - accepted
             pending = [entry for entry in pending if id(entry) not in accepted]
-            is_failing = len(accepted) < len(codes)
+            is_failing = bool(failures)
             attempts = 0 if accepted else attempts + 1
             most = 1 if is_failing else min(2 * most, MAX_IN_FLIGHT)
         delivery.undelivered = pending
         return most
 
-    def _put_once(self, requests: Sequence[Sequence[Entry]], deadline: Deadline) -> dict[int, str | None]:
-        """Send requests side by side; return the name of each entry's error, or None if accepted, by the entry's id."""
+    def _put_once(self, requests: Sequence[Sequence[Entry]], deadline: Deadline) -> dict[int, str]:
+        """Send requests side by side; return the names of the errors by the ids of the entries that failed."""
         calls = [functools.partial(self._put_records, entries) for entries in requests]
         outcomes = run_side_by_side(calls, request_seconds(deadline))
-        return {
-            id(entry): code
-            for entries, outcome in zip(requests, outcomes, strict=True)
-            for entry, code in zip(entries, self._error_codes(entries, outcome), strict=True)
-        }
+        failures: dict[int, str] = {}
+        for entries, outcome in zip(requests, outcomes, strict=True):
+            codes = self._error_codes(entries, outcome)
+            failures |= {id(entry): code for entry, code in zip(entries, codes, strict=True) if code}
+        return failures
 
     def _put_records(self, entries: Sequence[Entry]) -> Any:
         """Send a request, in a worker's thread, and return the response."""
