@@ -1,15 +1,14 @@
 """Delivery within the invocation's time: PutRecords to the output stream, and objects to the failures bucket."""
 
 import functools
+import itertools
 import math
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore import exceptions as sdk
 from botocore.config import Config
@@ -17,11 +16,14 @@ from msgspec import Struct
 
 import clients
 from arns import stream_parameter
-from streaming.connections import UsedConnection, make_closable
+from streaming.connections import make_closable
 from streaming.records import Rejection, rejections_objects
+from streaming.requests import run_side_by_side
 from streaming.wire import speed_up_put_records
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
@@ -33,6 +35,12 @@ MAX_REQUEST_BYTES = 4_718_592
 
 MAX_ENTRY_BYTES = 1_048_576
 """1 MiB of data and key an entry: the most that a stream takes unless its MaxRecordSize was raised."""
+
+MAX_IN_FLIGHT = 10
+"""Requests of one batch that are in flight side by side: as many as the SDK keeps connections by default.
+
+They hold 5,000 entries, which five shards take in a second (a shard takes 1,000 entries or 1 MB a second), so more
+requests would rather be throttled than be faster. Each has its body in memory, up to 6 MiB of base64."""
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 8
 """Give up after this many attempts in a row with no entry accepted, about six seconds of waits. Lambda redelivers."""
@@ -48,21 +56,22 @@ REQUEST_SECONDS, REQUEST_SHARE = 5.0, 1 / 3
 BYTES_PER_SECOND = 1_048_576
 """An object gets another second for each MiB, because S3 may take it no faster."""
 
-MAX_ABANDONED = 16
-"""Abandoned requests whose threads may still run. Each keeps a request of up to 4.5 MiB, a thread and a socket."""
-
 MIN_REQUEST_SECONDS = 0.25
 """A request usually needs this long. No request is started with less time left, and no request gets less."""
 
 SDK_CONFIG = Config(
-    retries={"total_max_attempts": 1}, connect_timeout=1.0, read_timeout=REQUEST_SECONDS, parameter_validation=False
+    retries={"total_max_attempts": 1},
+    connect_timeout=1.0,
+    read_timeout=REQUEST_SECONDS,
+    max_pool_connections=MAX_IN_FLIGHT,
+    parameter_validation=False,
 )
 """Retries are ours, because only we know the entries and the time that is left. Parameters are not validated: ours all
 have one form, and validating an entry takes longer than putting it."""
 
 S3_CONFIG = SDK_CONFIG.merge(Config(connect_timeout=60.0, read_timeout=60.0))
-"""``with_timeout`` limits the time of an object by its size. The SDK's connect timeout is also the time for sending the
-whole body, and one second would be too short for a large one."""
+"""``request_seconds`` limits the time of an object by its size. The SDK's connect timeout is also the time for sending
+the whole body, and one second would be too short for a large one."""
 
 RETRIED_STATUSES = {408, 409, 425, 429}
 """HTTP statuses that are retried, besides every status from 500 on."""
@@ -84,13 +93,8 @@ RETRIED_SDK_ERRORS = (
 )
 """Errors of the SDK itself that may pass. All others mean that it is configured wrongly."""
 
-_abandoned: list[threading.Thread] = []
-"""The threads of abandoned requests, which end soon after."""
-
 OUT_OF_TIME = "OutOfTime"
 """The error's name if a request was not started because too little time was left."""
-
-Response = TypeVar("Response")
 
 
 class Context(Protocol):
@@ -107,14 +111,6 @@ class DeliveryError(Exception):
         """Keep the name that AWS or the SDK gives the error as ``code``."""
         self.code = code
         super().__init__(message)
-
-
-class StuckRequestsError(SystemExit):
-    """Too many abandoned requests have not ended, although their connections are closed.
-
-    It ends the process, because any other exception would leave the process, and their threads, for the next batch.
-    Lambda counts an error, redelivers the batch, and starts another process.
-    """
 
 
 class Deadline:
@@ -186,50 +182,76 @@ class OutputStream:
         return cls(speed_up_put_records(make_closable(clients.kinesis(name, SDK_CONFIG))), name)
 
     def put(self, entries: Sequence[Entry], deadline: Deadline) -> Delivery:
-        """Put the entries and return which of them Kinesis has not accepted.
+        """Put the entries and return which of them Kinesis has not accepted, in their order.
 
-        A failed entry is put again until it is accepted, attempts bring no progress, or the time is over. If
-        an entry remains undelivered, later chunks are not sent, because Lambda redelivers their records anyway. Entries
-        with one partition key are accepted in order: each is sent after the entry ahead of it was accepted, because
-        Kinesis does not promise any order within a request.
+        Up to ``MAX_IN_FLIGHT`` requests are in flight side by side. A failed entry is put again until it is accepted,
+        attempts bring no progress, or the time is over. If an entry remains undelivered, no later group of requests is
+        sent, because Lambda redelivers their records anyway. Entries with one partition key are accepted in order: each
+        is sent after the entry ahead of it was accepted, because Kinesis does not promise any order within a request,
+        let alone between requests in flight.
 
         Raises:
             DeliveryError: if no wait can help, for example if there is no such stream or no permission.
         """
         delivery = Delivery()
-        for chunk in split_into_requests(entries):
-            if delivery.undelivered:
-                delivery.undelivered += chunk
-            else:
-                self._put_chunk(chunk, deadline, delivery)
+        most = MAX_IN_FLIGHT
+        done = 0
+        while done < len(entries) and not delivery.undelivered:
+            group = entries[done : done + most * MAX_ENTRIES]
+            most = self._put_group(group, most, deadline, delivery)
+            done += len(group)
+        delivery.undelivered += entries[done:]
         return delivery
 
-    def _put_chunk(self, chunk: list[Entry], deadline: Deadline, delivery: Delivery) -> None:
-        """Put entries that fit into one request, with retries, and add the result to the delivery."""
-        pending = chunk
-        failed: list[Entry] = []
+    def _put_group(self, group: Sequence[Entry], most: int, deadline: Deadline, delivery: Delivery) -> int:
+        """Put entries with retries, at most ``most`` requests at once, and add the result to the delivery.
+
+        Return how many requests the next group may begin with. After a failure it is one, and each attempt without a
+        failure doubles it: a throttled stream gets one request at a time, as many side by side would only fail again.
+        """
+        pending = list(group)
+        failed: set[int] = set()  # ids of entries, because two entries may be equal
+        is_failing = False
         attempts = 0
         while pending and attempts < MAX_ATTEMPTS_WITHOUT_PROGRESS:
             # No wait if only entries remain that were held back behind another entry with their key.
-            if not _wait(backoff(max(1, attempts)) if failed else 0.0, deadline):
+            if not _wait(backoff(max(1, attempts)) if is_failing else 0.0, deadline):
                 delivery.errors[OUT_OF_TIME] += len(pending)
                 break
-            ready, held_back = first_of_each_key(pending)
-            delivery.put_again += len(failed)
-            codes = self._put_once(ready, deadline)
-            delivery.errors.update(code for code in codes if code)
-            failed = [entry for entry, code in zip(ready, codes, strict=True) if code]
-            pending = [*failed, *held_back]
-            attempts = attempts + 1 if len(failed) == len(ready) else 0
+            requests = list(itertools.islice(split_into_requests(first_of_each_key(pending)), most))
+            sent = set(map(id, itertools.chain(*requests)))
+            delivery.put_again += len(failed & sent)
+            failures = self._put_once(requests, deadline)
+            delivery.errors.update(failures.values())
+            accepted = sent - failures.keys()
+            failed = (failed | failures.keys()) - accepted
+            pending = [entry for entry in pending if id(entry) not in accepted]
+            is_failing = bool(failures)
+            attempts = 0 if accepted else attempts + 1
+            most = 1 if is_failing else min(2 * most, MAX_IN_FLIGHT)
         delivery.undelivered = pending
+        return most
 
-    def _put_once(self, entries: list[Entry], deadline: Deadline) -> Sequence[str | None]:
-        """Return the name of each entry's error, or None if Kinesis accepted it."""
+    def _put_once(self, requests: Sequence[Sequence[Entry]], deadline: Deadline) -> dict[int, str]:
+        """Send requests side by side; return the names of the errors by the ids of the entries that failed."""
+        calls = [functools.partial(self._put_records, entries) for entries in requests]
+        outcomes = run_side_by_side(calls, request_seconds(deadline))
+        failures: dict[int, str] = {}
+        for entries, outcome in zip(requests, outcomes, strict=True):
+            codes = self._error_codes(entries, outcome)
+            failures |= {id(entry): code for entry, code in zip(entries, codes, strict=True) if code}
+        return failures
+
+    def _put_records(self, entries: Sequence[Entry]) -> Any:
+        """Send a request, in a worker's thread, and return the response."""
         records: Any = [{"Data": entry.data, "PartitionKey": entry.partition_key} for entry in entries]
-        put_records = functools.partial(self._client.put_records, **self._parameter, Records=records)
+        return self._client.put_records(**self._parameter, Records=records)
+
+    def _error_codes(self, entries: Sequence[Entry], outcome: "Future[Any]") -> Sequence[str | None]:
+        """Return the name of each entry's error, or None if Kinesis accepted it."""
         try:
-            response: Any = with_timeout(put_records, deadline)
-            return [_error_code(result) for _, result in zip(entries, response["Records"], strict=True)]
+            results = outcome.result()["Records"]
+            return [_error_code(result) for _, result in zip(entries, results, strict=True)]
         except MemoryError:
             raise  # a retry would run out of memory too; Lambda redelivers the batch
         except Exception as error:
@@ -278,9 +300,10 @@ class FailuresBucket:
             if not _wait(backoff(attempt), deadline):
                 break
             try:
-                with_timeout(put_object, deadline, len(body))
+                (outcome,) = run_side_by_side([put_object], request_seconds(deadline, len(body)))
+                outcome.result()
             except MemoryError:
-                raise  # as in _put_once
+                raise  # as in _error_codes
             except Exception as error:
                 reason = error_name(error)
                 if not is_retryable(error):
@@ -299,42 +322,10 @@ def _wait(seconds: float, deadline: Deadline) -> bool:
     return True
 
 
-def with_timeout(call: Callable[[], Response], deadline: Deadline, size: int = 0) -> Response:
-    """Return what the call returns, unless it takes longer than one request with a body of ``size`` bytes may.
-
-    SDK timeouts limit a single socket read, not the whole call: a name lookup has none, and a response that arrives
-    byte by byte never runs into one. So the call runs in a thread and is abandoned if it takes too long: its connection
-    is closed, which ends the thread, and its result is ignored. If the request is applied after all, a retry makes a
-    duplicate.
-
-    Raises:
-        TimeoutError: if it takes longer. An exception of the call itself is raised unchanged.
-        StuckRequestsError: if threads of abandoned calls have not ended.
-    """
-    _abandoned[:] = [thread for thread in _abandoned if thread.is_alive()]
-    if len(_abandoned) >= MAX_ABANDONED:
-        raise StuckRequestsError(f"{len(_abandoned)} requests were abandoned and have not ended: starting afresh")
+def request_seconds(deadline: Deadline, size: int = 0) -> float:
+    """Return the most seconds that a request, with a body of ``size`` bytes, may take if it starts now."""
     most = REQUEST_SECONDS + size / BYTES_PER_SECOND
-    seconds = min(most, max(MIN_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE))
-    future: Future[Response] = Future()
-    used = UsedConnection()
-
-    def run() -> None:
-        used.follow_this_thread()
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    # A daemon does not keep the process alive.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        return future.result(seconds)
-    finally:
-        if not future.done():
-            used.close()
-            _abandoned.append(thread)
+    return min(most, max(MIN_REQUEST_SECONDS, deadline.left() * REQUEST_SHARE))
 
 
 def error_name(error: Exception) -> str:
@@ -360,11 +351,12 @@ def _error_code(result: Any) -> str | None:
     return str(fields.get("ErrorCode") or "NoSequenceNumber")
 
 
-def first_of_each_key(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Return the first entry of each partition key, and the entries that have to wait for them, both in order."""
+def first_of_each_key(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the first entry of each partition key, in order. The others have to wait for it."""
     first: dict[str, Entry] = {}
-    held_back = [entry for entry in entries if first.setdefault(entry.partition_key, entry) is not entry]
-    return list(first.values()), held_back
+    for entry in entries:
+        first.setdefault(entry.partition_key, entry)
+    return list(first.values())
 
 
 def split_into_requests(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

@@ -7,21 +7,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+Answering = Callable[[int, bytes | Callable[[bytes], bytes]], str]
+"""The type of the ``answering`` fixture."""
+
 
 @pytest.fixture
-def answering() -> Iterator[Callable[[int, bytes], str]]:
-    """Give a function that starts a server with one response to all requests, and returns its URL."""
+def answering() -> Iterator[Answering]:
+    """Give a function that starts a server with one response to all requests, and returns its URL.
 
-    def answer(status: int, body: bytes) -> str:
+    In place of the response's body, it takes a function of the request's body, which may wait for other requests.
+    """
+
+    def answer(status: int, body: bytes | Callable[[bytes], bytes]) -> str:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"  # with 1.0, the SDK would wait a second for the server's "100 Continue"
 
             def do_PUT(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
+                request = self.rfile.read(int(self.headers["Content-Length"]))
+                response = body if isinstance(body, bytes) else body(request)
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(response)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(response)
 
             do_POST = do_PUT
 

@@ -2,18 +2,19 @@
 
 import math
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from scripts.localaws.faults import Call, Delayed, Dripping, DroppedBefore, FailedRequest, Fault
 from scripts.localaws.sandbox import LambdaContext
-from streaming import delivery
-from streaming.delivery import Deadline, Entry, FailuresBucket, OutputStream, backoff, with_timeout
+from streaming import delivery, requests
+from streaming.delivery import Deadline, Entry, FailuresBucket, OutputStream, backoff, request_seconds
+from streaming.requests import run_side_by_side
 from tests.conftest import Clock
 from tests.flow import Chaos
-from tests.tools import wait_for
+from tests.streaming.conftest import Answering
+from tests.tools import PATIENCE, wait_for
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -68,25 +69,9 @@ class TestOneRequest:
             (12, 3 * 2**20, 4),
         ],
     )
-    def test_a_request_gets_a_third_of_the_time(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch, left: float, size: int, expected: float
-    ) -> None:
+    def test_a_request_gets_a_third_of_the_time(self, clock: Clock, left: float, size: int, expected: float) -> None:
         """At most five seconds and another for each MiB, and never too short a time for an ordinary request."""
-        monkeypatch.setattr("concurrent.futures.Future.result", lambda self, timeout: timeout)
-        assert with_timeout(lambda: 0.0, Deadline(left), size) == pytest.approx(expected)
-
-    def test_a_call_that_takes_longer_is_abandoned(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its thread does not keep the process alive, and whatever it returns later is ignored."""
-        monkeypatch.setattr(delivery, "MIN_REQUEST_SECONDS", 0.01)
-        release = threading.Event()
-        with pytest.raises(TimeoutError):
-            with_timeout(release.wait, Deadline(0))
-        release.set()
-
-    def test_an_exception_of_the_call_is_raised(self) -> None:
-        """Without that, an exception would end the thread silently."""
-        with pytest.raises(ZeroDivisionError):
-            with_timeout(lambda: 1 / 0, Deadline())
+        assert request_seconds(Deadline(left), size) == pytest.approx(expected)
 
 
 class TestAbandonedRequests:
@@ -111,24 +96,24 @@ class TestAbandonedRequests:
 
             assert put() in ([entry], "TimeoutError")
             assert server.faults.total() == 3
-            wait_for(lambda: not any(thread.is_alive() for thread in delivery._abandoned))
+            wait_for(lambda: not any(thread.is_alive() for thread in requests._abandoned))
             monkeypatch.setattr(delivery, "REQUEST_SECONDS", 60)
             assert not put()
 
     def test_too_many_requests_that_do_not_end_end_the_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Lambda starts another process only if this one ends. Some requests never end, such as lookups of a name."""
-        monkeypatch.setattr(delivery, "_abandoned", [])
-        monkeypatch.setattr(delivery, "MAX_ABANDONED", 3)
-        monkeypatch.setattr(delivery, "MIN_REQUEST_SECONDS", 0.01)
+        monkeypatch.setattr(requests, "_abandoned", [])
+        monkeypatch.setattr(requests, "MAX_ABANDONED", 3)
         release = threading.Event()
-        for _ in range(3):
-            with pytest.raises(TimeoutError):
-                with_timeout(release.wait, Deadline(0))
+        for count in (2, 1):
+            for outcome in run_side_by_side([release.wait] * count, 0.01):
+                assert isinstance(outcome.exception(0), TimeoutError)
         with pytest.raises(SystemExit, match="3 requests were abandoned"):
-            with_timeout(release.wait, Deadline(0))
+            run_side_by_side([release.wait], 0.01)
         release.set()
-        wait_for(lambda: not any(thread.is_alive() for thread in delivery._abandoned))
-        assert with_timeout(lambda: 1, Deadline()) == 1
+        wait_for(lambda: not any(thread.is_alive() for thread in requests._abandoned))
+        (outcome,) = run_side_by_side([lambda: True], PATIENCE)
+        assert outcome.result()
 
 
 class TestBackoff:
@@ -174,7 +159,7 @@ class TestFailuresBucket:
 
     @pytest.mark.parametrize(("status", "body"), [(403, b"<Error/>"), (500, b"<Error><Code/></Error>"), (403, b"no")])
     def test_a_response_that_is_not_from_s3_is_an_error(
-        self, status: int, body: bytes, answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch
+        self, status: int, body: bytes, answering: Answering, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A proxy between the function and S3 may respond anything."""
         monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 2)

@@ -58,8 +58,8 @@ FIRST_NUMBER = 8
 """From the third record on, the order of the sequence numbers as text differs from their order as numbers."""
 CALM = 600_000
 """The milliseconds of an invocation that does not run out of time, however slow the machine is."""
-SMALL_REQUEST = 3
-"""Entries of a request, so that a small batch takes several requests."""
+SMALL_REQUEST, AT_ONCE = 3, 3
+"""Entries of a request, and requests side by side, so that a small batch takes several requests one after the other."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +297,7 @@ def consumer(
     monkeypatch.setattr(delivery, "BACKOFF_SECONDS", 0.0001)
     monkeypatch.setattr(delivery, "MIN_REQUEST_SECONDS", 0.05)  # hanging requests end sooner
     monkeypatch.setattr(delivery, "MAX_ENTRIES", SMALL_REQUEST)
+    monkeypatch.setattr(delivery, "MAX_IN_FLIGHT", AT_ONCE)
     script = Script()
     with chaos(script), chaos(script, "s3"):
         function = cold_start(
