@@ -1,6 +1,7 @@
-"""An endpoint that answers PutRecord and PutRecords immediately, with responses like those of Kinesis.
+"""An endpoint that answers PutRecord and PutRecords with responses like those of Kinesis, at once or after a latency.
 
-It reads only the operation and the number of entries of a request, and stores nothing.
+It reads only the operation and the number of entries of a request, and stores nothing. Each connection has a thread, so
+requests that are in flight at the same time wait side by side.
 """
 
 import contextlib
@@ -8,7 +9,8 @@ import functools
 import json
 import socketserver
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from scripts.localaws import server
 from scripts.localaws.server import HOST
@@ -19,19 +21,35 @@ SEQUENCE_NUMBER = "49630081666084879290581185630324770398608704880802529282"
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[str]:
+def serve(latency: float = 0.0) -> Iterator[str]:
     """Run the endpoint in a process of its own for the length of the block, and yield its URL.
 
-    Raises RuntimeError if the process ends before it listens; its message is on stderr.
+    It answers each request after ``latency`` seconds. Raises RuntimeError if the process ends before it listens; its
+    message is on stderr.
     """
-    with server.serve("the endpoint", [sys.executable, "-m", "scripts.benchmark.endpoint"]) as url:
+    command = [sys.executable, "-m", "scripts.benchmark.endpoint", str(latency)]
+    with server.serve("the endpoint", command) as url:
         yield url
+
+
+class Endpoint(socketserver.ThreadingTCPServer):
+    """The server, with a thread for each connection."""
+
+    daemon_threads = True
+    request_queue_size = 64
+    """A consumer may open many connections at the same moment."""
+
+    def __init__(self, delay: Callable[[], object] | None) -> None:
+        """Listen on a free port. ``delay`` is called before each answer."""
+        self.delay = delay
+        super().__init__((HOST, 0), Connection)
 
 
 class Connection(socketserver.StreamRequestHandler):
     """A connection that stays open for many requests, as Kinesis keeps it."""
 
     disable_nagle_algorithm = True
+    server: Endpoint
 
     def handle(self) -> None:
         """Answer one request after the other until the client closes the connection."""
@@ -43,7 +61,10 @@ class Connection(socketserver.StreamRequestHandler):
                     name, _, value = line.partition(b":")
                     headers[name.lower()] = value.strip()
                 body = self.rfile.read(int(headers.get(b"content-length", 0)))
-                self.wfile.write(respond(headers.get(b"x-amz-target", b""), body))
+                response = respond(headers.get(b"x-amz-target", b""), body)
+                if self.server.delay:
+                    self.server.delay()
+                self.wfile.write(response)
 
 
 def respond(target: bytes, body: bytes) -> bytes:
@@ -79,7 +100,7 @@ def _http(status: str, document: object) -> bytes:
 
 if __name__ == "__main__":
     server.end_with_parent()
-    with socketserver.ThreadingTCPServer((HOST, 0), Connection) as listening:
-        listening.daemon_threads = True
+    seconds = float(sys.argv[1])
+    with Endpoint(functools.partial(time.sleep, seconds) if seconds else None) as listening:
         server.announce(listening.server_address[1])
         listening.serve_forever()
