@@ -6,6 +6,7 @@ requests that are in flight at the same time wait side by side.
 
 import contextlib
 import functools
+import http.client
 import json
 import socketserver
 import sys
@@ -18,18 +19,25 @@ from scripts.sources.events import SHARD
 
 SEQUENCE_NUMBER = "49630081666084879290581185630324770398608704880802529282"
 """As long as a sequence number of Kinesis. All responses have the same one because no consumer compares them."""
+SET_LATENCY = b"SetLatency"
+"""An operation that Kinesis does not have: its body is the seconds from a request to its answer."""
 
 
 @contextlib.contextmanager
-def serve(latency: float = 0.0) -> Iterator[str]:
+def serve() -> Iterator[str]:
     """Run the endpoint in a process of its own for the length of the block, and yield its URL.
 
-    It answers each request after ``latency`` seconds. Raises RuntimeError if the process ends before it listens; its
-    message is on stderr.
+    Raises RuntimeError if the process ends before it listens; its message is on stderr.
     """
-    command = [sys.executable, "-m", "scripts.benchmark.endpoint", str(latency)]
-    with server.serve("the endpoint", command) as url:
+    with server.serve("the endpoint", [sys.executable, "-m", "scripts.benchmark.endpoint"]) as url:
         yield url
+
+
+def set_latency(url: str, seconds: float) -> None:
+    """Let the endpoint answer each request after this time from now on. At first it answers at once."""
+    with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"))) as connection:
+        connection.request("POST", "/", str(seconds), {"X-Amz-Target": SET_LATENCY.decode()})
+        connection.getresponse().read()
 
 
 class Endpoint(socketserver.ThreadingTCPServer):
@@ -39,8 +47,8 @@ class Endpoint(socketserver.ThreadingTCPServer):
     request_queue_size = 64
     """A consumer may open many connections at the same moment."""
 
-    def __init__(self, delay: Callable[[], object] | None) -> None:
-        """Listen on a free port. ``delay`` is called before each answer."""
+    def __init__(self, delay: Callable[[], object] | None = None) -> None:
+        """Listen on a free port. ``delay`` is called before each answer to a consumer."""
         self.delay = delay
         super().__init__((HOST, 0), Connection)
 
@@ -61,20 +69,25 @@ class Connection(socketserver.StreamRequestHandler):
                     name, _, value = line.partition(b":")
                     headers[name.lower()] = value.strip()
                 body = self.rfile.read(int(headers.get(b"content-length", 0)))
-                response = respond(headers.get(b"x-amz-target", b""), body)
-                if self.server.delay:
+                operation = headers.get(b"x-amz-target", b"")
+                response = respond(operation, body)
+                if operation == SET_LATENCY:
+                    self.server.delay = functools.partial(time.sleep, float(body)) if float(body) else None
+                elif self.server.delay:
                     self.server.delay()
                 self.wfile.write(response)
 
 
 def respond(target: bytes, body: bytes) -> bytes:
-    """Return the whole HTTP response to a request: 400 unless it is a PutRecord or PutRecords."""
+    """Return the whole HTTP response to a request: 400 unless its operation is known."""
     match target.removeprefix(b"Kinesis_20131202."):
         case b"PutRecord":
             return _accept()
         case b"PutRecords":
             # Only a key of the JSON matches these bytes: quotes inside a string are escaped.
             return _accept(body.count(b'"PartitionKey":'))
+        case operation if operation == SET_LATENCY:
+            return _http("200 OK", {})
         case _:
             return _http("400 Bad Request", {"__type": "UnknownOperationException", "message": "not measured here"})
 
@@ -100,7 +113,6 @@ def _http(status: str, document: object) -> bytes:
 
 if __name__ == "__main__":
     server.end_with_parent()
-    seconds = float(sys.argv[1])
-    with Endpoint(functools.partial(time.sleep, seconds) if seconds else None) as listening:
+    with Endpoint() as listening:
         server.announce(listening.server_address[1])
         listening.serve_forever()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.benchmark import endpoint
 from scripts.benchmark.consumers import COMMON, CONSUMERS, EMPTY, FLOOR, OURS, OURS_SKLEARN
 from scripts.benchmark.inputs import CLOUDPICKLE, SERVED, SKOPS, LoggedModel, Plan
 from scripts.cli import CONSOLE, OUTPUT_STREAM, CommandError
@@ -137,10 +138,10 @@ class Launch:
             return sample._replace(wall=time.perf_counter() - began, cpu=sample.process_cpu)
 
 
-def make_variables(endpoint: str, model: LoggedModel, form: str) -> dict[str, str]:
+def make_variables(url: str, model: LoggedModel, form: str) -> dict[str, str]:
     """Return the whole environment of a consumer. It is the same for all consumers of this form of the model."""
     variables = dict(os.environ)
-    setup.isolate(variables, endpoint)
+    setup.isolate(variables, url)
     for name in (*setup.FUNCTION_VARIABLES, *TELEMETRY_VARIABLES):
         variables.pop(name, None)
     variables.update(
@@ -157,32 +158,39 @@ def make_variables(endpoint: str, model: LoggedModel, form: str) -> dict[str, st
 
 
 def prepare_warm(
-    case: str, models: Mapping[str, LoggedModel], plan: Plan, endpoint: str, events: Path, stack: contextlib.ExitStack
+    models: Mapping[str, LoggedModel], plan: Plan, url: str, events: Path, stack: contextlib.ExitStack
 ) -> dict[Cell, Measure]:
     """Start a process for each model and consumer, which the stack ends; return what measures each batch size in it."""
     processes = {}
     for name, model in models.items():
         for consumer in CONSUMERS:
-            variables = make_variables(endpoint, model, FORMS_OF[consumer][0])
+            variables = make_variables(url, model, FORMS_OF[consumer][0])
             measure = stack.enter_context(Launch(consumer, variables, events).start())
             measure(1, 0.0)  # loads the model and opens the connection
             processes[name, consumer] = measure
-    return {
-        Cell(name, case, rides, consumer): functools.partial(measure, rides, plan.turn_seconds)
-        for rides in (plan.batches if case == WARM else plan.delayed_batches)
-        for (name, consumer), measure in processes.items()
-    }
+
+    def measure_turn(cell: Cell) -> Sample:
+        endpoint.set_latency(url, LATENCIES[cell.case])
+        return processes[cell.model, cell.consumer](cell.rides, plan.turn_seconds)
+
+    cells = [
+        Cell(name, case, rides, consumer)
+        for case, sizes in {WARM: plan.batches, DELAYED: plan.delayed_batches}.items()
+        for rides in sizes
+        for name, consumer in processes
+    ]
+    return {cell: functools.partial(measure_turn, cell) for cell in cells}
 
 
 def prepare_cold(
-    models: Mapping[str, LoggedModel], endpoint: str, events: Path, pythons: Mapping[str, Path]
+    models: Mapping[str, LoggedModel], url: str, events: Path, pythons: Mapping[str, Path]
 ) -> dict[Cell, Measure]:
     """Start each consumer once with each model and form; return what measures its next cold starts."""
     cells = {}
     for name, model in models.items():
         for consumer, forms in FORMS_OF.items():
             for form in forms:
-                launch = Launch(consumer, make_variables(endpoint, model, form), events, pythons[consumer])
+                launch = Launch(consumer, make_variables(url, model, form), events, pythons[consumer])
                 # The first start is not counted: it reads files into the page cache and writes bytecode.
                 launch.measure_cold_start()
                 cells[Cell(name, name_cold_case(form), 1, consumer)] = launch.measure_cold_start

@@ -42,7 +42,7 @@ from scripts import cli
 from scripts.benchmark import batch, batch_files, batch_results, endpoint, inputs, processes, results, web
 from scripts.benchmark.batch_results import BatchRow, RateRow, batch_tables
 from scripts.benchmark.inputs import FULL, MODELS, QUICK, Plan
-from scripts.benchmark.processes import COLD, LATENCIES, PARTS, THREADS, WARM, Cell, Measure, Sample
+from scripts.benchmark.processes import COLD, PARTS, THREADS, WARM, Cell, Measure, Sample
 from scripts.benchmark.results import ColdRow, WarmRow
 from scripts.benchmark.web_results import LoadRow, MemoryRow, web_tables
 from scripts.cli import STDOUT
@@ -141,12 +141,13 @@ def parse_arguments() -> argparse.Namespace:
 def measure(
     plan: Plan, chosen: inputs.Inputs, names: Sequence[str], parts: Sequence[str]
 ) -> tuple[list[WarmRow], list[ColdRow]]:
-    """Train the models, start the endpoints and the consumers, and measure the parts."""
+    """Train the models, start the endpoint and the consumers, and measure the parts."""
     pythons = processes.install_pythons() if COLD in parts else {}
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary)
         models = inputs.log_models(names, chosen.trips, folder, plan.trees)
         inputs.write_events(chosen.records, {1, *plan.batches, *plan.delayed_batches}, folder)
+        url = stack.enter_context(endpoint.serve())
         progress = stack.enter_context(cli.progress_bar("turns"))
         samples: dict[Cell, list[Sample]] = {}
 
@@ -155,12 +156,10 @@ def measure(
             advance = functools.partial(progress.advance, task)
             samples.update(processes.measure_in_turns(cells, plan.rounds, plan.budget, advance))
 
-        for case, latency in LATENCIES.items() if WARM in parts else ():
-            with contextlib.ExitStack() as running:  # ends the case's processes, because they take gigabytes
-                url = running.enter_context(endpoint.serve(latency))
-                take_turns(f"Batches, {case}", processes.prepare_warm(case, models, plan, url, folder, running))
+        if WARM in parts:
+            take_turns("Warm batches", processes.prepare_warm(models, plan, url, folder, stack))
         if COLD in parts:
-            url = stack.enter_context(endpoint.serve())
+            endpoint.set_latency(url, 0.0)
             take_turns("Cold starts", processes.prepare_cold(models, url, folder, pythons))
     return results.make_warm_rows(samples), results.make_cold_rows(samples)
 

@@ -244,7 +244,8 @@ def test_endpoint_answers_as_kinesis_does() -> None:
 def test_endpoint_does_not_answer_before_its_latency() -> None:
     """The response of a request with an hour's latency does not come."""
     config = Config(read_timeout=0.2, retries={"total_max_attempts": 1})
-    with bench_endpoint.serve(latency=3600.0) as endpoint:
+    with bench_endpoint.serve() as endpoint:
+        bench_endpoint.set_latency(endpoint, 3600.0)
         client = boto3.client("kinesis", endpoint_url=endpoint, config=config)
         with pytest.raises(ReadTimeoutError):
             client.put_record(StreamName="rides", Data=b"1", PartitionKey="1")
