@@ -1,5 +1,6 @@
 """Manifests: what a month's folder holds, from which input and by which model. A manifest is written last."""
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -12,7 +13,7 @@ from msgspec import Struct
 MANIFEST = "_manifest.json"
 """The file whose existence says that a month is done. Readers of partitioned tables ignore names that begin with _."""
 PACKAGES = ("numpy", "pyarrow", "scikit-learn")
-"""Their versions are noted, because predictions may depend on them."""
+"""Their versions are noted if they are installed, because predictions may depend on them."""
 
 
 class DamagedManifestError(ValueError):
@@ -114,7 +115,12 @@ def decode_manifest(content: bytes) -> Manifest:
 
 def find_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that predictions depend on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        # A model with a served form needs no scikit-learn.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def now() -> str:

@@ -23,6 +23,8 @@ from sklearn.preprocessing import OneHotEncoder
 
 from model import prepare_features
 from rides import Ride
+from scripts.models import served_flavor
+from scripts.models.compiling import compile_pipeline
 from sklearn_flavor import TRUSTED_TYPES
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -56,6 +58,18 @@ def save_sklearn(serialization: str, estimator: Any, sparse: bool = True) -> Cal
         skops_trusted_types=TRUSTED_TYPES,
         pip_requirements=[],  # otherwise MLflow loads the model in another process to find them
     )
+
+
+def save_with_served_form(estimator: Any, sparse: bool = True) -> Callable[[str], None]:
+    """Prepare to save a pipeline and its served form, as ``./scripts/train`` logs them."""
+
+    def save(folder: str) -> None:
+        pipeline = fitted(estimator, sparse)
+        form = compile_pipeline(pipeline, pipeline.predict)
+        options = {"serialization_format": "skops", "skops_trusted_types": TRUSTED_TYPES, "pip_requirements": []}
+        served_flavor.save_model(pipeline, folder, mlflow.models.Model(run_id="a-run"), form, **options)
+
+    return save
 
 
 def save_frame_pipeline(folder: str) -> None:
@@ -145,6 +159,7 @@ MODELS: dict[str, Callable[[str], None]] = {
     "code cloudpickle": save_with_code("cloudpickle"),
     "lambda": save_sklearn("cloudpickle", TransformedTargetRegressor(Ridge(), func=lambda y: y, inverse_func=abs)),
     "boosted": save_sklearn("skops", HistGradientBoostingRegressor(max_iter=3), sparse=False),
+    "served table": save_with_served_form(RandomForestRegressor(3, n_jobs=-1, random_state=0)),
     "pyfunc": lambda folder: mlflow.pyfunc.save_model(folder, python_model=Doubler(), pip_requirements=[]),
     "pyfunc by value": save_pyfunc_by_value(),
     **{f"pyfunc {form}": save_pyfunc_by_value(form) for form in ("gzip", "bzip2", "lzma")},

@@ -17,7 +17,7 @@ from scripts.sources.records import RideRecord
 from scripts.sources.synthetic import generate_events, generate_rides
 from tests.batch.jobs import read, score, settings
 from tests.conftest import SAMPLE_MODEL
-from tests.core.saved_models import MODELS
+from tests.core.saved_models import MODELS, copy_without_served_form
 from tests.trip_records import trip, write
 from tests.web.conftest import WebService
 
@@ -73,14 +73,14 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ridge", "forest"])
+@pytest.mark.parametrize("kind", ["ridge", "forest", "served table"])
 def test_a_month_has_the_same_durations_and_rejections(
     month: Path, kind: str, tmp_path: Path, web_service: WebService, cold_start: Callable[..., ModuleType]
 ) -> None:
-    """Every row of the file is either predicted or rejected, in all three ways."""
+    """Every row of the file is either predicted or rejected, in all three ways, with a served form and without."""
     model = SAMPLE_MODEL
-    if kind == "forest":
-        MODELS["forest"](model := str(tmp_path / "model"))
+    if kind != "ridge":
+        MODELS[kind](model := str(tmp_path / "model"))
     variables = {"MODEL_LOCATION": model, "RUN_ID": "a-run", "LOG_LEVEL": "WARNING"}
     written, manifest = read(score(month, tmp_path / "output", settings(model, RUN_ID="a-run")))
     rows = pq.read_table(month, columns=["PULocationID", "DOLocationID", "trip_distance"]).to_pylist()
@@ -107,3 +107,7 @@ def test_a_month_has_the_same_durations_and_rejections(
         assert {row: (error["kind"], error["detail"]) for row, error in errors.items()} == refused_here
     assert dict(zip(predicted, written.values, strict=True)) == durations
     assert reasons == refused
+    if kind != "forest":
+        without = copy_without_served_form(model, tmp_path / "without")
+        other, _ = read(score(month, tmp_path / "other output", settings(without, RUN_ID="a-run")))
+        assert other == written
