@@ -16,14 +16,15 @@ from typing import NamedTuple
 
 from batch.months import Month
 from scripts.benchmark.batch_files import check_agreement, repeat
-from scripts.benchmark.inputs import CLOUDPICKLE, SKOPS, LoggedModel, Plan
+from scripts.benchmark.consumers import OURS, OURS_SKLEARN
+from scripts.benchmark.inputs import CLOUDPICKLE, SERVED, SKOPS, LoggedModel, Plan
 from scripts.benchmark.processes import THREADS, install_python
 from scripts.cli import CommandError
 from scripts.environment import ROOT
 from scripts.scoring.shown import BYTES_PER_UNIT
 from trips import COLOURS, MONTH_IN_NAME, TripFile
 
-COURSE_SCRIPT, OURS_BATCH, OURS_PINNED = "course", "ours", "ours, pickle"
+COURSE_SCRIPT = "course"
 RESULT = "result.parquet"
 OTHER_SETTINGS = ("MODEL_BUCKET", "MODEL_SHA256", "PREDICTION_FIELD", "MLFLOW_EXPERIMENT_ID")
 """Variables that are removed, so that the programs run with their defaults."""
@@ -35,7 +36,7 @@ class Program:
 
     environment: str
     """The name of its environment in .bench."""
-    serialization: str
+    form: str
     """The form of the model. All forms hold the same pipeline."""
     arguments: Callable[[Path, Path], Sequence[str]]
     """Returns the arguments of Python for an input and the folder of the output, but for the month."""
@@ -47,8 +48,8 @@ def _job(file: Path, folder: Path) -> Sequence[str]:
 
 PROGRAMS = {
     COURSE_SCRIPT: Program("mlflow", CLOUDPICKLE, lambda *_: ["scripts.benchmark.course_batch"]),
-    OURS_BATCH: Program("batch", SKOPS, _job),
-    OURS_PINNED: Program("batch", CLOUDPICKLE, _job),
+    OURS_SKLEARN: Program("sklearn-batch", SKOPS, _job),
+    OURS: Program("lean-batch", SERVED, _job),
 }
 
 
@@ -112,7 +113,7 @@ def measure(
             for name in PROGRAMS.keys() - {COURSE_SCRIPT} if times == 1 else ():
                 check_agreement(next(outputs[name].rglob("part-*.parquet")), outputs[COURSE_SCRIPT] / RESULT)
     with TemporaryDirectory(dir=folder) as temporary:
-        score(BatchCell(plan.longest, OURS_BATCH), Path(temporary, "output"))
+        score(BatchCell(plan.longest, OURS), Path(temporary, "output"))
     return found
 
 
@@ -136,13 +137,11 @@ def make_variables(program: Program, model: LoggedModel, file: Path, output: Pat
     variables |= {
         "INPUT_FILE": str(file),
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MODEL_LOCATION": str(model.folders[program.serialization]),
+        "MODEL_LOCATION": str(model.folders[program.form]),
         "OUTPUT_FILE": str(output / RESULT),
         "PYTHONPATH": str(ROOT),
         "RUN_ID": model.run_id,
     }
-    if program.serialization == CLOUDPICKLE:
-        variables["MODEL_SHA256"] = model.cloudpickle_sha256()
     return variables
 
 

@@ -4,11 +4,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.table import Table
 
 from scripts.benchmark.batch import COURSE_SCRIPT, PROGRAMS, BatchCell, BatchSample
-from scripts.benchmark.results import NOT_MEASURED, format_figure
+from scripts.benchmark.results import NOT_MEASURED, format_figure, markdown_table
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,12 @@ def _median(samples: Sequence[BatchSample]) -> BatchSample:
 def batch_tables(rows: Sequence[BatchRow], rates: Sequence[RateRow], model: str) -> list[Table]:
     """Return the tables of one model."""
     names = ("wall s", "CPU s", "peak MB", "rows/s", "ratio")
-    processes = _table(f"Whole processes, {model}", "rows", "program", *names)
+    processes = markdown_table(f"Whole processes, {model}", "rows", "program", *names)
     for row in rows:
         if row.model == model:
             figures = (row.wall, row.cpu, row.peak_memory, row.rows_per_second, row.course_to_this)
             processes.add_row(f"{row.rows:,}", row.program, *map(format_figure, figures))
-    further = _table(f"Further rows, {model}", "program", "rows/s", "rows/CPU s", "ratio")
+    further = markdown_table(f"Further rows, {model}", "program", "rows/s", "rows/CPU s", "ratio")
     for rate in rates:
         if rate.model == model:
             rates_of_program = (rate.rows_per_second, rate.rows_per_cpu_second, rate.ours_is_faster)
@@ -98,10 +97,3 @@ def batch_tables(rows: Sequence[BatchRow], rates: Sequence[RateRow], model: str)
     )
     further.caption = "What a longer file has more than the month, so without the start and without loading the model"
     return [processes, further]
-
-
-def _table(title: str, *names: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.MARKDOWN)
-    for name in names:
-        table.add_column(name, justify="left" if name == "program" else "right")
-    return table

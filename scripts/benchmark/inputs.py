@@ -17,7 +17,8 @@ from scripts.sources.synthetic import generate_events, generate_rides
 from trips import MAX_DURATION, MIN_DURATION, Trips, training_trips
 
 RIDGE, FOREST = MODELS = ("ridge", "forest")
-SKOPS, CLOUDPICKLE = SERIALIZATIONS = ("skops", "cloudpickle")
+SERVED, SKOPS, CLOUDPICKLE = FORMS = ("served form", "skops", "cloudpickle")
+"""The forms of a model. A model with a served form has skops beside it, and the function does not read that."""
 
 SEED = 0
 LARGEST_BATCH = 10_000
@@ -37,6 +38,8 @@ class Plan:
     """The number of trees in the forest."""
     batches: tuple[int, ...]
     """The numbers of rides in a warm batch."""
+    delayed_batches: tuple[int, ...]
+    """The numbers of rides in a warm batch if each request has a latency."""
     rounds: int
     turn_seconds: float
     """How long one consumer repeats its batch before the next consumer's turn."""
@@ -62,6 +65,7 @@ FULL = Plan(
     trips=60_000,
     trees=100,
     batches=(1, 10, 100, 500, 1_000, LARGEST_BATCH),
+    delayed_batches=(1, 100, 1_000, LARGEST_BATCH),
     rounds=7,
     turn_seconds=0.5,
     budget=100.0,
@@ -77,6 +81,7 @@ QUICK = Plan(
     trips=5_000,
     trees=20,
     batches=(1, 10, 100, 500, 1_000),
+    delayed_batches=(1, 100, LARGEST_BATCH),
     rounds=2,
     turn_seconds=0.05,
     budget=4.0,
@@ -101,7 +106,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """A model in an MLflow run, with its folder by serialization."""
+    """A model in an MLflow run, with its folder by form."""
 
     run_id: str
     folders: Mapping[str, Path]
@@ -144,10 +149,15 @@ def distinct_rides(records: Sequence[RideRecord]) -> list[Ride]:
 
 
 def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> dict[str, LoggedModel]:
-    """Train the models on the trips and log them with MLflow into the folder, as ``scripts/train`` does."""
+    """Train the models on the trips and log them with MLflow into the folder, as ``scripts/train`` does.
+
+    Each model is logged with its served form, without it, and as cloudpickle, so all forms hold the same pipeline.
+    """
     # Imported here because mlflow takes seconds to import, and "training" before it because it configures mlflow.
     from scripts.models import training  # isort: skip
     import mlflow
+
+    from scripts.models.compiling import compile_pipeline
 
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     experiment = mlflow.create_experiment("bench", artifact_location=(folder / "models").as_uri())
@@ -160,11 +170,13 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
         if name == FOREST:
             # Training uses all cores, but people log a forest with scikit-learn's default, one core.
             estimator.set_params(n_jobs=None)
+        served_form = compile_pipeline(pipeline, pipeline.predict)
         with mlflow.start_run(experiment_id=experiment) as run:
+            served = training.log_model(pipeline, served_form)
             skops = training.log_model(pipeline, None)
             cloudpickle = mlflow.sklearn.log_model(
                 pipeline, name=CLOUDPICKLE, serialization_format=CLOUDPICKLE, pip_requirements=[]
             )
-        folders = [Path(training.as_path(model.artifact_path)) for model in (skops, cloudpickle)]
-        logged[name] = LoggedModel(run.info.run_id, dict(zip(SERIALIZATIONS, folders, strict=True)))
+        folders = [Path(training.as_path(model.artifact_path)) for model in (served, skops, cloudpickle)]
+        logged[name] = LoggedModel(run.info.run_id, dict(zip(FORMS, folders, strict=True)))
     return logged

@@ -15,16 +15,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.benchmark.consumers import COMMON, CONSUMERS
-from scripts.benchmark.inputs import CLOUDPICKLE, SERIALIZATIONS, SKOPS, LoggedModel, Plan
+from scripts.benchmark import endpoint
+from scripts.benchmark.consumers import COMMON, CONSUMERS, EMPTY, FLOOR, OURS, OURS_SKLEARN
+from scripts.benchmark.inputs import CLOUDPICKLE, SERVED, SKOPS, LoggedModel, Plan
 from scripts.cli import CONSOLE, OUTPUT_STREAM, CommandError
 from scripts.environment import ROOT, PipError, pip, requirements
 from scripts.localaws import setup
 
 WARM, COLD = PARTS = ("warm", "cold")
+LATENCY = 0.01
+"""Seconds after which the endpoint answers a request of a delayed batch."""
+DELAYED = f"{WARM}, {LATENCY * 1000:g} ms a request"
+LATENCIES = {WARM: 0.0, DELAYED: LATENCY}
+"""The cases of warm batches."""
 
-ENVIRONMENTS = {"mlflow": ["packages", "training"], "packages": ["packages"], "batch": ["packages", "batch"]}
+ENVIRONMENTS = {
+    "mlflow": ["packages", "training"],
+    "lean": ["packages"],
+    "sklearn": ["packages", "sklearn"],
+    "lean-batch": ["packages", "batch"],
+    "sklearn-batch": ["packages", "sklearn", "batch"],
+}
 """The environments in .bench, each with only the locked packages that its programs need: categories of the Pipfile."""
+ENVIRONMENT_OF = {COMMON: "mlflow", OURS_SKLEARN: "sklearn", OURS: "lean", FLOOR: "sklearn", EMPTY: "lean"}
+"""The environment in which a consumer starts."""
+NO_MODEL = "no model"
+FORMS_OF = {
+    COMMON: (SKOPS, CLOUDPICKLE),
+    OURS_SKLEARN: (SKOPS, CLOUDPICKLE),
+    OURS: (SERVED,),
+    FLOOR: (SKOPS, CLOUDPICKLE),
+    EMPTY: (NO_MODEL,),
+}
+"""The forms of a model that a consumer starts with. Warm batches have the first one."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables that limit the threads of scikit-learn and numpy. If the user has not set them, each consumer and service
 has its own defaults: our web service's workers have one thread each. Batch programs have one."""
@@ -37,7 +60,7 @@ class Cell(NamedTuple):
 
     model: str
     case: str
-    """Warm, or cold with a serialization of the model."""
+    """A case of warm batches, or a cold start with a form of the model."""
     rides: int
     """The number of rides in a batch."""
     consumer: str
@@ -115,55 +138,68 @@ class Launch:
             return sample._replace(wall=time.perf_counter() - began, cpu=sample.process_cpu)
 
 
-def make_variables(endpoint: str, model: LoggedModel, serialization: str) -> dict[str, str]:
-    """Return the whole environment of a consumer. It is the same for all consumers of the model."""
+def make_variables(url: str, model: LoggedModel, form: str) -> dict[str, str]:
+    """Return the whole environment of a consumer. It is the same for all consumers of this form of the model."""
     variables = dict(os.environ)
-    setup.isolate(variables, endpoint)
+    setup.isolate(variables, url)
     for name in (*setup.FUNCTION_VARIABLES, *TELEMETRY_VARIABLES):
         variables.pop(name, None)
     variables.update(
         PREDICTIONS_STREAM_NAME=OUTPUT_STREAM,
         FAILURES_LOCATION=setup.REJECTIONS,
-        MODEL_LOCATION=str(model.folders[serialization]),
         RUN_ID=model.run_id,
         MLFLOW_DISABLE_TELEMETRY="true",
     )
-    if serialization == CLOUDPICKLE:
+    if form != NO_MODEL:
+        variables["MODEL_LOCATION"] = str(model.folders[form])
+    if form == CLOUDPICKLE:
         variables["MODEL_SHA256"] = model.cloudpickle_sha256()
     return variables
 
 
 def prepare_warm(
-    models: Mapping[str, LoggedModel], plan: Plan, endpoint: str, events: Path, stack: contextlib.ExitStack
+    models: Mapping[str, LoggedModel], plan: Plan, url: str, events: Path, stack: contextlib.ExitStack
 ) -> dict[Cell, Measure]:
     """Start a process for each model and consumer, which the stack ends; return what measures each batch size in it."""
     processes = {}
     for name, model in models.items():
         for consumer in CONSUMERS:
-            measure = stack.enter_context(Launch(consumer, make_variables(endpoint, model, SKOPS), events).start())
+            variables = make_variables(url, model, FORMS_OF[consumer][0])
+            measure = stack.enter_context(Launch(consumer, variables, events).start())
             measure(1, 0.0)  # loads the model and opens the connection
             processes[name, consumer] = measure
-    return {
-        Cell(name, WARM, rides, consumer): functools.partial(measure, rides, plan.turn_seconds)
-        for rides in plan.batches
-        for (name, consumer), measure in processes.items()
-    }
+
+    def measure_turn(cell: Cell) -> Sample:
+        endpoint.set_latency(url, LATENCIES[cell.case])
+        return processes[cell.model, cell.consumer](cell.rides, plan.turn_seconds)
+
+    cells = [
+        Cell(name, case, rides, consumer)
+        for case, sizes in {WARM: plan.batches, DELAYED: plan.delayed_batches}.items()
+        for rides in sizes
+        for name, consumer in processes
+    ]
+    return {cell: functools.partial(measure_turn, cell) for cell in cells}
 
 
 def prepare_cold(
-    models: Mapping[str, LoggedModel], endpoint: str, events: Path, pythons: Mapping[str, Path]
+    models: Mapping[str, LoggedModel], url: str, events: Path, pythons: Mapping[str, Path]
 ) -> dict[Cell, Measure]:
-    """Start each consumer once with each model and serialization; return what measures its next cold starts."""
+    """Start each consumer once with each model and form; return what measures its next cold starts."""
     cells = {}
     for name, model in models.items():
-        for serialization in SERIALIZATIONS:
-            variables = make_variables(endpoint, model, serialization)
-            for consumer in CONSUMERS:
-                launch = Launch(consumer, variables, events, pythons[consumer])
+        for consumer, forms in FORMS_OF.items():
+            for form in forms:
+                launch = Launch(consumer, make_variables(url, model, form), events, pythons[consumer])
                 # The first start is not counted: it reads files into the page cache and writes bytecode.
                 launch.measure_cold_start()
-                cells[Cell(name, f"{COLD}, {serialization}", 1, consumer)] = launch.measure_cold_start
+                cells[Cell(name, name_cold_case(form), 1, consumer)] = launch.measure_cold_start
     return cells
+
+
+def name_cold_case(form: str) -> str:
+    """Return the case of cold starts with a form of the model."""
+    return f"{COLD}, {form}"
 
 
 def measure_in_turns(
@@ -199,7 +235,7 @@ def _expect_seconds(cell: Cell, samples: Mapping[Cell, list[Sample]]) -> float:
 
 def install_pythons() -> dict[str, Path]:
     """Return the Python that runs each consumer, in an environment with only the consumer's packages."""
-    return {name: install_python("mlflow" if name == COMMON else "packages") for name in CONSUMERS}
+    return {consumer: install_python(name) for consumer, name in ENVIRONMENT_OF.items()}
 
 
 def install_python(name: str) -> Path:

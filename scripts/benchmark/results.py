@@ -1,72 +1,125 @@
-"""The table of results: a row for each measure, with the three consumers side by side, and their ratios."""
+"""The stream's results: a row for each warm batch with the consumers side by side, and a row for each cold start.
+
+The tables are Markdown, for ``docs/speed.md``.
+"""
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 
-from scripts.benchmark.consumers import CONSUMERS
-from scripts.benchmark.processes import WARM, Cell, Sample
+from scripts.benchmark.consumers import COMMON, CONSUMERS, FLOOR, OURS, OURS_SKLEARN
+from scripts.benchmark.processes import DELAYED, LATENCIES, WARM, Cell, Sample, name_cold_case
 
-WALL, CPU, MEMORY = "wall ms", "CPU ms", "peak MB"
+WALL, CPU = MEASURES = ("wall ms", "CPU ms")
 NOT_MEASURED = "–"
+TEXTS = ("consumer", "form", "program", "load", "service")
+"""The columns that are not figures."""
+HEADINGS = {COMMON: "common", OURS_SKLEARN: "sklearn", OURS: "ours", FLOOR: "floor"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measure of one case for all consumers, as medians of the rounds; None for a consumer that was left out."""
+class WarmRow:
+    """One measure of a warm batch for all consumers, as medians of the rounds; None for one that was left out."""
 
     model: str
     case: str
-    """Warm, or a cold start with a serialization of the model."""
+    """Warm, or warm with a latency of each request."""
     rides: int
     measure: str
     common: float | None
+    sklearn: float | None
+    """Our function with the model without its served form."""
     ours: float | None
     floor: float | None
     common_to_ours: float | None
-    ours_to_floor: float | None
+    sklearn_to_ours: float | None
+    floor_to_ours: float | None
 
 
-def make_rows(samples: Mapping[Cell, Sequence[Sample]]) -> list[Row]:
-    """Return the rows of everything that was measured."""
-    found: dict[tuple[str, str, int, str], dict[str, float]] = {}
-    for cell, of_cell in samples.items():
-        for measure, value in _measures(cell, of_cell):
-            found.setdefault((cell.model, cell.case, cell.rides, measure), {})[cell.consumer] = value
+@dataclass(frozen=True)
+class ColdRow:
+    """The cold starts of one consumer with one form of the model, as medians of the rounds."""
+
+    model: str
+    consumer: str
+    form: str
+    wall: float
+    """Milliseconds from the start of the process to the first prediction."""
+    cpu: float
+    peak_memory: float
+    """Megabytes."""
+    wall_of_ours: float
+    """The wall time of our function with the served form, divided by this one."""
+    memory_of_ours: float
+    """The peak memory of our function with the served form, divided by this one."""
+
+
+def make_warm_rows(samples: Mapping[Cell, Sequence[Sample]]) -> list[WarmRow]:
+    """Return a row for each size of a warm batch and each measure."""
+    medians = {cell: _median(found) for cell, found in samples.items() if cell.case in LATENCIES}
     rows = []
-    for place, values in found.items():
-        common, ours, floor = (values.get(consumer) for consumer in CONSUMERS)
-        rows.append(Row(*place, common, ours, floor, _ratio(common, ours), _ratio(ours, floor)))
+    for place in dict.fromkeys((cell.model, cell.case, cell.rides) for cell in medians):
+        found = [medians.get(Cell(*place, consumer)) for consumer in CONSUMERS]
+        for at, measure in enumerate(MEASURES):
+            # The first two fields of a sample.
+            common, sklearn, ours, floor = times = [one and one[at] * 1000 for one in found]
+            ratios = [other / ours if other and ours else None for other in (common, sklearn, floor)]
+            rows.append(WarmRow(*place, measure, *times, *ratios))
     return rows
 
 
-def _measures(cell: Cell, samples: Sequence[Sample]) -> Iterator[tuple[str, float]]:
-    yield WALL, statistics.median(sample.wall for sample in samples) * 1000
-    yield CPU, statistics.median(sample.cpu for sample in samples) * 1000
-    if cell.case != WARM:
-        yield MEMORY, statistics.median(sample.peak_memory for sample in samples) / 1e6
+def make_cold_rows(samples: Mapping[Cell, Sequence[Sample]]) -> list[ColdRow]:
+    """Return a row for each consumer and form of the model."""
+    medians = {cell: _median(found) for cell, found in samples.items() if cell.case not in LATENCIES}
+    rows = []
+    for cell, sample in medians.items():
+        (ours,) = (one for other, one in medians.items() if (other.model, other.consumer) == (cell.model, OURS))
+        form = cell.case.removeprefix(name_cold_case(""))
+        figures = sample.wall * 1000, sample.cpu * 1000, sample.peak_memory / 1e6
+        ratios = ours.wall / sample.wall, ours.peak_memory / sample.peak_memory
+        rows.append(ColdRow(cell.model, cell.consumer, form, *figures, *ratios))
+    return rows
 
 
-def _ratio(one: float | None, other: float | None) -> float | None:
-    return one / other if one and other else None
+def _median(samples: Sequence[Sample]) -> Sample:
+    return Sample(*map(statistics.median, zip(*samples, strict=True)))
 
 
-def results_table(rows: Sequence[Row], model: str) -> Table:
-    """Return the table of one model's rows."""
-    # The table fits into the 80 columns that rich takes for a pipe.
-    table = Table(title=f"Results, {model}", title_justify="left", caption_justify="left")
-    table.caption = f"{NOT_MEASURED}: not measured because a batch would take longer than --budget"
-    for name in ("", "median"):
-        table.add_column(name)
-    for name in (*(consumer.replace(" ", "\n") for consumer in CONSUMERS), "common/\nours", "ours/\nfloor"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        if row.model == model:
-            case = f"batch of {row.rides:,}" if row.case == WARM else row.case
-            figures = (row.common, row.ours, row.floor, row.common_to_ours, row.ours_to_floor)
-            table.add_row(case, row.measure, *map(format_figure, figures))
+def stream_tables(warm: Sequence[WarmRow], cold: Sequence[ColdRow], model: str) -> list[Table]:
+    """Return the tables of one model."""
+    tables = []
+    for case, measure in ((WARM, WALL), (WARM, CPU), (DELAYED, WALL)):
+        ratios = (f"vs {HEADINGS[consumer]}" for consumer in (COMMON, OURS_SKLEARN, FLOOR))
+        table = markdown_table(f"Batches, {case}, {model}, {measure}", "rides", *HEADINGS.values(), *ratios)
+        for row in warm:
+            if (row.model, row.case, row.measure) == (model, case, measure):
+                times = (row.common, row.sklearn, row.ours, row.floor)
+                figures = (*times, row.common_to_ours, row.sklearn_to_ours, row.floor_to_ours)
+                table.add_row(f"{row.rides:,}", *map(format_figure, figures))
+        tables.append(table)
+    starts = markdown_table(f"Cold starts, {model}", "consumer", "form", "wall ms", "CPU ms", "peak MB", "wall", "peak")
+    for start in cold:
+        if start.model == model:
+            ratios_of_ours = (start.wall_of_ours, start.memory_of_ours)
+            figures_of_start = (start.wall, start.cpu, start.peak_memory, *ratios_of_ours)
+            starts.add_row(start.consumer, start.form, *map(format_figure, figures_of_start))
+    tables[-1].caption = (
+        "vs: how many times as long the other consumer takes as ours."
+        f" {NOT_MEASURED}: not measured because a batch would take longer than --budget"
+    )
+    starts.caption = "wall, peak: the time and the peak memory of ours, divided by those of this consumer"
+    return [table for table in (*tables, starts) if table.rows]
+
+
+def markdown_table(title: str, *names: str) -> Table:
+    """Return an empty table in Markdown, with columns of these names."""
+    # Without the padding of its edges it fits into the 80 columns that rich takes for a pipe.
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.MARKDOWN, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="left" if name in TEXTS else "right")
     return table
 
 

@@ -17,12 +17,13 @@ from typing import Any
 from model import prepare_features
 from rides import Ride
 from scripts.benchmark import load
-from scripts.benchmark.inputs import CLOUDPICKLE, SKOPS, LoggedModel
+from scripts.benchmark.consumers import OURS, OURS_SKLEARN
+from scripts.benchmark.inputs import CLOUDPICKLE, SERVED, SKOPS, LoggedModel
 from scripts.benchmark.load import HOST, Answers, Traffic
 from scripts.cli import CommandError, find_free_port
 from scripts.environment import ROOT
 
-OURS_WEB, COURSE, MLFLOW = "ours", "course", "mlflow"
+COURSE, MLFLOW = "course", "mlflow"
 WORKERS = os.cpu_count() or 1
 """The number of our service's workers, which is its default."""
 PATIENCE = 120.0
@@ -38,7 +39,7 @@ class Kind:
 
     command: tuple[str, ...]
     """The command that starts the service, with ``{port}`` and ``{model}`` to fill in. ``--workers`` follows it."""
-    serialization: str
+    form: str
     """The form of the model. All forms hold the same pipeline."""
     path: str
     encode: Callable[[Sequence[Ride]], Any]
@@ -55,19 +56,21 @@ def _as_bare_ride(ride: Ride) -> dict[str, Any]:
 
 
 GUNICORN = (sys.executable, "-m", "gunicorn", f"--bind={HOST}:{{port}}")
+_OURS = Kind(
+    command=(*GUNICORN, "web_service:app"),
+    form=SERVED,
+    path="/predict",
+    encode=lambda rides: [_as_bare_ride(ride) for ride in rides] if len(rides) > 1 else _as_bare_ride(rides[0]),
+    read=lambda answer: [one["duration"] for one in (answer if isinstance(answer, list) else [answer])],
+    folder=ROOT,
+)
 KINDS = {
-    OURS_WEB: Kind(
-        command=(*GUNICORN, "web_service:app"),
-        serialization=SKOPS,
-        path="/predict",
-        encode=lambda rides: [_as_bare_ride(ride) for ride in rides] if len(rides) > 1 else _as_bare_ride(rides[0]),
-        read=lambda answer: [one["duration"] for one in (answer if isinstance(answer, list) else [answer])],
-        folder=ROOT,
-    ),
+    OURS: _OURS,
+    OURS_SKLEARN: replace(_OURS, form=SKOPS),
     # The model is logged as the course logs it, without a signature.
     COURSE: Kind(
         command=(*GUNICORN, "scripts.benchmark.course_service:app"),
-        serialization=CLOUDPICKLE,
+        form=CLOUDPICKLE,
         path="/predict",
         encode=lambda rides: _as_bare_ride(rides[0]),
         read=lambda answer: [answer["duration"]],
@@ -79,7 +82,7 @@ KINDS = {
             *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
             *("--model-uri", "{model}", "--host", HOST, "--port", "{port}"),
         ),
-        serialization=SKOPS,
+        form=SKOPS,
         path="/invocations",
         encode=lambda rides: {"dataframe_records": [prepare_features(ride) for ride in rides]},
         read=lambda answer: answer["predictions"],
@@ -170,7 +173,7 @@ def start(name: str, workers: int, model: LoggedModel, folder: Path) -> Iterator
     """
     kind = KINDS[name]
     port = find_free_port()
-    location = model.folders[kind.serialization]
+    location = model.folders[kind.form]
     command = [word.format(port=port, model=location) for word in kind.command]
     environment = {name: value for name, value in os.environ.items() if name not in (*SETTINGS, *SERVER_SETTINGS)}
     environment |= {

@@ -11,9 +11,10 @@ from pathlib import Path
 from model import prepare_features
 from rides import Ride
 from scripts.benchmark import services
+from scripts.benchmark.consumers import OURS, OURS_SKLEARN
 from scripts.benchmark.inputs import CLOUDPICKLE, LoggedModel, Plan
 from scripts.benchmark.load import Answers
-from scripts.benchmark.services import COURSE, KINDS, MLFLOW, OURS_WEB, WORKERS, Kind, Service
+from scripts.benchmark.services import COURSE, MLFLOW, WORKERS, Kind, Service
 from scripts.benchmark.web_results import Load, LoadRow, MemoryRow, make_memory_row, make_rows
 from scripts.cli import CommandError
 
@@ -26,18 +27,23 @@ BODIES = {1: 200, LIST_RIDES: 20}
 WARM_UP_REQUESTS = 100
 
 
-@contextlib.contextmanager
-def start_services(model: LoggedModel, folder: Path, *, equal_workers: bool) -> Iterator[dict[str, Service]]:
-    """Run our service and the others for the length of the block, by their names.
+def list_services(*, equal_workers: bool) -> dict[str, tuple[str, int]]:
+    """Return the kind and the number of workers of each service, by its name.
 
     The others run with one worker, which is their default, and if ``equal_workers``, with as many as ours too.
     """
-    kinds = {OURS_WEB: (OURS_WEB, WORKERS), COURSE: (COURSE, 1), MLFLOW: (MLFLOW, 1)}
+    found = {OURS: (OURS, WORKERS), OURS_SKLEARN: (OURS_SKLEARN, WORKERS), COURSE: (COURSE, 1), MLFLOW: (MLFLOW, 1)}
     if equal_workers and WORKERS > 1:
-        kinds |= {f"{kind} x {WORKERS}": (kind, WORKERS) for kind in (COURSE, MLFLOW)}
+        found |= {f"{kind} x {WORKERS}": (kind, WORKERS) for kind in (COURSE, MLFLOW)}
+    return found
+
+
+@contextlib.contextmanager
+def start_services(model: LoggedModel, folder: Path, *, equal_workers: bool) -> Iterator[dict[str, Service]]:
+    """Run our services and the others for the length of the block, by their names."""
     with contextlib.ExitStack() as stack:
         found = {}
-        for place, (name, (kind, workers)) in enumerate(kinds.items()):
+        for place, (name, (kind, workers)) in enumerate(list_services(equal_workers=equal_workers).items()):
             own = folder / f"{model.run_id}-{place}"
             own.mkdir()
             found[name] = stack.enter_context(services.start(kind, workers, model, own))
@@ -91,8 +97,7 @@ def list_loads(plan: Plan) -> list[Load]:
 
 def count_turns(plan: Plan) -> int:
     """Return the number of turns with one model: each service has one for each load and round, and a last one."""
-    running = 2 * len(KINDS) - 1 if plan.equal_workers and WORKERS > 1 else len(KINDS)
-    return (len(list_loads(plan)) * plan.rounds + 1) * running
+    return (len(list_loads(plan)) * plan.rounds + 1) * len(list_services(equal_workers=plan.equal_workers))
 
 
 def make_batches(rides: Sequence[Ride], size: int, most: int) -> list[Sequence[Ride]]:

@@ -1,15 +1,18 @@
-"""The tables of the web services' comparison: a row for each load and service, and one for each service's memory."""
+"""The tables of the web services' comparison: a row for each load and service, and one for each service's memory.
 
-import itertools
+They are Markdown, for ``docs/web-speed.md``.
+"""
+
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
+from scripts.benchmark.consumers import OURS
 from scripts.benchmark.load import Answers
-from scripts.benchmark.results import NOT_MEASURED, format_figure
-from scripts.benchmark.services import OURS_WEB, WORKERS, Memory
+from scripts.benchmark.results import NOT_MEASURED, format_figure, markdown_table
+from scripts.benchmark.services import WORKERS, Memory
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def make_rows(
             rides_per_second=rates[load, service] * sizes[load, service],
             p50=statistics.median(answers.p50 for answers in of_key) * 1000,
             p99=statistics.median(answers.p99 for answers in of_key) * 1000,
-            ours_to_this=rates[load, OURS_WEB] * load.rides / (rates[load, service] * sizes[load, service]),
+            ours_to_this=rates[load, OURS] * load.rides / (rates[load, service] * sizes[load, service]),
             cpu=_median_cpu(of_key),
             generator_share=statistics.median(answers.generator_cpu / answers.seconds for answers in of_key),
         )
@@ -100,31 +103,28 @@ def load_table(rows: Sequence[LoadRow], model: str) -> Table:
     """Return the table of one model's loads."""
     found = [row for row in rows if row.model == model]
     share = max(row.generator_share for row in found)
-    table = Table(title=f"Web services, {model}", title_justify="left", caption_justify="left")
+    names = ("load", "service", "rides/s", "p50 ms", "p99 ms", "CPU ms", "ours/this")
+    table = markdown_table(f"Web services, {model}", *names)
     table.caption = (
-        f"Ours has {WORKERS} workers, the others have 1, or {WORKERS} if their names say so. The course's service takes"
-        " no lists and gets one ride a request. CPU is the time of all processes of a service for a request."
-        f" The load generator took at most {share:.0%} of one core."
+        "load: connections x rides a request. The course's service takes no lists and gets one ride a request."
+        f" Ours has {WORKERS} workers, the others have 1, or {WORKERS} if their names say so. CPU: the time of all"
+        f" processes of a service for a request. The load generator took at most {share:.0%} of one core."
     )
-    of_request = ("requests\n/s", "rides\n/s", "p50\nms", "p99\nms", "CPU\nms", "ours/\nthis")
-    for name in ("rides", "connec-\ntions", "service", *of_request):
-        table.add_column(name, justify="left" if name == "service" else "right")
-    for _, of_load in itertools.groupby(found, key=lambda row: row.load):
-        for row in of_load:
-            figures = (row.requests_per_second, row.rides_per_second, row.p50, row.p99, row.cpu, row.ours_to_this)
-            table.add_row(str(row.load.rides), str(row.load.connections), row.service, *map(format_figure, figures))
-        table.add_section()
+    for row in found:
+        load = f"{row.load.connections} x {row.load.rides}"
+        figures = (row.rides_per_second, row.p50, row.p99, row.cpu, row.ours_to_this)
+        table.add_row(load, row.service, *map(format_figure, figures))
     return table
 
 
 def memory_table(rows: Sequence[MemoryRow], model: str) -> Table:
     """Return the table of the services' memory with one model."""
-    table = Table(title=f"Memory in MB, {model}", title_justify="left", caption_justify="left")
+    names = ("service", "processes", "requests", "RSS MB", "after", "PSS MB", "after")
+    table = markdown_table(f"Memory of the web services, {model}", *names)
     table.caption = (
-        "RSS counts shared memory once for each process that has it, PSS counts it once. Only Linux has PSS."
+        "Before and after the requests. RSS counts shared memory once for each process that has it, PSS counts it once."
+        " Only Linux has PSS."
     )
-    for name in ("service", "processes", "requests", "RSS before", "after", "PSS before", "after"):
-        table.add_column(name, justify="left" if name == "service" else "right")
     for row in rows:
         if row.model == model:
             sizes = (row.rss_before, row.rss_after, row.pss_before, row.pss_after)

@@ -1,24 +1,23 @@
 """Measure the stream's consumer, the web service or the batch job, and compare it with what others run.
 
-bench stream (the default) compares our consumer with common practice and with the floor. Common practice is the
-consumer of courses: mlflow.pyfunc, one prediction and one PutRecord for each ride. The floor predicts ready-made
-features in one call and puts ready-made entries, 500 at a time, with a default boto3 client. It decodes and encodes
-nothing, but it checks parameters and collects garbage, as the SDK and Python do by default. All three talk over
-loopback HTTP to an endpoint in another process that answers as Kinesis does, immediately. CPU time is the time of the
-consumer's own process. Cold starts run in environments with only the locked packages that a consumer needs. The
-environments stay in .bench; installing them takes some minutes once.
+bench stream (the default) compares four consumers. Common practice is the consumer of courses: mlflow.pyfunc, one
+prediction and one PutRecord for each ride. Ours is this project's function with the model's served form, and "ours,
+sklearn" is the same function with the same model without it. The floor predicts ready-made features with scikit-learn
+in one call and puts ready-made entries, 500 a request; it decodes and encodes nothing, and its client and its garbage
+collector have our settings. All talk over loopback HTTP to an endpoint in another process that answers as Kinesis does,
+at once or after 10 ms. CPU time is the time of the consumer's own process. Cold starts, and those of an empty floor
+without a model, run in environments in .bench with only the locked packages that they need, which are installed once.
 
-bench web compares our web service, as gunicorn starts it by default, with the course's own service (Flask, gunicorn,
-mlflow.pyfunc, one ride a request) and with "mlflow models serve". Both have one worker by default; without --quick,
-they are measured with as many workers as ours too. A load generator in a process of its own sends one ride a request
-over more and more connections, and then lists of 100 rides. The course's service takes no lists, so it gets their rides
-one by one. Each answer is checked. All services have the same pipeline: the course's as the course logs it, the others
-as ./scripts/train logs it, because mlflow's server needs a signature. At the end, the services' memory is read.
+bench web compares our web service, with the served form and without, with the course's own service (Flask, gunicorn,
+mlflow.pyfunc, one ride a request) and with "mlflow models serve". These two have one worker by default; without
+--quick, they are measured with as many workers as ours too. A load generator in a process of its own sends one ride a
+request over more and more connections, and then lists of 100 rides. The course's service takes no lists, so it gets
+their rides one by one. Each answer is checked. All services have the same pipeline. At the end, their memory is read.
 
-bench batch compares our batch job with the course's batch script (pandas, mlflow.pyfunc). Each run is a process on one
-core, from its start to its end, in an environment with only its locked packages (in this one with --quick). Both score
-the month, and a file that has it ten times. Ours loads the model as ./scripts/train logs it, and as the script does, as
-cloudpickle. The batch job's longest file has the month a hundred times. Predictions of rides in both are compared.
+bench batch compares our batch job, with the served form and without, with the course's batch script (pandas,
+mlflow.pyfunc). Each run is a process on one core, from its start to its end, in an environment with only its locked
+packages (in this one with --quick). All score the month, and a file that has it ten times. The batch job's longest file
+has the month a hundred times. Predictions of rides in both are compared.
 
 The consumers, services or programs take turns within one run, and the results are medians of the rounds. Do not compare
 two runs, because a machine is never equally fast twice.
@@ -35,6 +34,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -43,7 +43,7 @@ from scripts.benchmark import batch, batch_files, batch_results, endpoint, input
 from scripts.benchmark.batch_results import BatchRow, RateRow, batch_tables
 from scripts.benchmark.inputs import FULL, MODELS, QUICK, Plan
 from scripts.benchmark.processes import COLD, PARTS, THREADS, WARM, Cell, Measure, Sample
-from scripts.benchmark.results import Row
+from scripts.benchmark.results import ColdRow, WarmRow
 from scripts.benchmark.web_results import LoadRow, MemoryRow, web_tables
 from scripts.cli import STDOUT
 from scripts.sources.download import open_trips
@@ -81,15 +81,15 @@ def main() -> int:
     if options.subject == WEB:
         loads, memory = measure_web(plan, chosen, options.models)
         tables = [table for model in options.models for table in web_tables(loads, memory, model)]
-        report: dict[str, Sequence[Row | LoadRow | MemoryRow | BatchRow | RateRow]] = {"rows": loads, "memory": memory}
+        report: dict[str, Sequence[Any]] = {"rows": loads, "memory": memory}
     elif options.subject == BATCH:
         runs, rates = measure_batch(plan, chosen, options.data, options.models)
         tables = [table for model in options.models for table in batch_tables(runs, rates, model)]
         report = {"rows": runs, "rates": rates}
     else:
-        rows = measure(plan, chosen, options.models, options.parts or PARTS)
-        tables = [results.results_table(rows, model) for model in options.models]
-        report = {"rows": rows}
+        warm, cold = measure(plan, chosen, options.models, options.parts or PARTS)
+        tables = [table for model in options.models for table in results.stream_tables(warm, cold, model)]
+        report = {"rows": warm, "cold": cold}
     if options.json:
         lists = {name: [asdict(row) for row in found] for name, found in report.items()}
         cli.write(options.json, json.dumps({"settings": settings, **lists}, indent=2))
@@ -101,7 +101,7 @@ def main() -> int:
         # Imported here because matplotlib takes a second to import.
         from scripts.benchmark import plot
 
-        plot.draw(rows, Path(options.plot))
+        plot.draw(warm, cold, Path(options.plot))
     return 0
 
 
@@ -138,13 +138,15 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-def measure(plan: Plan, chosen: inputs.Inputs, names: Sequence[str], parts: Sequence[str]) -> list[Row]:
+def measure(
+    plan: Plan, chosen: inputs.Inputs, names: Sequence[str], parts: Sequence[str]
+) -> tuple[list[WarmRow], list[ColdRow]]:
     """Train the models, start the endpoint and the consumers, and measure the parts."""
     pythons = processes.install_pythons() if COLD in parts else {}
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary)
         models = inputs.log_models(names, chosen.trips, folder, plan.trees)
-        inputs.write_events(chosen.records, {1, *plan.batches}, folder)
+        inputs.write_events(chosen.records, {1, *plan.batches, *plan.delayed_batches}, folder)
         url = stack.enter_context(endpoint.serve())
         progress = stack.enter_context(cli.progress_bar("turns"))
         samples: dict[Cell, list[Sample]] = {}
@@ -157,8 +159,9 @@ def measure(plan: Plan, chosen: inputs.Inputs, names: Sequence[str], parts: Sequ
         if WARM in parts:
             take_turns("Warm batches", processes.prepare_warm(models, plan, url, folder, stack))
         if COLD in parts:
+            endpoint.set_latency(url, 0.0)
             take_turns("Cold starts", processes.prepare_cold(models, url, folder, pythons))
-    return results.make_rows(samples)
+    return results.make_warm_rows(samples), results.make_cold_rows(samples)
 
 
 def measure_web(plan: Plan, chosen: inputs.Inputs, names: Sequence[str]) -> tuple[list[LoadRow], list[MemoryRow]]:

@@ -1,30 +1,49 @@
 """The benchmark: it measures what it says, in turns, and computes the ratios. No test looks at a time."""
 
 import contextlib
+import importlib
 import itertools
 import json
 import socketserver
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.config import Config
+from botocore.exceptions import ClientError, ReadTimeoutError
 
 from rides import Ride
 from scripts.benchmark import endpoint as bench_endpoint
-from scripts.benchmark.consumers import COMMON, CONSUMERS, FLOOR, OURS
-from scripts.benchmark.inputs import MODELS, RIDGE, SKOPS, LoggedModel, write_events
+from scripts.benchmark.consumers import COMMON, CONSUMERS, EMPTY, FLOOR, OURS, OURS_SKLEARN
+from scripts.benchmark.inputs import RIDGE, SERVED, SKOPS, LoggedModel, write_events
 from scripts.benchmark.load import HOST, Answers, Traffic, send
-from scripts.benchmark.processes import WARM, Cell, Launch, Sample, make_variables, measure_in_turns
-from scripts.benchmark.results import CPU, MEMORY, WALL, Row, make_rows
-from scripts.benchmark.services import COURSE, KINDS, MLFLOW, OURS_WEB, start, wait
+from scripts.benchmark.processes import (
+    DELAYED,
+    ENVIRONMENT_OF,
+    ENVIRONMENTS,
+    FORMS_OF,
+    NO_MODEL,
+    WARM,
+    Cell,
+    Launch,
+    Sample,
+    make_variables,
+    measure_in_turns,
+)
+from scripts.benchmark.results import CPU, WALL, ColdRow, WarmRow, make_cold_rows, make_warm_rows
+from scripts.benchmark.services import COURSE, KINDS, MLFLOW, start, wait
 from scripts.benchmark.web import LIST_RIDES, check
 from scripts.cli import CommandError
 from scripts.commands.bench import WEB
+from scripts.environment import locked_packages
 from scripts.sources.synthetic import generate_rides
+from streaming.delivery import SDK_CONFIG
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import PATIENCE, failed, finish
 
@@ -37,15 +56,16 @@ def sample(wall: float, peak_memory: int = 0) -> Sample:
     return Sample(wall, wall / 2, 0.0, peak_memory)
 
 
-def test_quick_run_reports_both_models_and_leaves_no_other_file(tmp_path: Path) -> None:
+def test_quick_run_reports_each_case_and_leaves_no_other_file(tmp_path: Path) -> None:
     """The results go to stdout and into two files. A batch of one ride is measured on any budget."""
-    size = ("--quick", "--rounds", "1", "--budget", "0.03", "--parts", "warm")
+    size = ("--quick", "--rounds", "1", "--budget", "0.03", "--parts", "warm", "--models", RIDGE)
     done = finish("bench", *size, "--json", "bench.json", "--plot", "bench.png", cwd=tmp_path, TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     rows: list[dict[str, Any]] = json.loads((tmp_path / "bench.json").read_text())["rows"]
-    complete = {(row["model"], row["measure"]) for row in rows if row["rides"] == 1 and None not in row.values()}
-    assert complete == {(model, measure) for model in MODELS for measure in (WALL, CPU)}
-    assert all(f"Results, {model}" in done.stdout for model in MODELS)
+    complete = {(row["case"], row["measure"]) for row in rows if row["rides"] == 1 and None not in row.values()}
+    assert complete == set(itertools.product((WARM, DELAYED), (WALL, CPU)))
+    assert all(f"Batches, {case}, ridge, wall ms" in done.stdout for case in (WARM, DELAYED))
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.png"}
 
 
@@ -56,7 +76,7 @@ def test_quick_comparison_of_web_services_reports_each_of_them(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     report: dict[str, list[dict[str, Any]]] = json.loads((tmp_path / "bench.json").read_text())
     names = {row["service"] for row in report["memory"] if row["requests"] and row["rss_after"]}
-    assert names == {OURS_WEB, COURSE, MLFLOW}
+    assert names == {OURS, OURS_SKLEARN, COURSE, MLFLOW}
     complete = {(row["service"], row["load"]["rides"]) for row in report["rows"] if row["rides_per_second"]}
     assert complete == {(name, rides) for name in names for rides in (1, LIST_RIDES)}
     assert all(row["ours_to_this"] > 0 for row in report["rows"])
@@ -102,8 +122,8 @@ def test_load_generator_counts_what_is_not_the_right_answer(answers: list[bytes]
 @pytest.mark.parametrize(
     ("service", "body", "wrong"),
     [
-        (OURS_WEB, '{"duration": 1.5, "model_version": "1"}', False),
-        (OURS_WEB, '[{"duration": 1.5, "model_version": "1"}, {"duration": 1.5, "model_version": "1"}]', True),
+        (OURS, '{"duration": 1.5, "model_version": "1"}', False),
+        (OURS, '[{"duration": 1.5, "model_version": "1"}, {"duration": 1.5, "model_version": "1"}]', True),
         (COURSE, '{"duration": 1.25, "model_version": "1"}', True),
         (MLFLOW, '{"predictions": [1.5]}', False),
         (MLFLOW, '{"predictions": []}', True),
@@ -119,8 +139,8 @@ def test_wrong_durations_end_the_comparison(service: str, body: str, wrong: bool
 
 def test_service_that_does_not_start_ends_the_comparison(tmp_path: Path) -> None:
     """The error has the service's own last line."""
-    model = LoggedModel("a-run", {SKOPS: tmp_path / "missing"})
-    with start(OURS_WEB, 1, model, tmp_path) as service, pytest.raises(CommandError, match=r"'ours' failed .*missing"):
+    model = LoggedModel("a-run", {SERVED: tmp_path / "missing"})
+    with start(OURS, 1, model, tmp_path) as service, pytest.raises(CommandError, match=r"'ours' failed .*missing"):
         wait(service)
 
 
@@ -131,12 +151,75 @@ def test_batch_with_too_few_rides_is_refused(tmp_path: Path) -> None:
 
 
 def test_cold_start_of_each_consumer_predicts_and_reports_its_memory(tmp_path: Path) -> None:
-    """Common practice needs the most memory, because it imports mlflow."""
+    """Common practice imports mlflow, the floor scikit-learn, ours neither, and the empty floor even less."""
     write_events(generate_rides(1, seed=0), [1], tmp_path)
+    model = LoggedModel("a-run", {SERVED: Path(SAMPLE_MODEL)})
+    forms = {COMMON: SERVED, FLOOR: SERVED, OURS: SERVED, EMPTY: NO_MODEL}
     with bench_endpoint.serve() as endpoint:
-        variables = make_variables(endpoint, LoggedModel("a-run", {SKOPS: Path(SAMPLE_MODEL)}), SKOPS)
-        starts = {consumer: Launch(consumer, variables, tmp_path).measure_cold_start() for consumer in CONSUMERS}
-    assert starts[COMMON].peak_memory > max(starts[OURS].peak_memory, starts[FLOOR].peak_memory) > 50e6
+        launches = [Launch(name, make_variables(endpoint, model, form), tmp_path) for name, form in forms.items()]
+        peaks = [launch.measure_cold_start().peak_memory for launch in launches]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[-1] > 20e6
+
+
+LOG_FOREST = """
+import json, sys
+from pathlib import Path
+from scripts.benchmark.inputs import FOREST, generate_inputs, log_models
+model = log_models([FOREST], generate_inputs(1_000).trips, Path(sys.argv[1]), trees=3)[FOREST]
+print(json.dumps([model.run_id, {form: str(path) for form, path in model.folders.items()}]))
+"""
+PREDICT = """
+import json, sys
+from scripts.benchmark.consumers import prepare
+answer = prepare(sys.argv[1], json.load(open(sys.argv[2])))()
+print(json.dumps([answer, "sklearn" in sys.modules]))
+"""
+
+
+def run(code: str, *arguments: str, variables: Any = None) -> Any:
+    """Return what some code printed last, in a process of its own, because consumers read their settings once."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=variables)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_all_consumers_predict_the_same_doubles_and_ours_without_scikit_learn(tmp_path: Path) -> None:
+    """The model is logged as the benchmark logs it, and each consumer gets the form that it is measured with."""
+    write_events(generate_rides(300, seed=1), [300], tmp_path)
+    model = LoggedModel(*run(LOG_FOREST, str(tmp_path)))
+
+    def predict(consumer: str) -> tuple[list[float], bool]:
+        variables = make_variables(endpoint, model, FORMS_OF[consumer][0]) | {"TEST_RUN": "True"}
+        answer, has_scikit_learn = run(PREDICT, consumer, str(tmp_path / "300.json"), variables=variables)
+        if isinstance(answer, dict):
+            answer = [prediction["prediction"]["ride_duration"] for prediction in answer["predictions"]]
+        return answer, has_scikit_learn
+
+    with bench_endpoint.serve() as endpoint, ThreadPoolExecutor(2) as pool:
+        found = dict(zip(CONSUMERS, pool.map(predict, CONSUMERS), strict=True))
+    expected, _ = found[FLOOR]
+    assert len(set(expected)) > 10
+    assert found == {consumer: (expected, consumer != OURS) for consumer in CONSUMERS}
+
+
+@pytest.mark.parametrize(("consumer", "has_scikit_learn"), [(OURS, False), (EMPTY, False), (OURS_SKLEARN, True)])
+def test_lean_environments_have_no_scikit_learn(consumer: str, has_scikit_learn: bool) -> None:
+    """A cold start there shows what the served form needs."""
+    names = locked_packages(ENVIRONMENTS[ENVIRONMENT_OF[consumer]]).keys()
+    assert "numpy" in names
+    assert [name in names for name in ("scikit-learn", "scipy", "skops")] == [has_scikit_learn] * 3
+
+
+def test_floor_has_the_settings_of_our_client(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a setting of the SDK would look like a merit of ours."""
+    for name in ("PREDICTIONS_STREAM_NAME", "RUN_ID"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.delenv("MODEL_LOCATION", raising=False)
+    config, ours = importlib.import_module("scripts.benchmark.floor").CONFIG, cast("Any", SDK_CONFIG)
+    settings = ("connect_timeout", "read_timeout", "parameter_validation")
+    assert [getattr(config, name) for name in settings] == [getattr(ours, name) for name in settings]
+    assert config.retries["total_max_attempts"] == ours.retries["total_max_attempts"]
 
 
 def test_failure_of_a_measured_process_ends_the_run(tmp_path: Path) -> None:
@@ -158,6 +241,30 @@ def test_endpoint_answers_as_kinesis_does() -> None:
     assert many["Records"][0]["SequenceNumber"] == one["SequenceNumber"]
 
 
+def test_endpoint_does_not_answer_before_its_latency() -> None:
+    """The response of a request with an hour's latency does not come."""
+    config = Config(read_timeout=0.2, retries={"total_max_attempts": 1})
+    with bench_endpoint.serve() as endpoint:
+        bench_endpoint.set_latency(endpoint, 3600.0)
+        client = boto3.client("kinesis", endpoint_url=endpoint, config=config)
+        with pytest.raises(ReadTimeoutError):
+            client.put_record(StreamName="rides", Data=b"1", PartitionKey="1")
+
+
+def test_requests_in_flight_wait_for_their_latency_side_by_side() -> None:
+    """Here the latency ends only when all of them are waiting, so it would never end if they waited one by one."""
+    in_flight = threading.Barrier(24)
+    with bench_endpoint.Endpoint(partial(in_flight.wait, PATIENCE)) as server, ThreadPoolExecutor(24) as pool:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        config = Config(max_pool_connections=24, retries={"total_max_attempts": 1})
+        url = f"http://{HOST}:{server.server_address[1]}"
+        client = boto3.client("kinesis", endpoint_url=url, config=config)
+        put = partial(client.put_record, StreamName="rides", Data=b"1", PartitionKey="1")
+        answers = [future.result() for future in [pool.submit(put) for _ in range(48)]]
+        server.shutdown()
+    assert len(answers) == 48
+
+
 def test_consumers_take_turns_within_their_budget() -> None:
     """A batch that would exceed the budget is left out, but not the other consumers' batches of that size."""
     seconds = {COMMON: 1.0, OURS: 0.1}
@@ -174,20 +281,38 @@ def test_consumers_take_turns_within_their_budget() -> None:
     assert {cell: len(samples) for cell, samples in found.items()} == {common_1: 2, ours_1: 2, ours_10: 2}
 
 
-def test_ratios_are_those_of_the_medians() -> None:
-    """A ratio is missing if one of its two consumers was left out. Only cold starts have a peak memory."""
+def test_ratios_of_batches_are_those_of_the_medians() -> None:
+    """A ratio is missing if one of its two consumers was left out."""
     found = {
         Cell("ridge", WARM, 100, COMMON): [sample(0.5), sample(9.0), sample(0.25)],
         Cell("ridge", WARM, 100, OURS): [sample(0.125)],
-        Cell("ridge", "cold, skops", 1, OURS): [sample(2.0, 200_000_000)],
-        Cell("ridge", "cold, skops", 1, FLOOR): [sample(1.6, 100_000_000)],
+        Cell("ridge", DELAYED, 100, OURS): [sample(2.0)],
+        Cell("ridge", DELAYED, 100, OURS_SKLEARN): [sample(4.0)],
+        Cell("ridge", DELAYED, 100, FLOOR): [sample(1.0)],
+        Cell("ridge", "cold, skops", 1, FLOOR): [sample(1.6)],
     }
-    assert make_rows(found) == [
-        Row("ridge", WARM, 100, WALL, 500.0, 125.0, None, 4.0, None),
-        Row("ridge", WARM, 100, CPU, 250.0, 62.5, None, 4.0, None),
-        Row("ridge", "cold, skops", 1, WALL, None, 2000.0, 1600.0, None, 1.25),
-        Row("ridge", "cold, skops", 1, CPU, None, 1000.0, 800.0, None, 1.25),
-        Row("ridge", "cold, skops", 1, MEMORY, None, 200.0, 100.0, None, 2.0),
+    assert make_warm_rows(found) == [
+        WarmRow("ridge", WARM, 100, WALL, 500.0, None, 125.0, None, 4.0, None, None),
+        WarmRow("ridge", WARM, 100, CPU, 250.0, None, 62.5, None, 4.0, None, None),
+        WarmRow("ridge", DELAYED, 100, WALL, None, 4000.0, 2000.0, 1000.0, None, 2.0, 0.5),
+        WarmRow("ridge", DELAYED, 100, CPU, None, 2000.0, 1000.0, 500.0, None, 2.0, 0.5),
+    ]
+
+
+def test_cold_starts_are_compared_with_ours_of_the_same_model() -> None:
+    """The ratios are those of the medians."""
+    found = {
+        Cell("ridge", "cold, skops", 1, COMMON): [sample(8.0, 400_000_000), sample(9.0, 1), sample(1.0, 500_000_000)],
+        Cell("ridge", "cold, served form", 1, OURS): [sample(2.0, 100_000_000)],
+        Cell("forest", "cold, served form", 1, OURS): [sample(4.0, 200_000_000)],
+        Cell("forest", "cold, no model", 1, EMPTY): [sample(1.0, 50_000_000)],
+        Cell("ridge", WARM, 100, COMMON): [sample(0.5)],
+    }
+    assert make_cold_rows(found) == [
+        ColdRow("ridge", COMMON, SKOPS, 8000.0, 4000.0, 400.0, 0.25, 0.25),
+        ColdRow("ridge", OURS, SERVED, 2000.0, 1000.0, 100.0, 1.0, 1.0),
+        ColdRow("forest", OURS, SERVED, 4000.0, 2000.0, 200.0, 1.0, 1.0),
+        ColdRow("forest", EMPTY, NO_MODEL, 1000.0, 500.0, 50.0, 4.0, 4.0),
     ]
 
 

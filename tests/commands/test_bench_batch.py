@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scripts.benchmark.batch import COURSE_SCRIPT, OURS_BATCH, OURS_PINNED, BatchCell, BatchSample, run_on_one_core
+from scripts.benchmark.batch import COURSE_SCRIPT, BatchCell, BatchSample, run_on_one_core
 from scripts.benchmark.batch_files import check_agreement
 from scripts.benchmark.batch_results import BatchRow, RateRow, make_rates, make_rows
+from scripts.benchmark.consumers import OURS, OURS_SKLEARN
 from scripts.benchmark.inputs import QUICK, RIDGE
 from scripts.cli import CommandError
 from scripts.commands.bench import BATCH
 from tests.tools import finish
 
-PROGRAMS = {COURSE_SCRIPT, OURS_BATCH, OURS_PINNED}
+PROGRAMS = {COURSE_SCRIPT, OURS, OURS_SKLEARN}
 MEGABYTE = 1_000_000
 
 
@@ -33,11 +34,9 @@ def test_quick_comparison_reports_each_program_and_leaves_no_other_file(tmp_path
     report: dict[str, list[dict[str, Any]]] = json.loads((tmp_path / "bench.json").read_text())
     measured = {(row["program"], row["rows"]) for row in report["rows"] if row["wall"] and row["peak_memory"] > 50}
     sizes = {QUICK.trips * times for times in QUICK.repeats}
-    assert measured == {(name, rows) for name in PROGRAMS for rows in sizes} | {
-        (OURS_BATCH, QUICK.trips * QUICK.longest)
-    }
+    assert measured == {(name, rows) for name in PROGRAMS for rows in sizes} | {(OURS, QUICK.trips * QUICK.longest)}
     assert {row["program"] for row in report["rates"]} == PROGRAMS
-    assert "| program      |" in done.stdout
+    assert all(f"| {name} " in done.stdout for name in ("program", *PROGRAMS))
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json"}
 
 
@@ -98,21 +97,21 @@ def test_ratios_and_rates_are_those_of_the_medians() -> None:
     """The rate leaves out what every file costs. It is missing if the longer file took no longer."""
     found = {
         BatchCell(1, COURSE_SCRIPT): [BatchSample(6.0, 5.0, 3 * MEGABYTE)],
-        BatchCell(1, OURS_BATCH): [BatchSample(9.0, 9.0, 0), BatchSample(2.0, 1.5, MEGABYTE), BatchSample(1.0, 1.0, 0)],
-        BatchCell(1, OURS_PINNED): [BatchSample(1.5, 1.0, MEGABYTE)],
+        BatchCell(1, OURS): [BatchSample(9.0, 9.0, 0), BatchSample(2.0, 1.5, MEGABYTE), BatchSample(1.0, 1.0, 0)],
+        BatchCell(1, OURS_SKLEARN): [BatchSample(1.5, 1.0, MEGABYTE)],
         BatchCell(10, COURSE_SCRIPT): [BatchSample(24.0, 14.0, MEGABYTE)],
-        BatchCell(10, OURS_BATCH): [BatchSample(4.0, 3.0, MEGABYTE)],
-        BatchCell(10, OURS_PINNED): [BatchSample(1.5, 2.0, MEGABYTE)],
-        BatchCell(100, OURS_BATCH): [BatchSample(22.0, 21.0, MEGABYTE)],
+        BatchCell(10, OURS): [BatchSample(4.0, 3.0, MEGABYTE)],
+        BatchCell(10, OURS_SKLEARN): [BatchSample(1.5, 2.0, MEGABYTE)],
+        BatchCell(100, OURS): [BatchSample(22.0, 21.0, MEGABYTE)],
     }
     rows = make_rows(RIDGE, 1_000, found)
     assert rows[:2] == [
         BatchRow(RIDGE, COURSE_SCRIPT, 1_000, 6.0, 5.0, 3.0, 1_000 / 6.0, 1.0),
-        BatchRow(RIDGE, OURS_BATCH, 1_000, 2.0, 1.5, 0.0, 500.0, 3.0),
+        BatchRow(RIDGE, OURS, 1_000, 2.0, 1.5, 0.0, 500.0, 3.0),
     ]
-    assert rows[-1] == BatchRow(RIDGE, OURS_BATCH, 100_000, 22.0, 21.0, 1.0, 100_000 / 22.0, None)
+    assert rows[-1] == BatchRow(RIDGE, OURS, 100_000, 22.0, 21.0, 1.0, 100_000 / 22.0, None)
     assert make_rates(rows) == [
         RateRow(RIDGE, COURSE_SCRIPT, 500.0, 1_000.0, 1.0),
-        RateRow(RIDGE, OURS_BATCH, 4_500.0, 6_000.0, 9.0),
-        RateRow(RIDGE, OURS_PINNED, None, 9_000.0, None),
+        RateRow(RIDGE, OURS_SKLEARN, None, 9_000.0, None),
+        RateRow(RIDGE, OURS, 4_500.0, 6_000.0, 9.0),
     ]
