@@ -138,7 +138,7 @@ def _frame_call(pipeline: Pipeline, columns: Sequence[str], location: str) -> Ca
     except ImportError as error:
         raise ModelError(
             f"{location} was fitted on a DataFrame, which needs pandas ({error}): build the image with"
-            ' --build-arg CATEGORIES="packages dataframe", or here run ./scripts/environment dataframe -- true'
+            ' --build-arg CATEGORIES="packages sklearn dataframe", or here run ./scripts/environment dataframe -- true'
         ) from error
 
     def call(features: Features) -> Any:
@@ -190,7 +190,8 @@ def _check_sklearn(artifact: Artifact, made_with: object) -> None:
     except importlib.metadata.PackageNotFoundError as error:
         raise ModelError(
             f"{artifact.location} has no served form and needs scikit-learn, which is not installed: train it again"
-            ' with ./scripts/train, or build the image with --build-arg CATEGORIES="packages sklearn"'
+            ' with ./scripts/train, or build the image with --build-arg CATEGORIES="packages sklearn", or here run'
+            " ./scripts/environment sklearn -- true"
         ) from error
     if made_with is None:
         raise ModelError(
