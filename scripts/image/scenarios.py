@@ -140,19 +140,19 @@ def needs_no_s3_with_a_model_in_it(stage: Stage) -> str:
 def refuses_to_start_without_a_model(stage: Stage) -> str:
     """The init error names the place."""
     with stage.function(model="nothing") as function:
-        return fail(function, "NoSuchFileError", f"there is no MLmodel in {stage.models}/nothing")
+        return expect_failure(function, "NoSuchFileError", f"there is no MLmodel in {stage.models}/nothing")
 
 
 def refuses_a_model_of_another_digest(stage: Stage) -> str:
     """The init error names the variable with the other digest."""
     with stage.function(MODEL_SHA256="0" * 64) as function:
-        return fail(function, "ModelError", "is not what MODEL_SHA256 names")
+        return expect_failure(function, "ModelError", "is not what MODEL_SHA256 names")
 
 
 def fails_without_an_output_stream(stage: Stage) -> str:
     """The whole invocation fails, so that Lambda redelivers the batch."""
     with stage.function(PREDICTIONS_STREAM_NAME="nonesuch") as function:
-        return fail(function, "DeliveryError", "ResourceNotFoundException")
+        return expect_failure(function, "DeliveryError", "ResourceNotFoundException")
 
 
 def reports_in_time_what_a_hanging_stream_leaves(stage: Stage) -> str:
@@ -190,7 +190,7 @@ def outlives_running_out_of_memory(stage: Stage) -> str:
     with stage.function(model=GREEDY, memory_mb=memory_mb) as function:
         expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
         kills = int(function.python(COUNT_KILLS))
-        summary = fail(function, "Runtime.ExitError", "signal: killed", good_rides(2_000))
+        summary = expect_failure(function, "Runtime.ExitError", "signal: killed", good_rides(2_000))
         expect("whether the kernel killed it for lack of memory", int(function.python(COUNT_KILLS)) > kills, True)
         expect("response after the kill", function.invoke(good_rides(1)), COMPLETE)
     return f"{summary}, at {memory_mb} MB; the next batch starts afresh"
@@ -231,7 +231,7 @@ def _settle(stage: Stage, function: FunctionContainer, event: dict[str, Any]) ->
     return f"{len(event['Records'])} records: {len(found)} rides predicted{suffix}"
 
 
-def fail(function: FunctionContainer, kind: str, words: str, event: dict[str, Any] | None = None) -> str:
+def expect_failure(function: FunctionContainer, kind: str, words: str, event: dict[str, Any] | None = None) -> str:
     """Invoke the function, and check that it fails with an error of the kind whose message contains the words."""
     answer = function.invoke(event or good_rides(10))
     if not isinstance(answer, dict) or answer.get("errorType") != kind or words not in answer["errorMessage"]:
