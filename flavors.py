@@ -48,13 +48,20 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
 def find_digest(location: str) -> str:
     """Return the digest with which ``MODEL_SHA256`` pins the model as it is now. Raises ModelError.
 
-    It is the digest of the file that holds a scikit-learn pipeline, and of the whole folder for other models.
+    It is the digest of the file that has the served form, or else the scikit-learn pipeline. Other models have the
+    digest of their whole folder.
     """
     artifact = open_artifact(location)
     flavors = describe(artifact).get("flavors")
-    flavor = flavors.get("sklearn") if isinstance(flavors, dict) else None
-    if isinstance(flavor, dict) and isinstance(flavor.get("pickled_model"), str) and not flavor.get("code"):
-        return digest_of(artifact.read(flavor["pickled_model"]))
+    found = flavors if isinstance(flavors, dict) else {}
+    served, pipeline = found.get(FLAVOR), found.get("sklearn")
+    file = None
+    if isinstance(served, dict):
+        file = served.get("data")
+    elif isinstance(pipeline, dict) and not pipeline.get("code"):
+        file = pipeline.get("pickled_model")
+    if isinstance(file, str):
+        return digest_of(artifact.read(file))
     return digest_of_files({name: artifact.read(name) for name in artifact.names()})
 
 

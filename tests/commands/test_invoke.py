@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from scripts.aws.shards import ShardReader
 from scripts.localaws.setup import FUNCTION_VARIABLES
 from tests.builders import kinesis_event, ride_event
 from tests.conftest import SAMPLE_MODEL
+from tests.core.saved_models import copy_without_served_form
 from tests.tools import ROOT, failed, finish
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_write_shows_rides_that_the_model_cannot_predict_too(
 ) -> None:
     """The model here overflows on a long ride, so that its prediction is no finite number."""
     model, event = tmp_path / "model", tmp_path / "event.json"
-    shutil.copytree(SAMPLE_MODEL, model)
+    copy_without_served_form(SAMPLE_MODEL, model)
     pipeline = make_pipeline(DictVectorizer(), LinearRegression()).fit([{"trip_distance": 1.0}], [1.0])
     pipeline[-1].coef_[:] = 1e307
     pickled = cloudpickle.dumps(pipeline)

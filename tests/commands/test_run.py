@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+import mlflow.sklearn
 import pytest
 import yaml
 
-from model import load_model
 from scripts.cli import NEUTRAL_VARIABLES
 from scripts.localaws import setup
 from scripts.localaws.account import wait_until_settled
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import MappingSettings
 from tests.conftest import SAMPLE_MODEL
+from tests.core.saved_models import copy_without_served_form
 from tests.tools import PATIENCE, ROOT, Tool, failed, finish, start
 from tests.trip_records import trip, write
 
@@ -231,11 +232,11 @@ def test_a_model_in_s3_is_read_with_the_users_own_settings(endpoint: str, s3: "S
 
 def test_a_pickled_model_needs_its_digest(tmp_path: Path) -> None:
     """Without MODEL_SHA256 an error names the digest; with it the model runs."""
-    folder = changed_model(tmp_path)
+    folder = Path(copy_without_served_form(SAMPLE_MODEL, tmp_path / "model"))
     description = yaml.safe_load((folder / "MLmodel").read_text())
     description["flavors"]["sklearn"] |= {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}
     (folder / "MLmodel").write_text(yaml.safe_dump(description))
-    (folder / "model.pkl").write_bytes(cloudpickle.dumps(load_model(SAMPLE_MODEL)._call.fall_back.__self__))  # type: ignore[attr-defined]
+    (folder / "model.pkl").write_bytes(cloudpickle.dumps(mlflow.sklearn.load_model(SAMPLE_MODEL)))
     refused = finish("run", "--rides", "3", "--model", str(folder))
     assert refused.returncode == 1
     (digest,) = re.findall("set MODEL_SHA256=([0-9a-f]{64})$", refused.stderr, re.MULTILINE)

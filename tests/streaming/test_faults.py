@@ -23,7 +23,8 @@ from scripts.localaws.sandbox import LambdaContext
 from scripts.sources.bad import FAULTS
 from streaming import delivery
 from tests.builders import packed, ride_event
-from tests.conftest import Clock
+from tests.conftest import SAMPLE_MODEL, Clock
+from tests.core.saved_models import copy_without_served_form
 from tests.flow import Chaos, Flow
 from tests.tools import ROOT
 
@@ -230,7 +231,7 @@ def test_the_model_cannot_be_loaded(flow: Flow) -> None:
     assert done.stderr.splitlines()[-1].startswith("artifacts.ModelError: there is no folder /nowhere: set MODEL_LOC")
 
 
-def test_the_model_can_predict_nothing(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_can_predict_nothing(flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cold start refuses the model, before it turns every ride into a rejection."""
     from sklearn.linear_model import Ridge
 
@@ -238,7 +239,7 @@ def test_the_model_can_predict_nothing(flow: Flow, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(sklearn_flavor, "_load_unpinned_skops", lambda what, content: Ridge())
     with pytest.raises(ModelError, match="cannot predict a ride.*NotFittedError"):
-        flow.function()
+        flow.function(MODEL_LOCATION=copy_without_served_form(SAMPLE_MODEL, tmp_path / "model"))
 
 
 def test_the_event_is_not_one_of_kinesis(flow: Flow) -> None:
