@@ -96,7 +96,7 @@ def main() -> int:
             "The batch job's image": run_scenarios(BATCH_SCENARIOS, new_batch_stage),
         }
         costs = [measures.measure_choice(new_stage(one), model) for one in choices for model in CHOICES[one]]
-        measured |= measures.measure_baked({" a lean image": new_stage(LEAN), "": new_stage()})
+        measured |= measures.measure_baked({", lean image": new_stage(LEAN), "": new_stage()})
         measured |= measures.measure_performance(new_stage()) | measures.measure_web(new_web_stage())
         measured |= measures.measure_batch(new_batch_stage())
     grounds = [
