@@ -4,7 +4,8 @@ ARG PYTHON_BASE=docker.io/library/python:3.13-slim
 # The targets: lambda, the function that consumes a Kinesis stream; web, the web service; and batch, the batch job. They
 # have these arguments:
 #   CATEGORIES  "packages" is enough for models with a served form; "packages sklearn" (the default) adds scikit-learn, for
-#               other scikit-learn models; "packages training" adds scikit-learn and mlflow, for other flavors.
+#               other scikit-learn models; "packages sklearn dataframe" adds pandas too, for pipelines that were fitted on
+#               a DataFrame; "packages training" adds scikit-learn, pandas and mlflow, for other flavors.
 #   MODEL       a folder of the build context with an MLmodel file, which is copied into the image. Default: no model.
 
 

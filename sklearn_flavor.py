@@ -143,7 +143,7 @@ def _frame_call(pipeline: Pipeline, columns: Sequence[str], location: str) -> Ca
     except ImportError as error:
         raise ModelError(
             f"{location} was fitted on a DataFrame, which needs pandas ({error}): build the image with"
-            ' --build-arg CATEGORIES="packages dataframe", or here run ./scripts/environment dataframe -- true'
+            ' --build-arg CATEGORIES="packages sklearn dataframe", or here run ./scripts/environment dataframe -- true'
         ) from error
 
     def call(features: Features) -> Any:

@@ -27,6 +27,9 @@ from scripts.image.container import Engine, find_engine
 TAGS = {"lambda": "localhost/lambda-python-stand-in", "python": "localhost/python-stand-in"}
 """The stand-ins' names by the targets of their Dockerfile."""
 
+CATEGORIES = ("packages", "sklearn", "dataframe", "training", "web", "batch")
+"""The categories of packages that a build of the Dockerfile may install."""
+
 RUNTIME_PACKAGES = ("awslambdaric", "simplejson", "snapshot-restore-py")
 """Lambda's runtime client and its dependencies, in the versions that are locked for the tests."""
 
@@ -84,7 +87,7 @@ ENTRYPOINT ["/lambda-entrypoint.sh"]
 def main() -> int:
     """Make the images and print their names; return the exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        build(find_engine(), requirements(["packages", "training", "web", "batch"]), Path(folder))
+        build(find_engine(), requirements(CATEGORIES), Path(folder))
     print(*TAGS.values())
     return 0
 

@@ -196,6 +196,15 @@ def test_a_launcher_has_four_lines_one_of_them_a_comment(name: str) -> None:
     assert f"python -m scripts.start {name} " in start
 
 
+@pytest.mark.parametrize("name", sorted(LAUNCHERS - {"test", "environment"}))
+def test_a_command_that_loads_models_installs_scikit_learn(name: str) -> None:
+    """A model without a served form needs it, and people have such models."""
+    start = (ROOT / "scripts" / name).read_text().splitlines()[-1]
+    categories = start.partition('environment" ')[2].partition(" -- ")[0].split()
+    is_installed = any("scikit-learn" in LOCK[category] for category in categories)
+    assert is_installed or "model" not in find_closure(f"scripts.commands.{name.replace('-', '_')}")
+
+
 def test_commands_import_no_command() -> None:
     """What two commands need is in a package below them."""
     commands = [name for name in SCRIPTS if fnmatch(name, "scripts.commands.*")]

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from artifacts import open_artifact
 from model import load_model
 from scripts import cli
 from scripts.cli import CONSOLE, SAMPLE_MODEL, CommandError, printable
@@ -26,23 +25,33 @@ from scripts.image import measures, wheels
 from scripts.image.batch_scenarios import BATCH_SCENARIOS, BatchStage, prepare_batch
 from scripts.image.checks import ScenarioError
 from scripts.image.container import Engine, find_engine
-from scripts.image.heavy_model import GREEDY, SLOW, heavy_model
+from scripts.image.lean_scenarios import LEAN_SCENARIOS, LeanStage
+from scripts.image.measures import Choice
+from scripts.image.models import OTHER, PIPELINE, SAMPLE, stage_models
 from scripts.image.scenarios import SCENARIOS, Stage
 from scripts.image.web_scenarios import WEB_SCENARIOS, WebStage
 from scripts.localaws import moto, setup
 from scripts.localaws.setup import MODELS_BUCKET
 
 IMAGE = "localhost/ride-duration"
-BAKED, WITH_MLFLOW = f"{IMAGE}:baked", f"{IMAGE}:mlflow"
 WEB, WEB_BAKED = f"{IMAGE}-web", f"{IMAGE}-web:baked"
 BATCH, BATCH_BAKED = f"{IMAGE}-batch", f"{IMAGE}-batch:baked"
+
+LEAN, DEFAULT = "packages", "packages sklearn"
+CHOICES = {
+    LEAN: [SAMPLE],
+    DEFAULT: [SAMPLE, PIPELINE],
+    f"{DEFAULT} dataframe": [PIPELINE],
+    "packages training": [OTHER],
+}
+"""The categories of packages of the function's image, and the models whose start in it is measured."""
 
 T = TypeVar("T")
 
 EXAMPLES = """\
 examples:
   test-image
-  test-image --with-mlflow
+  test-image --all-packages
   test-image --base localhost/lambda-python --python-base localhost/python
 """
 
@@ -58,18 +67,21 @@ class Outcome(NamedTuple):
 def main() -> int:
     """Build the images and run every scenario; return the exit code, 0 if all of them passed."""
     options = parse_arguments()
-    categories = ["packages", "training"] if options.with_mlflow else ["packages"]
+    choices = list(CHOICES) if options.all_packages else [LEAN, DEFAULT]
     engine = find_engine()
     # The other images' base has a newer C library than Amazon Linux, so it can load the same wheels.
-    check_wheels([*categories, "web", "batch"])
+    check_wheels([*" ".join(choices).split(), "web", "batch"])
     stand_ins = {"BASE": options.base, "PYTHON_BASE": options.python_base}
     bases = {name: stand_in or base_image(name) for name, stand_in in stand_ins.items()}
     for name in bases:
         if not stand_ins[name]:
             engine.call("pull", "--quiet", bases[name])
     CONSOLE.print(f"Building the Dockerfile with {engine.name}", soft_wrap=True)
-    measured = build_images(engine, bases, categories)
+    measured = build_images(engine, bases, choices)
     with stages(engine, bases["BASE"]) as new_stage:
+
+        def new_lean_stage() -> LeanStage:
+            return LeanStage(**vars(new_stage(LEAN)), default_image=image_of(DEFAULT))
 
         def new_web_stage() -> WebStage:
             return WebStage(new_stage(), WEB, WEB_BAKED, bases["PYTHON_BASE"])
@@ -79,24 +91,27 @@ def main() -> int:
 
         outcomes = {
             "The image": run_scenarios(SCENARIOS, new_stage),
+            "The lean image": run_scenarios(LEAN_SCENARIOS, new_lean_stage),
             "The web service's image": run_scenarios(WEB_SCENARIOS, new_web_stage),
             "The batch job's image": run_scenarios(BATCH_SCENARIOS, new_batch_stage),
         }
+        costs = [measures.measure_choice(new_stage(one), model) for one in choices for model in CHOICES[one]]
+        measured |= measures.measure_baked({", lean image": new_stage(LEAN), "": new_stage()})
         measured |= measures.measure_performance(new_stage()) | measures.measure_web(new_web_stage())
         measured |= measures.measure_batch(new_batch_stage())
     grounds = [
         f"a stand-in for {base_image(name)}: {stand_in}" if stand_in else bases[name]
         for name, stand_in in stand_ins.items()
     ]
-    show(f"{engine.name}, on {' and '.join(grounds)}", outcomes, measured)
+    show(f"{engine.name}, on {' and '.join(grounds)}", outcomes, costs, measured)
     return 0 if all(outcome.passed for image in outcomes.values() for outcome in image) else 1
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's options."""
     parser = cli.parser(__doc__, EXAMPLES)
-    text = 'measure the image that --build-arg CATEGORIES="packages training" makes as well'
-    parser.add_argument("--with-mlflow", action="store_true", help=text)
+    text = "measure the function's images with pandas and with mlflow as well"
+    parser.add_argument("--all-packages", action="store_true", help=text)
     for option, base in (("--base", "the AWS base image"), ("--python-base", "Python's slim image")):
         text = f"a local image in place of {base}, if its registry cannot be reached; .ci/stand_in.py makes one"
         parser.add_argument(option, metavar="IMAGE", help=text)
@@ -112,21 +127,25 @@ def check_wheels(categories: Sequence[str]) -> None:
         CONSOLE.print(f"Amazon Linux 2023 on {architecture}: all {count} locked packages have a wheel")
 
 
-def build_images(engine: Engine, bases: Mapping[str, str], categories: Sequence[str]) -> dict[str, str]:
-    """Build each target, without a model and with one, and return their sizes by description."""
+def image_of(categories: str, *, baked: bool = False) -> str:
+    """Return the name of the function's image with these packages, without a model or with one."""
+    return f"{IMAGE}:{categories.replace(' ', '-')}{'-baked' if baked else ''}"
+
+
+def build_images(engine: Engine, bases: Mapping[str, str], choices: Sequence[str]) -> dict[str, str]:
+    """Build each target, without a model and with one, and return the sizes of the web and batch images."""
     model = str(SAMPLE_MODEL.relative_to(ROOT))
-    engine.build(ROOT, IMAGE, **bases)
-    engine.build(ROOT, BAKED, **bases, MODEL=model)
+    for categories in choices:
+        # The build without the argument proves what the Dockerfile's default is.
+        packages = {} if categories == DEFAULT else {"CATEGORIES": categories}
+        engine.build(ROOT, image_of(categories), **bases, **packages)
+        if SAMPLE in CHOICES[categories]:
+            engine.build(ROOT, image_of(categories, baked=True), **bases, **packages, MODEL=model)
     for target, tag, baked in (("web", WEB, WEB_BAKED), ("batch", BATCH, BATCH_BAKED)):
         engine.build(ROOT, tag, target, **bases)
         engine.build(ROOT, baked, target, **bases, MODEL=model)
-    images = {"the image": IMAGE}
-    if "training" in categories:
-        engine.build(ROOT, WITH_MLFLOW, **bases, CATEGORIES=" ".join(categories))
-        images["the image with mlflow"] = WITH_MLFLOW
-    sizes = measures.measure_sizes(engine, bases["BASE"], images)
     others = {"the web service's image": WEB, "the batch job's image": BATCH}
-    return sizes | measures.measure_sizes(engine, bases["PYTHON_BASE"], others)
+    return measures.measure_sizes(engine, bases["PYTHON_BASE"], others)
 
 
 def base_image(name: str) -> str:
@@ -138,24 +157,23 @@ def base_image(name: str) -> str:
 
 
 @contextlib.contextmanager
-def stages(engine: Engine, base: str) -> Iterator[Callable[[], Stage]]:
-    """Run the local AWS for the length of the block, and give a function that makes a stage in it."""
+def stages(engine: Engine, base: str) -> Iterator[Callable[..., Stage]]:
+    """Run the local AWS for the length of the block, and give a function that makes a stage of given packages."""
     with moto.serve() as endpoint:
         setup.isolate(os.environ, endpoint)
         kinesis, s3 = boto3.client("kinesis"), boto3.client("s3")
         setup.create(kinesis, s3, shards=1)
-        sample = open_artifact(str(SAMPLE_MODEL))
-        models = {"sample": {name: sample.read(name) for name in sample.names()}}
-        models |= {metric: heavy_model(metric) for metric in (SLOW, GREEDY)}
-        for model, files in models.items():
+        for model, files in stage_models().items():
             for name, content in files.items():
                 s3.put_object(Bucket=MODELS_BUCKET, Key=f"{model}/{name}", Body=content)
         loaded = load_model(str(SAMPLE_MODEL))
 
-        def new_stage() -> Stage:
+        def new_stage(categories: str = DEFAULT) -> Stage:
             stream = f"predictions-{uuid.uuid4().hex}"
             kinesis.create_stream(StreamName=stream, ShardCount=1)
-            return Stage(engine, IMAGE, BAKED, base, endpoint, kinesis, s3, stream, f"s3://{MODELS_BUCKET}", loaded)
+            image, baked = image_of(categories), image_of(categories, baked=True)
+            place = f"s3://{MODELS_BUCKET}"
+            return Stage(engine, image, baked, categories.split(), base, endpoint, kinesis, s3, stream, place, loaded)
 
         yield new_stage
 
@@ -177,8 +195,10 @@ def run_scenarios(scenarios: Sequence[Callable[[T], str]], new_stage: Callable[[
     return outcomes
 
 
-def show(how: str, outcomes: Mapping[str, Sequence[Outcome]], measured: Mapping[str, str]) -> None:
-    """Print how the images were run, the outcomes of each, and the measures."""
+def show(
+    how: str, outcomes: Mapping[str, Sequence[Outcome]], costs: Sequence[Choice], measured: Mapping[str, str]
+) -> None:
+    """Print how the images were run, the outcomes of each, what each choice of packages costs, and other measures."""
     console = Console()
     console.print(Text(f"Built and run with {how}."), soft_wrap=True)
     for title, found in outcomes.items():
@@ -187,6 +207,11 @@ def show(how: str, outcomes: Mapping[str, Sequence[Outcome]], measured: Mapping[
             passed = Text("passed", "green") if outcome.passed else Text("FAILED", "bold red")
             scenarios.add_row(outcome.scenario, passed, Text(printable(outcome.summary), overflow="fold"))
         console.print(scenarios)
+    columns = [field.replace("_", " ") for field in Choice._fields]
+    choices = Table(*columns, title="The function's packages", title_justify="left")
+    for cost in costs:
+        choices.add_row(*cost)
+    console.print(choices)
     table = Table("", "", title="Measures", title_justify="left", show_header=False)
     for what, value in measured.items():
         table.add_row(what, Text(value, justify="right"))

@@ -18,6 +18,7 @@ from scripts.cli import SAMPLE_MODEL
 from scripts.image import checks, container
 from scripts.image.checks import ScenarioError, expect
 from scripts.image.container import Container
+from scripts.image.models import SAMPLE
 from scripts.image.scenarios import Stage
 from scripts.image.trip_files import MONTH, make_trips, read_values
 from scripts.localaws import chaos
@@ -79,7 +80,7 @@ class BatchStage:
         *command: str,
         image: str = "",
         volume: str = "",
-        model: str = "sample",
+        model: str = SAMPLE,
         memory_mb: int = MEMORY_MB,
         **variables: str,
     ) -> Iterator[Container]:
@@ -113,7 +114,7 @@ def prepare_batch(function_stage: Stage, image: str, baked_image: str, base: str
 
 def holds_the_locked_packages_and_the_modules(stage: BatchStage) -> str:
     """The image adds nothing else to its base, and no package lacks another one that it requires."""
-    engine, categories = stage.function_stage.engine, ["packages", "batch"]
+    engine, categories = stage.function_stage.engine, [*stage.function_stage.categories, "batch"]
     summary = checks.check_content(engine, stage.image, stage.base, "batch", categories)
     with stage.run(*SLEEP, PYTHONPATH="/app") as running:
         engine.call("exec", running.name, "python3", "-m", "pip", "check")
@@ -180,9 +181,9 @@ def explains_failures_in_a_line(stage: BatchStage) -> str:
     s3.put_object(Bucket=stage.bucket, Key="notes", Body=b"no trips")
     nowhere, notes, output = f"s3://{stage.bucket}/nowhere", f"s3://{stage.bucket}/notes", stage.output()
     cases = [
-        (nowhere, output, "sample", f"{nowhere}: there is no such object"),
-        (notes, output, "sample", f"{notes}: "),
-        (stage.source, "/app/output", "sample", "cannot be written: Read-only file system"),
+        (nowhere, output, SAMPLE, f"{nowhere}: there is no such object"),
+        (notes, output, SAMPLE, f"{notes}: "),
+        (stage.source, "/app/output", SAMPLE, "cannot be written: Read-only file system"),
         (stage.source, output, "nothing", f"there is no MLmodel in {stage.function_stage.models}/nothing"),
     ]
     for source, place, model, words in cases:

@@ -4,14 +4,18 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from scripts.cli import CommandError
 from scripts.image.batch_scenarios import JOB, BatchStage, prepare_batch
 from scripts.image.container import Engine, FunctionContainer
+from scripts.image.models import OTHER, PIPELINE, SAMPLE
 from scripts.image.scenarios import COMPLETE, Stage, good_rides
 from scripts.image.trip_files import make_trips
 from scripts.image.web_scenarios import WebStage
 
+LOADERS = {SAMPLE: "served form", PIPELINE: "scikit-learn", OTHER: "mlflow"}
+"""How a model is evaluated, by its name."""
 COLD_STARTS = 3
 WARM_BATCHES = 20
 WORKERS = 2
@@ -29,21 +33,40 @@ raise SystemExit(code)
 """
 
 
+class Choice(NamedTuple):
+    """The packages of the function's image, how a model is evaluated in it, and what both cost: a row of a table."""
+
+    categories: str
+    evaluated_by: str
+    adds_to_the_base: str
+    cold_start: str
+    peak_memory: str
+
+
 def measure_sizes(engine: Engine, base: str, images: Mapping[str, str]) -> dict[str, str]:
     """Return how much each image adds to the base image, by the image's description."""
     base_size = engine.size(base)
     return {f"{name} adds to the base": _megabytes(engine.size(image) - base_size) for name, image in images.items()}
 
 
+def measure_choice(stage: Stage, model: str) -> Choice:
+    """Return what the packages of the stage's image cost with a model, which is out of S3."""
+    size = stage.engine.size(stage.image) - stage.engine.size(stage.base)
+    seconds, peak = _measure_starts(stage, stage.image, model)
+    return Choice(" ".join(stage.categories), LOADERS[model], _megabytes(size), f"{seconds:.2f} s", _megabytes(peak))
+
+
+def measure_baked(stages: Mapping[str, Stage]) -> dict[str, str]:
+    """Return the cold start of each image with the sample model in it, by the image's description."""
+    seconds = {what: _measure_starts(stage, stage.baked_image, SAMPLE)[0] for what, stage in stages.items()}
+    return {f"cold start and one ride, model baked in{what}": f"{value:.2f} s" for what, value in seconds.items()}
+
+
 def measure_performance(stage: Stage) -> dict[str, str]:
-    """Return the function's speed and memory, by description."""
+    """Return the function's speed and memory with larger batches, by description."""
     measured = {}
-    for place, image in (("out of S3", stage.image), ("baked in", stage.baked_image)):
-        seconds = statistics.median(_time_cold_start(stage, image) for _ in range(COLD_STARTS))
-        measured[f"cold start and one ride, model {place}"] = f"{seconds:.2f} s"
     with stage.function() as function:
         _time_batch(function, 1)
-        measured["peak memory after one ride"] = _megabytes(function.peak_memory())
         batches = [_time_batch(function, BATCH) for _ in range(WARM_BATCHES)]
         measured[f"a warm batch of {BATCH} rides"] = f"{statistics.median(batches) * 1000:.0f} ms"
         measured[f"peak memory after {WARM_BATCHES} of them"] = _megabytes(function.peak_memory())
@@ -95,9 +118,14 @@ def _time_web_start(stage: WebStage, image: str) -> float:
         return time.perf_counter() - began
 
 
-def _time_cold_start(stage: Stage, image: str) -> float:
-    with stage.function(image=image) as function:
-        return _time_batch(function, 1)
+def _measure_starts(stage: Stage, image: str, model: str) -> tuple[float, int]:
+    """Return the median seconds of a cold start with one ride, and the bytes of the largest resident memory in it."""
+    seconds, peaks = [], []
+    for _ in range(COLD_STARTS):
+        with stage.function(image=image, model=model) as function:
+            seconds.append(_time_batch(function, 1))
+            peaks.append(function.peak_memory())
+    return statistics.median(seconds), max(peaks)
 
 
 def _time_batch(function: FunctionContainer, rides: int) -> float:

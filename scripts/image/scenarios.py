@@ -16,7 +16,7 @@ from scripts.aws.shards import ShardReader
 from scripts.image import checks, container
 from scripts.image.checks import COUNT_KILLS, ScenarioError, expect
 from scripts.image.container import MEMORY_MB, TIMEOUT_SECONDS, USER, Engine, FunctionContainer
-from scripts.image.heavy_model import GREEDY, SLOW, digest
+from scripts.image.models import GREEDY, SAMPLE, SLOW, pinned
 from scripts.localaws import chaos
 from scripts.localaws.faults import Delayed
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
@@ -42,6 +42,8 @@ class Stage:
     image: str
     baked_image: str
     """The same image with the sample model in it."""
+    categories: Sequence[str]
+    """The categories of the Pipfile whose packages both have."""
     base: str
     """The base image of both."""
     endpoint: str
@@ -49,7 +51,7 @@ class Stage:
     s3: "S3Client"
     stream: str
     models: str
-    """The ``s3://`` URI of the folder with the sample model and the heavy models, each under its name."""
+    """The ``s3://`` URI of the folder with the models, each under its name."""
     sample: Model
 
     def function(
@@ -58,7 +60,7 @@ class Stage:
         image: str = "",
         memory_mb: int = MEMORY_MB,
         timeout: int = TIMEOUT_SECONDS,
-        model: str = "sample",
+        model: str = SAMPLE,
         **variables: str,
     ) -> contextlib.AbstractContextManager[FunctionContainer]:
         """Run the function in a container of its own, with a model from S3 unless the image has one."""
@@ -70,7 +72,7 @@ class Stage:
             "PREDICTION_FIELD": "minutes",
             "PREDICTIONS_STREAM_NAME": self.stream,
             "FAILURES_LOCATION": f"s3://{FAILURES_BUCKET}/{self.stream}",
-            **({} if image == self.baked_image else {"MODEL_LOCATION": f"{self.models}/{model}"}),
+            **({} if image == self.baked_image else {"MODEL_LOCATION": f"{self.models}/{model}", **pinned(model)}),
         }
         return container.run_function(
             self.engine, image or self.image, {**defaults, **variables}, memory_mb=memory_mb, timeout=timeout
@@ -96,7 +98,7 @@ def good_rides(count: int) -> dict[str, Any]:
 
 def holds_the_locked_packages_and_the_modules(stage: Stage) -> str:
     """The image adds nothing else to its base: packages in locked versions, with bytecode of exactly their source."""
-    return checks.check_content(stage.engine, stage.image, stage.base, "lambda", ["packages"])
+    return checks.check_content(stage.engine, stage.image, stage.base, "lambda", stage.categories)
 
 
 def is_confined(stage: Stage) -> str:
@@ -138,19 +140,19 @@ def needs_no_s3_with_a_model_in_it(stage: Stage) -> str:
 def refuses_to_start_without_a_model(stage: Stage) -> str:
     """The init error names the place."""
     with stage.function(model="nothing") as function:
-        return _fail(function, "NoSuchFileError", f"there is no MLmodel in {stage.models}/nothing")
+        return expect_failure(function, "NoSuchFileError", f"there is no MLmodel in {stage.models}/nothing")
 
 
 def refuses_a_model_of_another_digest(stage: Stage) -> str:
     """The init error names the variable with the other digest."""
     with stage.function(MODEL_SHA256="0" * 64) as function:
-        return _fail(function, "ModelError", "is not what MODEL_SHA256 names")
+        return expect_failure(function, "ModelError", "is not what MODEL_SHA256 names")
 
 
 def fails_without_an_output_stream(stage: Stage) -> str:
     """The whole invocation fails, so that Lambda redelivers the batch."""
     with stage.function(PREDICTIONS_STREAM_NAME="nonesuch") as function:
-        return _fail(function, "DeliveryError", "ResourceNotFoundException")
+        return expect_failure(function, "DeliveryError", "ResourceNotFoundException")
 
 
 def reports_in_time_what_a_hanging_stream_leaves(stage: Stage) -> str:
@@ -173,7 +175,7 @@ def reports_in_time_what_a_hanging_stream_leaves(stage: Stage) -> str:
 def outlives_a_timeout(stage: Stage) -> str:
     """A single call of the model exceeds the timeout: Lambda ends the sandbox, and the next batch starts another."""
     timeout = 20
-    with stage.function(model=SLOW, timeout=timeout, MODEL_SHA256=digest(SLOW)) as function:
+    with stage.function(model=SLOW, timeout=timeout) as function:
         expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
         answer = str(function.invoke(good_rides(8_000)))
         if not answer.startswith("Task timed out after"):
@@ -185,10 +187,10 @@ def outlives_a_timeout(stage: Stage) -> str:
 def outlives_running_out_of_memory(stage: Stage) -> str:
     """The kernel kills the function in mid-batch, and the next batch starts a new one."""
     memory_mb = 512
-    with stage.function(model=GREEDY, memory_mb=memory_mb, MODEL_SHA256=digest(GREEDY)) as function:
+    with stage.function(model=GREEDY, memory_mb=memory_mb) as function:
         expect("response to a small batch", function.invoke(good_rides(1)), COMPLETE)
         kills = int(function.python(COUNT_KILLS))
-        summary = _fail(function, "Runtime.ExitError", "signal: killed", good_rides(2_000))
+        summary = expect_failure(function, "Runtime.ExitError", "signal: killed", good_rides(2_000))
         expect("whether the kernel killed it for lack of memory", int(function.python(COUNT_KILLS)) > kills, True)
         expect("response after the kill", function.invoke(good_rides(1)), COMPLETE)
     return f"{summary}, at {memory_mb} MB; the next batch starts afresh"
@@ -229,7 +231,7 @@ def _settle(stage: Stage, function: FunctionContainer, event: dict[str, Any]) ->
     return f"{len(event['Records'])} records: {len(found)} rides predicted{suffix}"
 
 
-def _fail(function: FunctionContainer, kind: str, words: str, event: dict[str, Any] | None = None) -> str:
+def expect_failure(function: FunctionContainer, kind: str, words: str, event: dict[str, Any] | None = None) -> str:
     """Invoke the function, and check that it fails with an error of the kind whose message contains the words."""
     answer = function.invoke(event or good_rides(10))
     if not isinstance(answer, dict) or answer.get("errorType") != kind or words not in answer["errorMessage"]:

@@ -17,7 +17,7 @@ import msgspec
 from rides import Ride, RideEvent
 from scripts.image import checks
 from scripts.image.checks import COUNT_KILLS, ScenarioError, expect
-from scripts.image.heavy_model import GREEDY, digest
+from scripts.image.models import GREEDY, SAMPLE, pinned
 from scripts.image.scenarios import COMPLETE, Stage
 from scripts.image.web_container import MEMORY_MB, PATIENCE_SECONDS, WebContainer, ask, run_web
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
@@ -46,7 +46,7 @@ class WebStage:
     """The base image of both."""
 
     def service(
-        self, *, image: str = "", model: str = "sample", **variables: str
+        self, *, image: str = "", model: str = SAMPLE, **variables: str
     ) -> contextlib.AbstractContextManager[WebContainer]:
         """Run the service in a container of its own, with a model from S3 unless the image has one."""
         stage = self.function_stage
@@ -55,6 +55,7 @@ class WebStage:
             "AWS_REGION": REGION,
             "AWS_ENDPOINT_URL": stage.endpoint,
             "MODEL_LOCATION": f"{stage.models}/{model}",
+            **pinned(model),
         }
         defaults = {} if image == self.baked_image else from_s3
         return run_web(stage.engine, image or self.image, {**defaults, **variables})
@@ -62,8 +63,8 @@ class WebStage:
 
 def holds_the_locked_packages_and_the_modules(stage: WebStage) -> str:
     """The image adds nothing else to its base: packages in locked versions, with bytecode of exactly their source."""
-    engine = stage.function_stage.engine
-    return checks.check_content(engine, stage.image, stage.base, "web", ["packages", "web"])
+    engine, categories = stage.function_stage.engine, [*stage.function_stage.categories, "web"]
+    return checks.check_content(engine, stage.image, stage.base, "web", categories)
 
 
 def is_confined(stage: WebStage) -> str:
@@ -175,7 +176,7 @@ def stops_gracefully(stage: WebStage) -> str:
 
 def outlives_a_worker_that_runs_out_of_memory(stage: WebStage) -> str:
     """The kernel kills the worker that predicts a heavy list, and the service goes on with another one."""
-    with stage.service(model=GREEDY, MODEL_SHA256=digest(GREEDY)) as service:
+    with stage.service(model=GREEDY) as service:
         service.wait_until_ready()
         kills = int(service.python(COUNT_KILLS))
         with contextlib.suppress(OSError, HTTPException):

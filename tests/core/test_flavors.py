@@ -156,7 +156,7 @@ class TestLoading:
     ) -> None:
         """The image holds pandas only if it was built with it."""
         monkeypatch.setitem(sys.modules, "pandas", None)
-        with pytest.raises(ModelError, match="--build-arg CATEGORIES=.packages dataframe"):
+        with pytest.raises(ModelError, match="--build-arg CATEGORIES=.packages sklearn dataframe"):
             load_model(saved("data frame"))
 
     @pytest.mark.parametrize(

@@ -8,14 +8,19 @@ import subprocess
 import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from scripts.cli import SAMPLE_MODEL, CommandError
 from scripts.commands import test_image
+from scripts.environment import requirements
 from scripts.image import container, wheels
 from scripts.image.container import Engine
+from tests.deploy.deployment import parsed
 from tests.tools import ROOT
 
 X86, ARM = wheels.ARCHITECTURES
@@ -115,10 +120,35 @@ def test_no_image_is_built_with_a_folder_that_is_not_a_model(tmp_path: Path) -> 
     assert checked_as_model(tmp_path, "models") == (1, "MODEL=models is not a folder with an MLmodel file")
 
 
-def test_no_image_is_built_with_half_a_model(tmp_path: Path) -> None:
-    """The check refuses a folder without the file that its MLmodel names."""
-    shutil.copy(SAMPLE_MODEL / "MLmodel", tmp_path)
-    assert checked_as_model(tmp_path, "models") == (1, "MODEL=models lacks model.skops, which its MLmodel names")
+@pytest.mark.parametrize("missing", ["model.skops", "served_form.safetensors"])
+def test_no_image_is_built_with_half_a_model(missing: str, tmp_path: Path) -> None:
+    """The check refuses a folder without a file that its MLmodel names."""
+    shutil.copytree(SAMPLE_MODEL, tmp_path, dirs_exist_ok=True)
+    (tmp_path / missing).unlink()
+    assert checked_as_model(tmp_path, "models") == (1, f"MODEL=models lacks {missing}, which its MLmodel names")
+
+
+def test_the_dockerfile_and_the_template_offer_the_packages_that_are_tested() -> None:
+    """All targets have the same default, which is the template's too."""
+    defaults = re.findall('^ARG CATEGORIES="(.*)"$', (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert defaults == [test_image.DEFAULT] * 3
+    offered = parsed()["Parameters"]["ImagePackages"]
+    assert (offered["Default"], offered["AllowedValues"]) == (test_image.DEFAULT, list(test_image.CHOICES))
+
+
+@pytest.mark.parametrize("target", ["", "web", "batch"], ids=["lambda", "web", "batch"])
+@pytest.mark.parametrize("choice", test_image.CHOICES)
+def test_no_package_of_an_image_lacks_another_one(choice: str, target: str) -> None:
+    """Categories are locked one by one, and installed without a look at what the packages require."""
+    lines = wheels.select(requirements([*choice.split(), *target.split()]), X86)
+    pinned = [line.partition(" --hash=")[0].partition("==") for line in lines]
+    versions = {canonicalize_name(name): version for name, _, version in pinned}
+    # Another Python or machine than Lambda's may not have all of them.
+    installed = {canonicalize_name(one.name): one.requires or [] for one in distributions()}
+    needed = [Requirement(line) for name in versions for line in wheels.select(installed.get(name, []), X86)]
+    absent = [one for one in needed if versions.get(canonicalize_name(one.name), "0") not in one.specifier]
+    absent += [one for one in needed if canonicalize_name(one.name) not in versions]
+    assert [str(one) for one in absent] == []
 
 
 def test_the_wheels_are_checked_for_the_python_of_the_base_image() -> None:

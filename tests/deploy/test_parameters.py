@@ -36,7 +36,7 @@ def test_defaults_are_for_a_thousand_rides_a_second_on_one_shard() -> None:
     assert used == {
         "ShardCount": 0,
         "RetentionHours": 24,
-        "ImagePackages": "packages",
+        "ImagePackages": "packages sklearn",
         "ExperimentId": "1",
         "ModelName": "ride_duration_prediction_model",
         "PredictionField": "ride_duration",
