@@ -29,7 +29,7 @@ KEPT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_
 HARMLESS = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 
 _session: "Session | None" = None
-"""The session of all clients. It keeps the credentials that it found and the SDK's descriptions of services."""
+"""The session of all clients. It keeps the credentials that it has found, and the SDK's descriptions of services."""
 
 
 class SDKSettingsError(ValueError):
@@ -58,9 +58,9 @@ def wrong_setting(*services: str) -> str | None:
 
 
 def start_session(profile: str | None = None) -> "Session":
-    """Make all clients from now on in a new session, which may have a profile, and has found no credentials yet."""
-    # Imported here: a model in a folder, as in an image that holds its model, needs no client. It is not boto3, which
-    # adds resources and uploads, with multiprocessing, and makes cold starts longer.
+    """Make all later clients in a new session, with a profile if one is given, which has found no credentials yet."""
+    # Imported here because loading a model from a folder, such as an image's own, needs no client. It is not boto3,
+    # because boto3 adds resources and uploads, which need multiprocessing, and makes cold starts longer.
     import botocore.session
 
     global _session
@@ -75,7 +75,7 @@ def _client(service: str, config: "Config | None" = None, **arguments: Any) -> A
 
     try:
         if not session.get_config_variable("user_agent_appid"):
-            # Otherwise the SDK describes itself and the machine anew for each request, twice, in a tenth of its time.
+            # Without this, the SDK builds its user agent twice for each request, in a tenth of the request's time.
             config = Config(user_agent=session.user_agent()).merge(config or Config())
         client: Any = cast(Any, session).create_client(service, config=config, **arguments)
         _check(client, None)

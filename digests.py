@@ -16,7 +16,7 @@ def digest_of(content: bytes) -> str:
 
 
 def digest_of_files(files: Mapping[str, bytes]) -> str:
-    """Return the digest of a folder with these files, by name: that of the lines that ``sha256sum`` prints."""
+    """Return the digest of a folder with these files, by name: the digest of the lines that ``sha256sum`` prints."""
     return digest_of("".join(f"{digest_of(content)}  ./{name}\n" for name, content in files.items()).encode())
 
 

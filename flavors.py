@@ -1,6 +1,7 @@
-"""The flavors of an MLflow model: one of them is chosen and loaded.
+"""The flavors of an MLflow model: the first flavor that is known here is loaded.
 
-A served form comes first: it needs numpy alone. The flavor sklearn needs scikit-learn, and all others need mlflow.
+A served form comes first, because it does not need scikit-learn. The flavor sklearn comes second, and other flavors,
+which need mlflow, come last.
 """
 
 import os
@@ -34,7 +35,7 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
     if isinstance(flavors.get(FLAVOR), dict):
         yield _load_form(artifact, flavors[FLAVOR], sha256)
     elif isinstance(flavors.get("sklearn"), dict):
-        # Imported here because a served form needs none of it.
+        # Imported here because a served form does not need these modules.
         from sklearn_flavor import load_pipeline_calls
 
         yield from load_pipeline_calls(artifact, description, sha256)
@@ -48,8 +49,8 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
 def find_digest(location: str) -> str:
     """Return the digest with which ``MODEL_SHA256`` pins the model as it is now. Raises ModelError.
 
-    It is the digest of the file that has the served form, or else the scikit-learn pipeline. Other models have the
-    digest of their whole folder.
+    It is the digest of the served form's file; without a served form, it is the digest of the scikit-learn pipeline's
+    file. All other models have the digest of their whole folder.
     """
     artifact = open_artifact(location)
     flavors = describe(artifact).get("flavors")
@@ -77,7 +78,9 @@ def _load_form(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None
     try:
         return read_form(content)
     except FormError as error:
-        raise ModelError(f"{what} cannot be loaded: {in_one_line(error)}") from error
+        raise ModelError(
+            f"{what} cannot be loaded: {in_one_line(error)}; if the file is damaged, log the model again"
+        ) from error
 
 
 def _load_pyfunc(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | None) -> Call:

@@ -82,7 +82,7 @@ def _as_values(answer: Any, rides: int) -> list[float]:
     array = np.asarray(answer)
     if array.dtype.kind not in "biufO":
         raise TypeError(f"it gave values of the type {array.dtype}, which are not real numbers")
-    # The type comes first because numpy.ma is a module that a cold start would load for this question alone.
+    # The type is compared first because numpy.ma is a module that a cold start would load for this check alone.
     if type(answer) is not np.ndarray and np.ma.isMaskedArray(answer):
         array = np.ma.filled(answer.astype(float), math.nan)  # numpy would take the number behind the mask
     values: list[float] = array.astype(float).ravel().tolist()  # some models return a column
@@ -112,10 +112,10 @@ def load_model(location: str, *, sha256: str | None = None, version: str | None 
 
     Args:
         location: the folder or ``s3://`` URI that holds the ``MLmodel`` file.
-        sha256: the hex digest that the model must have: of the serialized file for the sklearn flavor, of the whole
-            folder for other flavors and for a model with code of its own (there, ``find . -type f | LC_ALL=C sort |
-            xargs sha256sum | sha256sum`` prints it). It is verified if it is given, and required for a model that can
-            run code when it is loaded.
+        sha256: the hex digest that the model must have: of the served form's file if there is one, otherwise of the
+            serialized file for the sklearn flavor, and of the whole folder for other flavors and for a model with code
+            of its own (there, ``find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it). It is
+            verified if it is given, and required for a model that can run code when it is loaded.
         version: the version to tag predictions with; by default the run id that the artifact names.
 
     Raises:

@@ -31,7 +31,7 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ": "lzma", b"x": "
 def holds_code(content: bytes) -> bool:
     """Return whether the content is a pickle that stores functions or classes by value.
 
-    A pickle that is compressed, or is kept as bytes in another one, is looked into; a file in an archive is not.
+    A pickle that is compressed, or that is kept as bytes in another pickle, is searched; a file in an archive is not.
     """
     try:
         for _, argument, _ in pickletools.genops(_decompressed(content)):
@@ -57,7 +57,7 @@ def _decompressed(content: bytes) -> bytes:
 
 
 def check_python(what: str, content: bytes, flavors: Mapping[str, Any]) -> None:
-    """Refuse a pickle that holds code of another version of Python, which could crash or hang the process.
+    """Refuse a pickle that holds code of another version of Python, because it could crash or hang the process.
 
     Raises ModelError. The flavor python_function says which Python made the pickle.
     """
@@ -69,6 +69,6 @@ def check_python(what: str, content: bytes, flavors: Mapping[str, Any]) -> None:
     if holds_code(content):
         maker = f"Python {made_by}" if made_by else "a Python that its MLmodel does not name (python_version)"
         raise ModelError(
-            f"{what} holds functions or classes compiled by {maker}, and here is Python {here}, which cannot run them:"
+            f"{what} holds functions or classes compiled by {maker}, but this is Python {here}, which cannot run them:"
             f" log the model with Python {here}, or run this with the Python that made it, or log it as skops"
         )

@@ -85,7 +85,10 @@ _ride_events = msgspec.json.Decoder(RideEvent)
 _encoder = msgspec.json.Encoder()
 _T = TypeVar("_T")
 _TOO_LARGE_ID, _TOO_SMALL_ID = 10**MAX_ID_LENGTH, -(10 ** (MAX_ID_LENGTH - 1))
-"""Comparing a number with them is faster than counting its digits. Its minus sign counts as one."""
+"""The first integers that are too long: comparing an id with them is faster than counting its digits.
+
+The minus sign counts as a digit.
+"""
 
 
 def decode_ride(data: bytes) -> RideEvent:

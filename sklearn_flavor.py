@@ -38,12 +38,12 @@ dictionary in which a VotingRegressor names its members, and the folds and the s
 """
 
 DEFAULT_FORMAT = "pickle"
-"""What MLflow assumes if a model's flavor does not name its serialization format."""
+"""The serialization format that MLflow assumes if a model's flavor names none."""
 
 BUILD_WITH_SKLEARN = (
     'build the image with --build-arg CATEGORIES="packages sklearn", or here run ./scripts/environment sklearn -- true'
 )
-"""What to do if scikit-learn, skops or cloudpickle is missing."""
+"""The advice in errors about missing scikit-learn, skops or cloudpickle."""
 
 Pipeline = Any  # a fitted scikit-learn estimator: anything with ``predict``
 Features: TypeAlias = list[Any]
@@ -206,7 +206,7 @@ def _check_sklearn(artifact: Artifact, made_with: object) -> None:
         )
     if str(made_with).split(".")[:2] != installed.split(".")[:2]:
         raise ModelError(
-            f"{artifact.location} was made with scikit-learn {made_with} and here is {installed}:"
+            f"{artifact.location} was made with scikit-learn {made_with}, but {installed} is installed here:"
             " train it again, or install that version"
         )
 

@@ -1,4 +1,4 @@
-"""The served form of a model: plain arrays, evaluated with numpy alone.
+"""The served form of a model: plain arrays, with which numpy predicts the doubles of the model's pipeline.
 
-It gives the doubles of the pipeline that it was compiled from: see ``scripts/models/compiling.py``.
+``scripts/models/compiling.py`` compiles it. ``docs/formats.md`` describes the file.
 """

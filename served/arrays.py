@@ -1,4 +1,4 @@
-"""The file of a served form: named arrays and a description, in the safetensors format, which holds no code."""
+"""The file of a served form: named arrays and a description in the safetensors format, which cannot hold code."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -16,14 +16,17 @@ Integers: TypeAlias = NDArray[np.int32]
 DESCRIPTION = "served_form"
 """The key of the description in the file's metadata."""
 MAX_BYTES = 128 * 1024 * 1024
-"""The largest file that is read: loading trees takes about four times their size. A function has 1,769 MB by default.
+"""The largest file that is read. Loading trees takes about four times the file's size, and a function has 1,769 MB.
 
-The forest of a month of green taxi rides has 6 MB.
+The file of a forest that was trained on a month of green taxi rides has 6 MB.
 """
 MAX_HEADER_BYTES = 1024 * 1024
-"""The longest header that is read: it is parsed into objects, which are far larger. A form of 100 columns has 20 KB."""
+"""The longest header that is read: it is parsed into objects, which are far larger.
+
+The header of a form with 100 columns has 20 KB.
+"""
 MAX_NAMES = 500_000
-"""The names of all categories together: each becomes an object. TLC's 265 zones have 70,225 pairs."""
+"""The most names of all categories together: each name becomes an object. TLC's 265 zones have 70,225 pairs."""
 HEADER_BYTES = 8
 """The length of the header's length, which comes first in a safetensors file."""
 
@@ -58,7 +61,7 @@ def read_file(content: bytes) -> tuple[bytes, dict[str, NDArray[Any]]]:
         metadata = msgspec.json.decode(content[HEADER_BYTES:end], type=_Header).metadata
         return metadata[DESCRIPTION].encode(), arrays
     except KeyError as error:
-        raise FormError(f"it has no {DESCRIPTION} in its metadata, or an array of a type that is not known") from error
+        raise FormError(f"it has no {DESCRIPTION} in its metadata, or an array has a type that is not known") from error
     except Exception as error:
         raise FormError(f"it is not a safetensors file with a served form: {error}") from error
 
@@ -74,7 +77,7 @@ class Arrays:
     def floats(self, name: str, dimensions: int = 1, *, finite: bool = True) -> Floats:
         """Take an array of doubles. Raises FormError if it is missing, of another type or shape, or not finite.
 
-        With ``finite=False`` the doubles may be infinite, but none may be NaN.
+        With ``finite=False`` the doubles may be infinite, but not NaN.
         """
         array: Floats = self._take(name, np.float64, dimensions)
         if not (np.isfinite(array).all() if finite else not np.isnan(array).any()):
@@ -82,25 +85,25 @@ class Arrays:
         return array
 
     def indices(self, name: str, below: int) -> Integers:
-        """Take an array of integers from 0 to below a limit. Raises FormError if one is not."""
+        """Take an array of integers from 0 to below a limit. Raises FormError for other integers."""
         array: Integers = self._take(name, np.int32, 1)
         if array.size and not 0 <= array.min() <= array.max() < below:
-            raise FormError(f"an index in {name} is not from 0 to below {below}")
+            raise FormError(f"an index in {name} is less than 0, or not less than {below}")
         return array
 
     def texts(self, name: str, count: int) -> list[str]:
-        """Take this many different UTF-8 texts, with a zero byte after each. Raises FormError if it has others."""
+        """Take ``count`` different UTF-8 texts, with a zero byte after each. Raises FormError for any other array."""
         array = self._take(name, np.uint8, 1)
         self._names_left -= count
-        # Counted first, because a list of texts is far larger than their bytes.
+        # The zero bytes are counted before the texts are made, because a list of texts is far larger than their bytes.
         if self._names_left < 0 or np.count_nonzero(array == 0) != count or (count and array[-1] != 0):
-            raise FormError(f"{name} is not {count} texts that end with zero bytes, or all have over {MAX_NAMES:,}")
+            raise FormError(f"{name} is not {count} texts with a zero byte after each, or all have over {MAX_NAMES:,}")
         try:
             texts = array.tobytes().decode().split("\0")[:-1]
         except UnicodeDecodeError as error:
             raise FormError(f"{name} is not UTF-8") from error
         if len(texts) != count or len(set(texts)) != count:
-            raise FormError(f"{name} has a text twice, or one without a zero byte after it")
+            raise FormError(f"{name} has a text twice, or a text without a zero byte after it")
         return texts
 
     def check_all_taken(self) -> None:

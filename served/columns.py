@@ -1,4 +1,4 @@
-"""The columns of a served form's input: each makes a double of a ride's feature."""
+"""The columns of a served form's input: each column makes a double from a feature of a ride."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from served.arrays import Arrays, Floats, FormError, pack_texts
 
 MAX_COLUMNS = 100
-"""The columns of the largest form. Every batch of rides becomes a matrix with so many columns: 8 MB for 10,000 rides.
+"""The most columns that a form may have: each batch becomes a matrix of rides and columns, 8 MB for 10,000 rides.
 
-A form has a column for each feature, or a few.
+A form has one column for each feature, or a few.
 """
 LARGEST, LARGEST_SINGLE = np.finfo(np.float64).max, np.float64(np.finfo(np.float32).max)
-"""The largest numbers of 64 and of 32 bits that are not infinite."""
+"""The largest finite numbers of 64 and of 32 bits."""
 
 
 class ColumnDescription(Struct, frozen=True, forbid_unknown_fields=True):
-    """A column, as the file describes it. The arrays of a category have its number in their names."""
+    """A column, as the file describes it. The names of a category's arrays contain the number of its column."""
 
     feature: str
     is_category: bool = False
@@ -36,13 +36,13 @@ class Number:
         self.single = single
 
     def read(self, rides: Sequence[Mapping[str, Any]]) -> Floats:
-        """Return a double for each ride. Raises KeyError, TypeError or ValueError if one has no finite number."""
+        """Return a double for each ride. Raises KeyError, TypeError or ValueError if a ride has no finite number."""
         feature = self.feature
         values = np.array([ride[feature] for ride in rides])
-        # numpy would make a number of the text "130_205" too.
+        # The type is checked because numpy would also make a number of the text "130_205".
         if values.dtype.kind not in "biuf" or values.ndim != 1:
             raise TypeError(f"{feature} is not a number")
-        # NaN is not at most the largest number either.
+        # This comparison is False for NaN too.
         if not (np.abs(values) <= (LARGEST_SINGLE if self.single else LARGEST)).all():
             raise ValueError(f"{feature} is not finite")
         return values.astype(np.float32 if self.single else np.float64).astype(np.float64)
@@ -57,7 +57,7 @@ class Number:
 
 
 class Category:
-    """A column that looks a feature up, such as the coefficient of a pair of zones."""
+    """A column that looks up a double for a text, such as the coefficient of a pair of zones."""
 
     def __init__(self, feature: str, names: Sequence[str], values: Floats, other: float) -> None:
         """Take the name of the feature, the value of each of its names, and the value of all other names."""
@@ -84,7 +84,7 @@ class Category:
         return ColumnDescription(self.feature, is_category=True)
 
     def arrays(self, number: int) -> dict[str, NDArray[Any]]:
-        """Return the column's arrays; its number is in their names."""
+        """Return the column's arrays, whose names contain the number of the column."""
         values = np.array([*self._values.values(), self.other], np.float64)
         return {f"names {number}": pack_texts(list(self._values)), f"values {number}": values}
 
@@ -97,7 +97,7 @@ def read_column(description: ColumnDescription, number: int, arrays: Arrays) -> 
     if not description.is_category:
         return Number(description.feature, single=description.single)
     if description.single:
-        raise FormError(f"column {number} is a category, which is not rounded")
+        raise FormError(f"column {number} is a category, which cannot be single")
     values = arrays.floats(f"values {number}")
     if not len(values):
         raise FormError(f"column {number} has no value for other names")

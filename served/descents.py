@@ -1,7 +1,7 @@
-"""Two ways to find the leaves that rides end in, for all trees side by side: step by step, or by sets of leaves.
+"""Two ways to find the leaf of each tree in which a ride ends: step by step, or by sets of leaves.
 
-Both work on ranks: the rank of a number in its column is how many of the column's limits are below it. A ride goes to
-a node's second child if ``low < x <= high``, that is, if x's rank is in a range.
+Both work on ranks. The rank of a number is how many of its column's limits are below the number. A ride goes to a
+node's second child if ``low < x <= high``, which is true if the rank of x is in a range.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from served.arrays import Floats, Integers
 
 STEP = np.dtype([("column", np.int32), ("low", np.int32), ("width", np.uint32), ("first", np.int32)])
-"""A node: the column and the ranks of its test, and its first child. It has 16 bytes, which numpy copies at once."""
+"""A node: the column and the ranks of its test, and its first child. It has 16 bytes, which numpy copies together."""
 LEVELS = 8
-"""After this many levels, paths that have ended are left out. After each level, it would cost more than it saves."""
+"""After every eight levels, paths that have ended are left out. To do so after each level costs more than it saves."""
 MAX_LEAVES = 64
-"""A set of a tree's leaves is an integer of 64 bits."""
+"""The most leaves of a tree for sets of leaves: a set is an integer of 64 bits, one for each leaf."""
 MAX_CELLS = 2_000_000
-"""The sets in the largest tables: 16 MB. 400 trees over eight columns with 255 limits each have 0.8 million."""
+"""The most sets in all tables together: 16 MB. 400 trees over eight columns with 255 limits each need 0.8 million."""
 EXPONENT_BITS, EXPONENT_OF_ONE = 52, 1023
-"""Where a double has its exponent, and the exponent of 1.0."""
+"""The place of the exponent in the bits of a double, and the exponent of 1.0."""
 
 Nodes = Mapping[str, NDArray[Any]]
 
@@ -57,11 +57,11 @@ class StepByStep:
         for level in range(1, self._depth + 1):
             step, before = self._steps.take(node), node
             rank = flat.take(step["column"] * rides + ride)
-            # A rank below low becomes a huge integer without a sign: one comparison tests both ends of the range.
+            # A negative difference becomes a huge unsigned integer, so one comparison tests both ends of the range.
             node = step["first"] + ((rank - step["low"]).view(np.uint32) < step["width"])
             if level % LEVELS == 0:
                 leaves[paths] = node
-                # A leaf leads to itself.
+                # A leaf leads to itself, so its path has ended.
                 going = np.flatnonzero(node != before)
                 node, ride, paths = node[going], ride[going], paths[going]
         leaves[paths] = node
@@ -70,7 +70,7 @@ class StepByStep:
 
 
 class LeafSets:
-    """Looks up, for each column, which leaves of each tree a rank can lead to. A single leaf is in all these sets."""
+    """Looks up, for each column, which leaves of each tree a rank can lead to. One leaf of a tree is in all sets."""
 
     def __init__(self, nodes: Nodes, limits: Sequence[Floats], levels: Sequence[Integers]) -> None:
         """Take the nodes, the limits of each column, and the inner nodes of each level."""
@@ -90,7 +90,7 @@ class LeafSets:
             tests = inner[nodes["column"][inner] == column]
             at = ordered.searchsorted(nodes["low"][tests])
             above, below = (np.tile(sets[roots], (len(ordered) + 1, 1)) for _ in range(2))
-            # Above its limit, a test takes the leaves under its first child away, and else those under its second.
+            # A rank above the limit excludes the leaves under the first child, and any other rank the second child's.
             np.bitwise_and.at(above, (at + 1, trees[tests]), ~sets[first[tests]])
             np.bitwise_and.at(below, (at, trees[tests]), ~sets[first[tests] + 1])
             np.bitwise_and.accumulate(above, out=above)
@@ -109,7 +109,7 @@ class LeafSets:
 
 
 def number_trees(nodes: Nodes, levels: Sequence[Integers]) -> NDArray[np.intp]:
-    """Return the number of each node's tree."""
+    """Return, for each node, the number of the tree that has it."""
     trees = np.zeros(len(nodes["first"]), np.intp)
     trees[nodes["roots"]] = np.arange(len(nodes["roots"]))
     for level in levels:

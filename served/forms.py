@@ -1,4 +1,4 @@
-"""Served forms: written to one file, and read from it with all checks that using them needs."""
+"""Writing a served form to a file, and reading it from the file with all checks that its use needs."""
 
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ from served.trees import Trees
 FLAVOR = "served_form"
 """The name of the flavor in an MLmodel file."""
 FORMAT = 1
-"""The version of the format. A reader refuses every other one."""
+"""The version of the format. A reader refuses every other version."""
 KINDS = {form.kind: form for form in (Linear, Table, Trees)}
 
 Form: TypeAlias = Linear | Table | Trees
@@ -37,7 +37,7 @@ def write_form(form: Form) -> bytes:
 
 
 def read_form(content: bytes) -> Form:
-    """Return the form in a file's content. Raises FormError if it is not one, or could not be used without harm."""
+    """Return the form in a file's content. Raises FormError if it is not a form, or if its use could do harm."""
     text, found = read_file(content)
     try:
         description = msgspec.json.decode(text, type=_Description)

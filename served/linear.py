@@ -22,7 +22,7 @@ class Linear:
 
     def __call__(self, rides: Sequence[Mapping[str, Any]]) -> Floats:
         """Return a double for each ride."""
-        # In this order, because another one would round in another way.
+        # The order of the columns is part of the form, because a sum in another order is rounded in another way.
         total = np.zeros(len(rides))
         for column, weight in zip(self.columns, self._weights, strict=False):
             total += column.read(rides) * weight
@@ -30,7 +30,7 @@ class Linear:
         return total
 
     def thresholds(self, _: int) -> Floats:
-        """Return the thresholds of a column: there are none."""
+        """Return the thresholds of a column: a linear model has no thresholds."""
         return np.zeros(0)
 
     def arrays(self) -> dict[str, NDArray[Any]]:

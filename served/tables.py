@@ -1,7 +1,7 @@
 """A table: the value for each category and each interval of a number.
 
-Trees over a category and a number give the same value for all numbers between two of their thresholds. So a table
-takes the place of all trees together, and predicts in the time that one lookup takes.
+Trees over a category and a number give the same value for all numbers between two neighbouring thresholds. So one table
+takes the place of all trees, and a prediction takes one lookup.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ class Table:
     kind = "table"
 
     def __init__(self, columns: Sequence[Column], thresholds: Floats, values: Floats) -> None:
-        """Take two columns, the thresholds of the second, and the values, of shape (categories, thresholds + 1).
+        """Take two columns, the thresholds of the second column, and the values, of shape (categories, thresholds + 1).
 
         The first column's values are the numbers of rows. A number that equals a threshold is in the interval below it.
         """
@@ -49,7 +49,7 @@ class Table:
             raise FormError("a table has two columns, a category and a number")
         thresholds, values = arrays.floats("thresholds"), arrays.floats("values", 2)
         if not (thresholds[:-1] < thresholds[1:]).all():
-            raise FormError("the thresholds are not in order")
+            raise FormError("the thresholds are not in ascending order")
         if values.shape[1] != len(thresholds) + 1 or not columns[0].holds_indices(values.shape[0]):
             raise FormError(f"values of the shape {values.shape} do not fit {len(thresholds)} thresholds and the rows")
         return cls(columns, thresholds, values)

@@ -11,19 +11,19 @@ from served.columns import Column
 from served.descents import choose, find_limits
 
 MAX_DEPTH = 200
-"""The deepest tree that is read: it limits the steps of a ride. The forest of a month of rides has 20 levels."""
+"""The most levels of a tree: they limit the steps of a ride. The forest of a month of rides has 20 levels."""
 MAX_TREES = 10_000
-"""The most trees that are read: a block has a path down each, for one ride at least."""
+"""The most trees that are read: a block holds at least one ride, and a path of this ride down each tree."""
 BLOCK = 32_768
-"""How many paths are walked at a time, in rides times trees: their arrays fit into a core's cache."""
+"""The number of paths (rides times trees) that are walked at a time: their arrays fit into a core's cache."""
 
 
 class Trees:
     """Predicts the sum of one leaf of each tree, added to a start value and divided by a divisor.
 
-    A node's children are neighbours. A ride goes to the second one if ``low < x <= high``, where x is its value in the
-    node's column: with an infinite ``high`` this is a threshold, and with a range around an integer it is the test for
-    one category. A leaf is its own first child, and its limits are infinite.
+    A node's children are neighbours in the arrays. A ride goes to the second child if ``low < x <= high``; x is the
+    ride's value in the node's column. With an infinite ``high`` this is a threshold, and with a range around an integer
+    it is the test for one name of a category. A leaf is its own first child, and its limits are infinite.
     """
 
     kind = "trees"
@@ -50,7 +50,7 @@ class Trees:
         values = self._descent.find(ranks)
         start, divisor = self._ends
         values[:, 0] += start
-        # A cumulative sum adds in order. numpy's sum would add in pairs, which rounds in another way.
+        # A cumulative sum adds in order. numpy's sum adds in pairs, which rounds in another way.
         total: Floats = values.cumsum(axis=1)[:, -1] / divisor
         return total
 
@@ -88,21 +88,21 @@ class Trees:
 
 
 def _check_nodes(nodes: Mapping[str, NDArray[Any]]) -> list[Integers]:
-    """Return the inner nodes of each level. Raises FormError unless all nodes are trees: each has one parent."""
+    """Return the inner nodes of each level. Raises FormError unless each node is in exactly one place of one tree."""
     first, roots = nodes["first"], nodes["roots"]
     size = len(first)
     if not size or any(len(array) != size for name, array in nodes.items() if name != "roots"):
         raise FormError("the arrays of its nodes differ in length, or there are no nodes")
     if not 0 < len(roots) <= MAX_TREES:
-        raise FormError(f"it has {len(roots)} trees, and here at least 1 and at most {MAX_TREES:,} are read")
+        raise FormError(f"it has {len(roots)} trees, and must have from 1 to {MAX_TREES:,}")
     is_inner = first != np.arange(size)
     children = first[is_inner]
-    # Every path ends, because each step leads to a node further on.
+    # Each step leads to a node further on, so every path ends.
     if not ((children > np.flatnonzero(is_inner)) & (children < size - 1)).all():
-        raise FormError("a node's children are not further on")
+        raise FormError("a node's children are not further on than the node, or are outside the arrays")
     parents = np.bincount(np.concatenate([children, children + 1, roots]), minlength=size)
     if not (parents == 1).all():
-        raise FormError("a node is in no tree, or in several places")
+        raise FormError("a node is in no tree, or in several places of the trees")
     if not np.isposinf(nodes["low"][~is_inner]).all():
         raise FormError("a leaf has a limit")
     return _find_levels(first, roots)

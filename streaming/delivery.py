@@ -37,10 +37,11 @@ MAX_ENTRY_BYTES = 1_048_576
 """1 MiB of data and key an entry: the most that a stream takes unless its MaxRecordSize was raised."""
 
 MAX_IN_FLIGHT = 10
-"""Requests of one batch that are in flight side by side: as many as the SDK keeps connections by default.
+"""The most requests of one batch in flight side by side: the SDK keeps as many connections by default.
 
 They hold 5,000 entries, which five shards take in a second (a shard takes 1,000 entries or 1 MB a second), so more
-requests would rather be throttled than be faster. Each has its body in memory, up to 6 MiB of base64."""
+requests would be throttled instead of being faster. Each request has its body in memory, up to 6 MiB of base64.
+"""
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 8
 """Give up after this many attempts in a row with no entry accepted, about six seconds of waits. Lambda redelivers."""
@@ -66,8 +67,8 @@ SDK_CONFIG = Config(
     max_pool_connections=MAX_IN_FLIGHT,
     parameter_validation=False,
 )
-"""Retries are ours, because only we know the entries and the time that is left. Parameters are not validated: ours all
-have one form, and validating an entry takes longer than putting it."""
+"""The SDK does not retry, because only this module knows the entries and the time that is left. It does not validate
+parameters, because all entries are made here in one form, and validating an entry takes longer than putting it."""
 
 S3_CONFIG = SDK_CONFIG.merge(Config(connect_timeout=60.0, read_timeout=60.0))
 """``request_seconds`` limits the time of an object by its size. The SDK's connect timeout is also the time for sending
@@ -187,8 +188,8 @@ class OutputStream:
         Up to ``MAX_IN_FLIGHT`` requests are in flight side by side. A failed entry is put again until it is accepted,
         attempts bring no progress, or the time is over. If an entry remains undelivered, no later group of requests is
         sent, because Lambda redelivers their records anyway. Entries with one partition key are accepted in order: each
-        is sent after the entry ahead of it was accepted, because Kinesis does not promise any order within a request,
-        let alone between requests in flight.
+        entry is sent after the entry before it was accepted, because Kinesis promises no order within a request or
+        between requests in flight.
 
         Raises:
             DeliveryError: if no wait can help, for example if there is no such stream or no permission.
@@ -206,15 +207,16 @@ class OutputStream:
     def _put_group(self, group: Sequence[Entry], most: int, deadline: Deadline, delivery: Delivery) -> int:
         """Put entries with retries, at most ``most`` requests at once, and add the result to the delivery.
 
-        Return how many requests the next group may begin with. After a failure it is one, and each attempt without a
-        failure doubles it: a throttled stream gets one request at a time, as many side by side would only fail again.
+        Return the number of requests with which the next group may begin. A failure sets the number to 1, and each
+        attempt without a failure doubles it. So a throttled stream gets one request at a time, because several requests
+        side by side would only fail again.
         """
         pending = list(group)
         failed: set[int] = set()  # ids of entries, because two entries may be equal
         is_failing = False
         attempts = 0
         while pending and attempts < MAX_ATTEMPTS_WITHOUT_PROGRESS:
-            # No wait if only entries remain that were held back behind another entry with their key.
+            # There is no wait if nothing failed, and the remaining entries only waited for an entry with their key.
             if not _wait(backoff(max(1, attempts)) if is_failing else 0.0, deadline):
                 delivery.errors[OUT_OF_TIME] += len(pending)
                 break
@@ -233,7 +235,7 @@ class OutputStream:
         return most
 
     def _put_once(self, requests: Sequence[Sequence[Entry]], deadline: Deadline) -> dict[int, str]:
-        """Send requests side by side; return the names of the errors by the ids of the entries that failed."""
+        """Send requests side by side; return the error's name for each entry that failed, by the id of the entry."""
         calls = [functools.partial(self._put_records, entries) for entries in requests]
         outcomes = run_side_by_side(calls, request_seconds(deadline))
         failures: dict[int, str] = {}
@@ -352,7 +354,7 @@ def _error_code(result: Any) -> str | None:
 
 
 def first_of_each_key(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the first entry of each partition key, in order. The others have to wait for it."""
+    """Return the first entry of each partition key, in order. The key's other entries have to wait for it."""
     first: dict[str, Entry] = {}
     for entry in entries:
         first.setdefault(entry.partition_key, entry)

@@ -214,7 +214,7 @@ class _Lines:
 
     @functools.cached_property
     def _compressor(self) -> "zlib._Compress":
-        """The compressor, which is made for many lines only: it takes a quarter of a megabyte, and so its time."""
+        """The compressor. Few lines do not need it, and making it takes time and a quarter of a megabyte."""
         return zlib.compressobj(COMPRESSION_LEVEL, wbits=GZIP)
 
     def add(self, line: RejectionLine) -> None:

@@ -20,35 +20,35 @@ MAX_ABANDONED = 16
 Response = TypeVar("Response")
 
 _idle: list["_Worker"] = []
-"""The workers that have nothing to do. The last one is taken first, and so are the SDK's connections."""
+"""The workers that have no call. The worker that was added last is taken first, as with the SDK's connections."""
 
 _abandoned: list[threading.Thread] = []
-"""The threads of abandoned requests, which end soon after."""
+"""The threads of abandoned requests. They end soon, because their connections are closed."""
 
 
 class StuckRequestsError(SystemExit):
     """Too many abandoned requests have not ended, although their connections are closed.
 
-    It ends the process, because any other exception would leave the process, and their threads, for the next batch.
-    Lambda counts an error, redelivers the batch, and starts another process.
+    This exception ends the process. After any other exception, the next batch would get the same process with the
+    stuck threads. Lambda counts an error, redelivers the batch, and starts another process.
     """
 
 
 class _Worker:
-    """A thread that makes one call after another, because a new thread for each call would cost four times as much.
+    """A thread that makes one call after another: a new thread for each call would take four times as long.
 
-    An executor of the standard library cannot take its place: Python waits for the executor's threads when it ends.
+    It is not an executor of the standard library, because Python waits for an executor's threads when it ends.
     """
 
     def __init__(self) -> None:
         self._given: SimpleQueue[tuple[Callable[[], Any], Future[Any], UsedConnection] | None] = SimpleQueue()
         self._used = UsedConnection()
-        # A daemon does not keep the process alive.
+        # It is a daemon because Python does not wait for daemons when it ends.
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def start(self, call: Callable[[], Response]) -> Future[Response]:
-        """Begin a call and return its future."""
+        """Give the thread a call, and return the call's future."""
         future: Future[Response] = Future()
         self._used = UsedConnection()
         self._given.put((call, future, self._used))
@@ -57,7 +57,8 @@ class _Worker:
     def abandon(self) -> Future[Any]:
         """Close the connection of the current call, which ends the call, and let the thread end after the call.
 
-        Return a future with TimeoutError, in place of the call's own: closing the connection gives the call an error.
+        Return a new future with a TimeoutError. The call's own future gets another error, because its connection was
+        closed.
         """
         self._used.close()
         self._given.put(None)
@@ -79,15 +80,15 @@ def _make(call: Callable[[], Any], future: "Future[Any]", used: UsedConnection) 
     except BaseException as error:
         future.set_exception(error)
     finally:
-        del future  # it keeps the error, whose traceback keeps this frame: only GC would free this circle
+        del future  # otherwise future, error, traceback and this frame are a cycle, which only GC would free
 
 
 def run_side_by_side(calls: Sequence[Callable[[], Response]], seconds: float) -> list[Future[Response]]:
     """Start all calls at once, wait until they have ended or the time is over, and return their futures in order.
 
-    A call that takes longer than ``seconds`` is abandoned: its connection is closed, and its future has TimeoutError.
-    If its request is applied after all, a retry makes a duplicate. No other call is still running when this function
-    returns, so no other request is in flight when Lambda freezes the process.
+    A call that takes longer than ``seconds`` is abandoned: its connection is closed, and its future has a TimeoutError.
+    If AWS applies its request nevertheless, a retry makes a duplicate. All other calls have ended when this function
+    returns, so none of their requests is in flight when Lambda freezes the process.
 
     Raises:
         StuckRequestsError: if threads of abandoned calls have not ended.
@@ -104,7 +105,7 @@ def run_side_by_side(calls: Sequence[Callable[[], Response]], seconds: float) ->
             futures.append(workers[-1].start(call))
         for future in futures:
             with contextlib.suppress(TimeoutError):
-                # Unlike result(), exception() does not raise the error of the call: the other calls must be awaited.
+                # Not result(), which would raise the call's error before the other calls have ended.
                 future.exception(max(0.0, end - time.monotonic()))
     finally:
         for place, future in enumerate(futures):

@@ -1,9 +1,9 @@
 """PutRecords on the wire: msgspec writes the request and reads the response, and the SDK signs and sends it.
 
-The SDK serializes and parses each entry in Python, and between its events it builds, copies and describes a request
-several times over. So a handler of its last event before a request (``before-call``) does the rest, and answers for it.
-The SDK still makes the client, the endpoint, the headers, the credentials, the signature, the connection and the errors
-(boto3 guide, "Extensibility guide").
+The SDK serializes and parses each entry in Python, and copies a request several times before it sends it. So a handler
+of the SDK's last event before a request (``before-call``) sends the request itself and returns the response, and the
+SDK skips the rest (boto3 guide, "Extensibility guide"). The client, the endpoint, the headers, the credentials, the
+signature, the connection and the errors still come from the SDK.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
 PARAMETERS = "put_records_parameters"
-"""The key in the request's context that keeps the parameters while botocore handles a request without entries."""
+"""The key of the parameters in the request's context, while botocore handles a request without entries."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -34,12 +34,12 @@ _decoder = msgspec.json.Decoder(_Response)
 
 
 def speed_up_put_records(client: "KinesisClient") -> "KinesisClient":
-    """Shorten the way of PutRecords of this client, which must not validate parameters or retry; return the client."""
-    # The SDK has no public name for the session, which has the connections, and the settings for TLS and proxies.
+    """Make PutRecords of this client faster, and return the client. It must not validate parameters or retry."""
+    # The session has the connections and the settings for TLS and proxies. The SDK has no public name for it.
     session = cast(Any, client)._endpoint.http_session
-    events: Any = client.meta.events  # its types know only handlers without a result
+    events: Any = client.meta.events  # in its type, handlers return nothing
     events.register("provide-client-params.kinesis.PutRecords", _hide_entries)
-    # The last of all handlers, after those that add headers: the first answer ends the event.
+    # It runs after the handlers that add headers, because the first handler that returns a response ends the event.
     events.register_last("before-call", functools.partial(_request, session))
     return client
 
@@ -53,13 +53,13 @@ def _hide_entries(params: dict[str, Any], context: dict[str, Any], **_: object) 
 def _request(
     session: Any, model: Any, params: dict[str, Any], request_signer: Any, context: dict[str, Any], **_: object
 ) -> tuple[Any, dict[str, Any]] | None:
-    """Send the entries, and return the response with what botocore would parse; leave other operations to botocore."""
+    """Send the entries, and return the response and its parsed content. Botocore handles all other operations."""
     if model.name != "PutRecords":
         return None
     # msgspec writes bytes as base64, as Kinesis expects them.
     body = _encoder.encode(context[PARAMETERS])
     request = AWSRequest(params["method"], params["url"], params["headers"], body)
-    request.context.update(context)  # it has the endpoint's own region and name for the signature
+    request.context.update(context)  # the signature needs the endpoint's region and name, which are in the context
     request_signer.sign(model.name, request)
     response = session.send(request.prepare())
     if response.status_code == 200:

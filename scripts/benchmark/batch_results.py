@@ -95,5 +95,7 @@ def batch_tables(rows: Sequence[BatchRow], rates: Sequence[RateRow], model: str)
     processes.caption = (
         f"On one core. ratio: the time of the course's script divided by this program's. {NOT_MEASURED}: not measured"
     )
-    further.caption = "What a longer file has more than the month, so without the start and without loading the model"
+    further.caption = (
+        "The rows that a longer file has beyond the month: no start and no loading of the model is counted"
+    )
     return [processes, further]

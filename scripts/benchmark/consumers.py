@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 COMMON, OURS_SKLEARN, OURS, FLOOR = CONSUMERS = ("common practice", "ours, sklearn", "ours", "floor")
-"""Ours runs the served form of the model; ``OURS_SKLEARN`` is the same function with the same model without it."""
+"""``OURS`` predicts with the model's served form. ``OURS_SKLEARN`` is the same function and model, without the form."""
 EMPTY = "empty floor"
-"""The floor without a model, for cold starts alone."""
+"""The floor without a model, only for cold starts."""
 HANDLERS = {COMMON: "scripts.benchmark.common_practice", OURS_SKLEARN: "lambda_function", OURS: "lambda_function"}
 """The modules of the consumers that are Lambda functions."""
 
@@ -53,7 +53,7 @@ def prepare(consumer: str, event: Any) -> Callable[[], object]:
     The consumer reads MODEL_LOCATION (a folder), RUN_ID, PREDICTIONS_STREAM_NAME and the SDK's own variables.
     """
     if consumer not in HANDLERS:
-        # The floor is as well off as our function, which does this itself.
+        # Our function treats the garbage collector in this way itself, and the floor must have the same advantage.
         gc.disable()
         from scripts.benchmark import floor
 

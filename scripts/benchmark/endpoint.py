@@ -18,9 +18,9 @@ from scripts.localaws.server import HOST
 from scripts.sources.events import SHARD
 
 SEQUENCE_NUMBER = "49630081666084879290581185630324770398608704880802529282"
-"""As long as a sequence number of Kinesis. All responses have the same one because no consumer compares them."""
+"""It is as long as a sequence number of Kinesis. All responses have the same, because no consumer compares them."""
 SET_LATENCY = b"SetLatency"
-"""An operation that Kinesis does not have: its body is the seconds from a request to its answer."""
+"""An operation that Kinesis does not have. Its body is the number of seconds from each request to its answer."""
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def serve() -> Iterator[str]:
 
 
 def set_latency(url: str, seconds: float) -> None:
-    """Let the endpoint answer each request after this time from now on. At first it answers at once."""
+    """Let the endpoint answer each later request after ``seconds``. Until the first call it answers at once."""
     with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"))) as connection:
         connection.request("POST", "/", str(seconds), {"X-Amz-Target": SET_LATENCY.decode()})
         connection.getresponse().read()

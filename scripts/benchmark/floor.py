@@ -2,9 +2,11 @@
 
 The model predicts ready-made features in one call, and ready-made entries are put 500 at a time, one request after the
 other. Nothing is decoded, encoded, checked or logged. The client has the settings of our function's client: it does not
-validate parameters and does not retry. Whoever imports this module treats the garbage collector as our function does.
+validate parameters and does not retry. ``consumers.py``, which imports this module, treats the garbage collector as our
+function does.
 
-Without MODEL_LOCATION it is the empty floor: numpy, which a model needs, the client and the requests.
+Without MODEL_LOCATION this module is the empty floor: it imports numpy, because every model needs it, and has only the
+client and the requests.
 """
 
 import base64
@@ -27,7 +29,7 @@ TRUSTED_TYPES = ["sklearn.tree._tree.Tree"]
 MINUTES = 15.717900398172926
 """A duration of the usual length in characters: the entries are made before the model predicts."""
 CONFIG = Config(retries={"total_max_attempts": 1}, connect_timeout=1.0, read_timeout=5.0, parameter_validation=False)
-"""As ``streaming.delivery.SDK_CONFIG``, which is not imported because the floor needs nothing else of that module."""
+"""The settings of ``streaming.delivery.SDK_CONFIG``. It is not imported, because the floor does not need its module."""
 
 
 def load_pipeline(folder: Path) -> Any:

@@ -18,7 +18,7 @@ from trips import MAX_DURATION, MIN_DURATION, Trips, training_trips
 
 RIDGE, FOREST = MODELS = ("ridge", "forest")
 SERVED, SKOPS, CLOUDPICKLE = FORMS = ("served form", "skops", "cloudpickle")
-"""The forms of a model. A model with a served form has skops beside it, and the function does not read that."""
+"""The forms of a model. A model with a served form has a skops file too, which the function does not read."""
 
 SEED = 0
 LARGEST_BATCH = 10_000
@@ -112,7 +112,7 @@ class LoggedModel:
     folders: Mapping[str, Path]
 
     def cloudpickle_sha256(self) -> str:
-        """Return the digest to pin."""
+        """Return the digest of the cloudpickle file, for ``MODEL_SHA256``."""
         return hashlib.sha256((self.folders[CLOUDPICKLE] / "model.pkl").read_bytes()).hexdigest()
 
 
@@ -139,7 +139,9 @@ def write_events(records: Sequence[RideRecord], sizes: Iterable[int], folder: Pa
     event_records = kinesis_event(records, FIRST_SEQUENCE_NUMBER)["Records"]
     for rides in sizes:
         if rides > len(event_records):
-            raise CommandError(f"a batch of {rides:,} rides is wanted, and there are {len(event_records):,}: add files")
+            raise CommandError(
+                f"a batch of {rides:,} rides is wanted, but there are only {len(event_records):,} rides: add files"
+            )
         (folder / f"{rides}.json").write_text(json.dumps({"Records": event_records[:rides]}))
 
 

@@ -24,10 +24,10 @@ from scripts.localaws import setup
 
 WARM, COLD = PARTS = ("warm", "cold")
 LATENCY = 0.01
-"""Seconds after which the endpoint answers a request of a delayed batch."""
+"""The number of seconds after which the endpoint answers a request of a delayed batch."""
 DELAYED = f"{WARM}, {LATENCY * 1000:g} ms a request"
 LATENCIES = {WARM: 0.0, DELAYED: LATENCY}
-"""The cases of warm batches."""
+"""The latency of each case of warm batches."""
 
 ENVIRONMENTS = {
     "mlflow": ["packages", "training"],
@@ -47,7 +47,7 @@ FORMS_OF = {
     FLOOR: (SKOPS, CLOUDPICKLE),
     EMPTY: (NO_MODEL,),
 }
-"""The forms of a model that a consumer starts with. Warm batches have the first one."""
+"""The forms of a model with which a consumer is started. Warm batches use the first form."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables that limit the threads of scikit-learn and numpy. If the user has not set them, each consumer and service
 has its own defaults: our web service's workers have one thread each. Batch programs have one."""

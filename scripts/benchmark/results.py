@@ -22,16 +22,16 @@ HEADINGS = {COMMON: "common", OURS_SKLEARN: "sklearn", OURS: "ours", FLOOR: "flo
 
 @dataclass(frozen=True)
 class WarmRow:
-    """One measure of a warm batch for all consumers, as medians of the rounds; None for one that was left out."""
+    """A measure of a warm batch for all consumers, as medians of the rounds; None if a consumer was left out."""
 
     model: str
     case: str
-    """Warm, or warm with a latency of each request."""
+    """Warm, or warm with a latency for each request."""
     rides: int
     measure: str
     common: float | None
     sklearn: float | None
-    """Our function with the model without its served form."""
+    """The time of our function if the model has no served form."""
     ours: float | None
     floor: float | None
     common_to_ours: float | None
@@ -64,7 +64,7 @@ def make_warm_rows(samples: Mapping[Cell, Sequence[Sample]]) -> list[WarmRow]:
     for place in dict.fromkeys((cell.model, cell.case, cell.rides) for cell in medians):
         found = [medians.get(Cell(*place, consumer)) for consumer in CONSUMERS]
         for at, measure in enumerate(MEASURES):
-            # The first two fields of a sample.
+            # The measures are the first two fields of a sample.
             common, sklearn, ours, floor = times = [one and one[at] * 1000 for one in found]
             ratios = [other / ours if other and ours else None for other in (common, sklearn, floor)]
             rows.append(WarmRow(*place, measure, *times, *ratios))
@@ -107,16 +107,16 @@ def stream_tables(warm: Sequence[WarmRow], cold: Sequence[ColdRow], model: str) 
             figures_of_start = (start.wall, start.cpu, start.peak_memory, *ratios_of_ours)
             starts.add_row(start.consumer, start.form, *map(format_figure, figures_of_start))
     tables[-1].caption = (
-        "vs: how many times as long the other consumer takes as ours."
-        f" {NOT_MEASURED}: not measured because a batch would take longer than --budget"
+        "vs: the time of the other consumer, divided by the time of ours."
+        f" {NOT_MEASURED}: not measured, because the batches would take longer than --budget"
     )
-    starts.caption = "wall, peak: the time and the peak memory of ours, divided by those of this consumer"
+    starts.caption = "wall, peak: the time and the peak memory of ours, divided by the same of this consumer"
     return [table for table in (*tables, starts) if table.rows]
 
 
 def markdown_table(title: str, *names: str) -> Table:
     """Return an empty table in Markdown, with columns of these names."""
-    # Without the padding of its edges it fits into the 80 columns that rich takes for a pipe.
+    # Its edges have no padding, so that it fits into the 80 columns that rich assumes for a pipe.
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.MARKDOWN, pad_edge=False)
     for name in names:
         table.add_column(name, justify="left" if name in TEXTS else "right")

@@ -30,7 +30,7 @@ WARM_UP_REQUESTS = 100
 def list_services(*, equal_workers: bool) -> dict[str, tuple[str, int]]:
     """Return the kind and the number of workers of each service, by its name.
 
-    The others run with one worker, which is their default, and if ``equal_workers``, with as many as ours too.
+    The other services have one worker, which is their default. If ``equal_workers``, they run with our number too.
     """
     found = {OURS: (OURS, WORKERS), OURS_SKLEARN: (OURS_SKLEARN, WORKERS), COURSE: (COURSE, 1), MLFLOW: (MLFLOW, 1)}
     if equal_workers and WORKERS > 1:
@@ -40,7 +40,7 @@ def list_services(*, equal_workers: bool) -> dict[str, tuple[str, int]]:
 
 @contextlib.contextmanager
 def start_services(model: LoggedModel, folder: Path, *, equal_workers: bool) -> Iterator[dict[str, Service]]:
-    """Run our services and the others for the length of the block, by their names."""
+    """Run our services and the other services for the length of the block, and yield them by their names."""
     with contextlib.ExitStack() as stack:
         found = {}
         for place, (name, (kind, workers)) in enumerate(list_services(equal_workers=equal_workers).items()):
@@ -96,7 +96,7 @@ def list_loads(plan: Plan) -> list[Load]:
 
 
 def count_turns(plan: Plan) -> int:
-    """Return the number of turns with one model: each service has one for each load and round, and a last one."""
+    """Return the number of turns with one model: each service has a turn for each load and round, and a last turn."""
     return (len(list_loads(plan)) * plan.rounds + 1) * len(list_services(equal_workers=plan.equal_workers))
 
 

@@ -4,20 +4,21 @@ bench stream (the default) compares four consumers. Common practice is the consu
 prediction and one PutRecord for each ride. Ours is this project's function with the model's served form, and "ours,
 sklearn" is the same function with the same model without it. The floor predicts ready-made features with scikit-learn
 in one call and puts ready-made entries, 500 a request; it decodes and encodes nothing, and its client and its garbage
-collector have our settings. All talk over loopback HTTP to an endpoint in another process that answers as Kinesis does,
-at once or after 10 ms. CPU time is the time of the consumer's own process. Cold starts, and those of an empty floor
-without a model, run in environments in .bench with only the locked packages that they need, which are installed once.
+collector have our settings. All consumers talk over loopback HTTP to an endpoint in another process that answers as
+Kinesis does, at once or after 10 ms. CPU time is the time of the consumer's own process. Cold starts run in
+environments in .bench with only the locked packages that they need, which are installed once. An empty floor, without
+a model, is started too.
 
-bench web compares our web service, with the served form and without, with the course's own service (Flask, gunicorn,
-mlflow.pyfunc, one ride a request) and with "mlflow models serve". These two have one worker by default; without
---quick, they are measured with as many workers as ours too. A load generator in a process of its own sends one ride a
+bench web compares our web service, with and without the served form, to the course's own service (Flask, gunicorn,
+mlflow.pyfunc, one ride a request) and to "mlflow models serve". These two have one worker by default; without --quick,
+they are measured with as many workers as ours too. A load generator in a process of its own sends one ride a
 request over more and more connections, and then lists of 100 rides. The course's service takes no lists, so it gets
 their rides one by one. Each answer is checked. All services have the same pipeline. At the end, their memory is read.
 
-bench batch compares our batch job, with the served form and without, with the course's batch script (pandas,
+bench batch compares our batch job, with and without the served form, to the course's batch script (pandas,
 mlflow.pyfunc). Each run is a process on one core, from its start to its end, in an environment with only its locked
-packages (in this one with --quick). All score the month, and a file that has it ten times. The batch job's longest file
-has the month a hundred times. Predictions of rides in both are compared.
+packages (with --quick, in the environment of bench). All programs score the month, and a file that has it ten times.
+The batch job's longest file has the month a hundred times. The predictions of rides that both predict are compared.
 
 The consumers, services or programs take turns within one run, and the results are medians of the rounds. Do not compare
 two runs, because a machine is never equally fast twice.

@@ -1,7 +1,7 @@
 """Build all images of the Dockerfile: the function's, the web service's and the batch job's, and run them.
 
-They run against a local AWS, as confined as Lambda confines a function. It needs Docker or Podman, and the images that
-the Dockerfile builds on, or others of the same layout, named by --base and --python-base.
+They run against a local AWS, as confined as Lambda confines a function. The command needs Docker or Podman, and the
+Dockerfile's base images, or other images of the same layout, which --base and --python-base name.
 """
 
 import argparse
@@ -44,7 +44,7 @@ CHOICES = {
     f"{DEFAULT} dataframe": [PIPELINE],
     "packages training": [OTHER],
 }
-"""The categories of packages of the function's image, and the models whose start in it is measured."""
+"""The choices of packages for the function's image, and the models whose start is measured with each choice."""
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def main() -> int:
     options = parse_arguments()
     choices = list(CHOICES) if options.all_packages else [LEAN, DEFAULT]
     engine = find_engine()
-    # The other images' base has a newer C library than Amazon Linux, so it can load the same wheels.
+    # The base of the other images has a newer C library than Amazon Linux, so it can load the same wheels.
     check_wheels([*" ".join(choices).split(), "web", "batch"])
     stand_ins = {"BASE": options.base, "PYTHON_BASE": options.python_base}
     bases = {name: stand_in or base_image(name) for name, stand_in in stand_ins.items()}
@@ -136,7 +136,7 @@ def build_images(engine: Engine, bases: Mapping[str, str], choices: Sequence[str
     """Build each target, without a model and with one, and return the sizes of the web and batch images."""
     model = str(SAMPLE_MODEL.relative_to(ROOT))
     for categories in choices:
-        # The build without the argument proves what the Dockerfile's default is.
+        # Without the argument, the build proves the Dockerfile's default.
         packages = {} if categories == DEFAULT else {"CATEGORIES": categories}
         engine.build(ROOT, image_of(categories), **bases, **packages)
         if SAMPLE in CHOICES[categories]:
@@ -158,7 +158,7 @@ def base_image(name: str) -> str:
 
 @contextlib.contextmanager
 def stages(engine: Engine, base: str) -> Iterator[Callable[..., Stage]]:
-    """Run the local AWS for the length of the block, and give a function that makes a stage of given packages."""
+    """Run the local AWS for the length of the block, and give a function that makes a stage with given packages."""
     with moto.serve() as endpoint:
         setup.isolate(os.environ, endpoint)
         kinesis, s3 = boto3.client("kinesis"), boto3.client("s3")

@@ -1,6 +1,6 @@
-"""What the function's lean image, without scikit-learn, must do: each scenario is a function that returns a summary.
+"""The scenarios of the function's lean image, which has no scikit-learn: each is a function that returns a summary.
 
-Some of them are the scenarios of the default image, with the lean image on the stage.
+Some scenarios are the same functions as for the default image, with the lean image on the stage.
 """
 
 import math
@@ -22,10 +22,10 @@ from scripts.image.scenarios import (
 )
 
 MOST_MB = 120
-"""What the lean image may add to its base."""
+"""The most megabytes that the lean image may add to its base."""
 RIDES = 1_000
 TOLERANCE = 1e-12
-"""How far a served form's durations may be from those of scikit-learn, relative to them."""
+"""The largest relative difference of a served form's durations from scikit-learn's durations."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LeanStage(Stage):
 
 
 def adds_little_to_its_base(stage: LeanStage) -> str:
-    """The limit leaves no room for scikit-learn and its dependencies."""
+    """The limit is too small for scikit-learn and its dependencies."""
     size = (stage.engine.size(stage.image) - stage.engine.size(stage.base)) / 1e6
     summary = f"{size:.0f} MB, of {MOST_MB} MB at most"
     if size > MOST_MB:
@@ -45,7 +45,7 @@ def adds_little_to_its_base(stage: LeanStage) -> str:
 
 
 def predicts_to_the_last_bit_as_the_default_image(stage: LeanStage) -> str:
-    """The served form gives the same durations in both, and scikit-learn gives them in the default image as well."""
+    """The served form gives the same durations in both images. So does scikit-learn in the default image."""
     lean = _predict(stage, stage.image, SAMPLE)
     expect("durations", lean, _predict(stage, stage.default_image, SAMPLE))
     pipelines = _predict(stage, stage.default_image, PIPELINE)
@@ -74,7 +74,7 @@ LEAN_SCENARIOS: Sequence[Callable[[LeanStage], str]] = (
 
 
 def _predict(stage: LeanStage, image: str, model: str) -> dict[str, float]:
-    """Return what the image's function writes to the stream for the same rides at each call, by event_id."""
+    """Return the durations that the function of an image writes to the stream for the same rides, by event_id."""
     before = len(stage.predictions())
     with stage.function(image=image, model=model) as function:
         expect("response", function.invoke(good_rides(RIDES)), COMPLETE)

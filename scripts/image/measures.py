@@ -22,7 +22,7 @@ WORKERS = 2
 BATCH, LARGE_BATCH = 500, 8_000
 """Rides in a batch of the local stack, and in a batch of almost 6 MB, Lambda's limit."""
 LARGE_MONTH = (10_000, 100)
-"""Different rows of a large month, and how often it has each."""
+"""The number of different rows of a large month, and how often it has each row."""
 TIME_JOB = """
 import time
 began = time.perf_counter()
@@ -34,7 +34,7 @@ raise SystemExit(code)
 
 
 class Choice(NamedTuple):
-    """The packages of the function's image, how a model is evaluated in it, and what both cost: a row of a table."""
+    """A row of a table: the packages of the function's image, how a model is evaluated with them, and the costs."""
 
     categories: str
     evaluated_by: str
@@ -50,7 +50,7 @@ def measure_sizes(engine: Engine, base: str, images: Mapping[str, str]) -> dict[
 
 
 def measure_choice(stage: Stage, model: str) -> Choice:
-    """Return what the packages of the stage's image cost with a model, which is out of S3."""
+    """Return the costs of the packages of the stage's image with a model that is read from S3."""
     size = stage.engine.size(stage.image) - stage.engine.size(stage.base)
     seconds, peak = _measure_starts(stage, stage.image, model)
     return Choice(" ".join(stage.categories), LOADERS[model], _megabytes(size), f"{seconds:.2f} s", _megabytes(peak))

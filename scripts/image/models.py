@@ -1,7 +1,7 @@
-"""The models of the scenarios: the sample model, as each choice of packages loads it, and two that are too heavy.
+"""The models of the scenarios, in MLflow's format: for each choice of packages, and two heavy models.
 
-The heavy ones are nearest-neighbour regressors over many remembered rides: one is slow, one takes much memory, both in
-proportion to the rides. All of them are in MLflow's format.
+The heavy models are nearest-neighbour regressors over many remembered rides. One model is slow, and the other takes
+much memory, both in proportion to the rides.
 """
 
 import functools
@@ -19,14 +19,14 @@ SAMPLE = "sample"
 PIPELINE = "pipeline"
 """The sample model without its served form, so that scikit-learn has to evaluate it."""
 OTHER = "other"
-"""A model of another flavor than scikit-learn's, which needs mlflow."""
+"""A model of another flavor than sklearn, which needs mlflow."""
 SLOW = "manhattan"
 """With this metric, a ride takes some milliseconds on one vCPU and almost no memory."""
 GREEDY = "cosine"
 """With this metric, a ride takes 8 MB for its distances to all remembered rides."""
 
 REMEMBERED = 1_000_000
-"""Rides that a heavy model compares each ride with."""
+"""The number of rides with which a heavy model compares each ride."""
 MODULE = "five_minutes_a_mile"
 CODE = """\
 class Model:
@@ -37,12 +37,12 @@ class Model:
 def _load_pyfunc(path):
     return Model()
 """
-"""The module that loads the model of another flavor."""
+"""The module that loads ``OTHER``."""
 
 
 @functools.cache
 def stage_models() -> dict[str, dict[str, bytes]]:
-    """Return the files of every model by its name, the same ones at each call, so that their digests are known."""
+    """Return the files of every model by its name, the same files at each call, so that their digests stay the same."""
     sample = open_artifact(str(SAMPLE_MODEL))
     files = {name: sample.read(name) for name in sample.names()}
     flavor = {"loader_module": MODULE, "code": "code"}
@@ -56,7 +56,7 @@ def stage_models() -> dict[str, dict[str, bytes]]:
 
 
 def pinned(name: str) -> dict[str, str]:
-    """Return the variable that pins a model of this name, if it is not loaded without a digest."""
+    """Return the variable that pins a model of this name. It is missing if the model is loaded without a digest."""
     if name == OTHER:
         return {"MODEL_SHA256": digest_of_files(stage_models()[name])}
     return {"MODEL_SHA256": digest_of(stage_models()[name]["model.skops"])} if name in (SLOW, GREEDY) else {}

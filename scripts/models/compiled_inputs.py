@@ -1,4 +1,4 @@
-"""What a fitted transformer makes of a ride's features: a source for each column of its matrix."""
+"""The columns that a fitted transformer makes from a ride's features: a source for each column of its matrix."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,10 +49,10 @@ def find_sources(transformer: Any, ride: Mapping[str, Any] = SAMPLE_FEATURES) ->
 
     Args:
         transformer: a DictVectorizer, or a ColumnTransformer of encoders and columns that are passed on.
-        ride: the features of an ordinary ride, which say what is a text and what is a number.
+        ride: the features of an ordinary ride, which show which features are texts and which are numbers.
 
     Raises:
-        NotUnderstoodError: if it is another transformer, or one with options that the served form does not have.
+        NotUnderstoodError: if it is another transformer, or has options that the served form does not have.
     """
     if type(transformer) is DictVectorizer:
         sources = _read_vectorizer(transformer, ride)
@@ -65,14 +65,14 @@ def find_sources(transformer: Any, ride: Mapping[str, Any] = SAMPLE_FEATURES) ->
 
 
 def _check(sources: Sequence[Source], ride: Mapping[str, Any]) -> None:
-    """Raise NotUnderstoodError if a source is not a ride's, or if two columns of the matrix are for the same name."""
+    """Raise NotUnderstoodError for a source that rides do not have, or for two columns with the same name."""
     if not sources:
         raise NotUnderstoodError("its matrix has no columns")
     for source in sources:
         if source.feature not in ride:
             raise NotUnderstoodError(f"it was trained with a feature {source.feature!r}, which rides do not have")
         if isinstance(source, NumberSource) == isinstance(ride[source.feature], str):
-            raise NotUnderstoodError(f"the feature {source.feature!r} is not of the type that rides have")
+            raise NotUnderstoodError(f"the feature {source.feature!r} does not have the type that it has in rides")
     for name, times in Counter(source for source in sources if isinstance(source, NameSource)).items():
         if times > 1:
             raise NotUnderstoodError(f"the feature {name.feature!r} has two columns for the name {name.name!r}")
@@ -85,7 +85,7 @@ def _read_vectorizer(vectorizer: DictVectorizer, ride: Mapping[str, Any]) -> lis
 
 
 def _read_name(name: str, separator: str, ride: Mapping[str, Any]) -> Source:
-    """Return the source of the column that a DictVectorizer gives a name: a feature, or a feature and its text."""
+    """Return the source of a DictVectorizer's column by the column's name: a feature, or a feature and its text."""
     found: list[Source] = []
     for feature, value in ride.items():
         prefix = f"{feature}{separator}"
@@ -104,7 +104,7 @@ def _read_columns(transformer: ColumnTransformer) -> Iterator[Source]:
     if transformer.transformer_weights:
         raise NotUnderstoodError("a ColumnTransformer with transformer_weights is not known")
     for name, step, _ in transformer.transformers_:
-        # The columns can be names, numbers, a slice or a mask. scikit-learn keeps their numbers here.
+        # Users give columns as names, numbers, a slice or a mask. scikit-learn keeps their numbers in this attribute.
         features = transformer.feature_names_in_[transformer._transformer_to_input_indices[name]].tolist()
         # A transformer without columns is not fitted.
         if step != "drop" and features:
@@ -116,14 +116,14 @@ def _read_step(step: Any, features: Sequence[str]) -> Iterator[Source]:
         yield from _read_one_hot(step, features)
     elif type(step) is TargetEncoder:
         yield from _read_encodings(step, features)
-    elif type(step) is FunctionTransformer and step.func is None:  # what a fitted "passthrough" is
+    elif type(step) is FunctionTransformer and step.func is None:  # a fitted "passthrough"
         yield from map(NumberSource, features)
     else:
         raise NotUnderstoodError(f"a {type(step).__name__} in a ColumnTransformer is not known")
 
 
 def _read_one_hot(encoder: OneHotEncoder, features: Sequence[str]) -> Iterator[Source]:
-    # All others raise an error for a name that they have not seen, or give it the column of several rare names.
+    # With other options, an encoder raises an error for an unseen name, or gives it the column of several rare names.
     if encoder.drop is not None or encoder.handle_unknown != "ignore" or encoder._infrequent_enabled:
         raise NotUnderstoodError('a OneHotEncoder is known only with handle_unknown="ignore", and without rare names')
     for feature, names in zip(features, encoder.categories_, strict=True):
@@ -142,4 +142,4 @@ def _texts(feature: str, names: Iterable[Any]) -> list[str]:
     texts = list(names)
     if not all(isinstance(name, str) for name in texts):
         raise NotUnderstoodError(f"the categories of {feature} are not all texts")
-    return [str(name) for name in texts]  # some are of numpy's class
+    return [str(name) for name in texts]  # some texts are numpy.str_

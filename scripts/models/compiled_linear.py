@@ -22,7 +22,7 @@ LINEAR_MODELS = (
 
 def compile_linear(model: Any, sources: Sequence[Source]) -> Linear:
     """Return the form of a fitted linear model whose matrix has these sources. Raises NotUnderstoodError."""
-    # A model that was fitted to one column of targets has two dimensions.
+    # The coefficients have two dimensions if the targets were a column.
     coefficients, intercept = np.ravel(model.coef_), np.ravel(model.intercept_)
     if coefficients.dtype != np.float64 or len(coefficients) != len(sources) or len(intercept) != 1:
         raise NotUnderstoodError("it has several targets, or coefficients that are not doubles")
@@ -44,5 +44,5 @@ def _make_column(source: Source, names: Mapping[str, Mapping[str, float]]) -> Co
     if isinstance(source, EncodingSource):
         return Category(source.feature, list(source.values), np.array(list(source.values.values())), source.other)
     coefficients = names[source.feature]
-    # Rides of other names have zeros in all columns of the matrix.
+    # Other names have the value 0.0, because their rides have zeros in all these columns of the matrix.
     return Category(source.feature, list(coefficients), np.array(list(coefficients.values())), 0.0)

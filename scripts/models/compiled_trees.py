@@ -19,9 +19,9 @@ from served.columns import Category, Column, Number
 from served.trees import Trees
 
 IDENTITY_LOSSES = frozenset({"absolute_error", "quantile", "squared_error"})
-"""The losses of HistGradientBoostingRegressor with which it predicts the sum of its trees as it is."""
+"""The losses with which a HistGradientBoostingRegressor predicts the sum of its trees, without a function of it."""
 NODE = np.dtype([("left", "i8"), ("right", "i8"), ("feature", "i8"), ("threshold", "f8"), ("value", "f8")])
-"""A node of a tree of any class. A leaf's children are -1."""
+"""A node of a scikit-learn tree of any class. A leaf has -1 in place of its children."""
 
 
 def compile_trees(model: Any, sources: Sequence[Source]) -> Trees:
@@ -30,7 +30,7 @@ def compile_trees(model: Any, sources: Sequence[Source]) -> Trees:
     if read is None:
         raise NotUnderstoodError(f"a {type(model).__name__} is not known")
     if model.n_features_in_ != len(sources):
-        raise NotUnderstoodError(f"it has {model.n_features_in_} columns, and its transformer makes {len(sources)}")
+        raise NotUnderstoodError(f"it takes {model.n_features_in_} columns, and its transformer makes {len(sources)}")
     trees, start, divisor = read(model)
     # HistGradientBoostingRegressor compares doubles, and all other classes compare numbers of 32 bits.
     inputs = _Inputs(sources, single=type(model) is not HistGradientBoostingRegressor)
@@ -89,13 +89,13 @@ def _read_tree(tree: Any) -> NDArray[Any]:
 def _read_histogram_tree(read: NDArray[Any]) -> NDArray[Any]:
     nodes = np.zeros(len(read), NODE)
     for name in ("left", "right"):
-        nodes[name] = np.where(read["is_leaf"], -1, read[name].astype(np.int64))  # they have no sign
+        nodes[name] = np.where(read["is_leaf"], -1, read[name].astype(np.int64))  # scikit-learn's are unsigned
     nodes["feature"], nodes["threshold"], nodes["value"] = read["feature_idx"], read["num_threshold"], read["value"]
     return nodes
 
 
 class _Inputs:
-    """The form's columns, and how a test on a column of the matrix becomes a test on a column of the form."""
+    """The form's columns. They turn a test on a column of the matrix into a test on a column of the form."""
 
     def __init__(self, sources: Sequence[Source], *, single: bool) -> None:
         names: dict[str, dict[str, int]] = {}
@@ -107,7 +107,7 @@ class _Inputs:
             Category(feature, list(codes), np.arange(len(codes), dtype=np.float64), -1.0)
             for feature, codes in names.items()
         ]
-        # For each column of the matrix: its column in the form, and the code of its name if it is for one.
+        # For each column of the matrix: its column in the form, and the code of its name, or -1 if it has no name.
         self._places, self._codes = np.zeros(len(sources), np.int64), np.full(len(sources), -1)
         for at, source in enumerate(sources):
             if isinstance(source, NameSource):
@@ -121,7 +121,7 @@ class _Inputs:
         """Return the column, the low and the high limit of the inner nodes' tests."""
         code, threshold = self._codes[nodes["feature"]], nodes["threshold"]
         is_name = code >= 0
-        # A column of the matrix that is 0 or 1 goes to the second child always, for its name, or never.
+        # A name's column has 0 or 1. By the threshold, the second child gets all rides, those of the name, or no ride.
         low = np.where(is_name, np.select([threshold < 0, threshold < 1], [-np.inf, code - 0.5], np.inf), threshold)
         high = np.where(is_name & (threshold >= 0) & (threshold < 1), code + 0.5, np.inf)
         return self._places[nodes["feature"]], low, high

@@ -1,7 +1,7 @@
 """Compiling a fitted pipeline into its served form: plain arrays that give the same doubles.
 
-A pipeline that is not understood is not compiled: scikit-learn serves it. Compilation ends with a proof, see
-``scripts.models.proving``.
+A pipeline that is not understood is not compiled, and scikit-learn serves it. Compilation ends with a proof (see
+``scripts.models.proving``).
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def compile_pipeline(
         NotUnderstoodError: if the pipeline has no served form, or if the form would predict something else.
     """
     try:
-        # One thread adds the trees of a forest in their order, and several threads in any.
+        # One thread adds the trees of a forest in order. Several threads add them in any order.
         with joblib.parallel_config("sequential"):
             return _compile(pipeline, predict, advance)
     except (NotUnderstoodError, MemoryError):
@@ -56,17 +56,17 @@ def compile_pipeline(
     except FormError as error:
         raise NotUnderstoodError(str(error)) from error
     except Exception as error:
-        # A pipeline may hold anything, such as an estimator that was not fitted.
-        raise NotUnderstoodError(f"compiling it raised a {in_one_line(error)}") from error
+        # A pipeline may hold any object, such as an estimator that was not fitted, so any exception is possible.
+        raise NotUnderstoodError(f"compiling it raised {in_one_line(error)}") from error
 
 
 def _compile(pipeline: Any, predict: Predict, advance: Callable[[int, int], None]) -> ServedForm:
     compiled = compile_arrays(pipeline)
     trees = compiled if isinstance(compiled, Trees) else None
-    # The table is the first half of the way, and the proof is the second one.
+    # The table is the first half of the progress, and the proof is the second half.
     table = tabulate(trees, predict, lambda done, total: advance(done, 2 * total)) if trees else None
     content = write_form(table or compiled)
-    # Read again, so that what the services will read is proved, and not what is in memory here.
+    # The content is read again, so that the proof is about the form that the services will read.
     form = read_form(content)
     rides = list(proof_rides(form, trees))
     return ServedForm(

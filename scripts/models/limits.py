@@ -1,4 +1,4 @@
-"""The numbers right at a threshold and right above it, as the trees compare them: doubles, or numbers of 32 bits.
+"""The numbers directly at a threshold and directly above it, as trees compare them: doubles, or numbers of 32 bits.
 
 Most of scikit-learn's trees round a ride's numbers to 32 bits, and compare them with thresholds that are doubles.
 """

@@ -1,7 +1,7 @@
-"""The rides on which a served form and its pipeline are compared.
+"""The rides for which the predictions of a served form and of its pipeline are compared.
 
-They are a golden set, random rides, rides at each threshold, and rides to the leaves of the trees and the cells of the
-table.
+They are chosen pairs with chosen distances, random rides, rides at each threshold, and rides to the leaves of the trees
+and to the cells of the table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,19 +20,19 @@ from served.trees import Trees
 
 RANDOM_RIDES = 100_000
 MAX_DRAWN_RIDES = 100_000
-"""Of more rides to the leaves of trees, or to the cells of a table, this many are drawn at random."""
+"""The most rides to the leaves of trees, and to the cells of a table. If there are more, they are drawn at random."""
 GOLDEN_DISTANCES = (0.0, 5e-324, 1e-9, 0.01, 0.7, 1 / 3, 1.37, 2.06, 3.66, 7.3, 18.41, 59.99, 99.99, 100.0)
 """Miles: the limits of the contract, the smallest double, and ordinary trips."""
 GOLDEN_PAIRS = 1_000
 UNSEEN = "no pair of zones"
 UNSEEN_PAIRS = (UNSEEN, "0_0", "130_999999", "-1_205", "", "130_205 ", "\u0664_\u0665")
-"""Names of no pair of zones that a model has seen."""
+"""Names that are not pairs of zones in any model's training rides."""
 
 
 def proof_rides(form: Form, trees: Trees | None) -> Iterator[dict[str, Any]]:
-    """Yield the features of all rides to compare; ``trees`` are those that the form was made from, if it was."""
+    """Yield the features of all rides to compare. ``trees`` are the trees from which the form was made, if any."""
     draw = np.random.default_rng(0)
-    # Each known pair is in many of the random rides, and not only in as many as chance brings.
+    # The random rides take the pairs in turn, so that each known pair has its share of them.
     pairs = draw.permutation(np.array([*known_pairs(form), UNSEEN], object)).tolist()
     for pair in [*UNSEEN_PAIRS, *pairs[:GOLDEN_PAIRS]]:
         yield from (_ride(pair, miles) for miles in GOLDEN_DISTANCES)
@@ -60,14 +60,14 @@ def _random_rides(draw: np.random.Generator, pairs: Sequence[str]) -> Iterator[d
     ordinary = draw.lognormal(0.7, 0.9, RANDOM_RIDES).round(2).clip(max=MAX_TRIP_DISTANCE)
     every_miles = np.where(draw.random(RANDOM_RIDES) < 0.5, uniform, ordinary).tolist()
     zones = draw.integers(0, 300, (RANDOM_RIDES, 2)).tolist()
-    # One ride in ten has any zones, most of them of no known pair.
+    # One ride in ten has random zones, which are rarely a known pair.
     has_any_zones = (draw.random(RANDOM_RIDES) < 0.1).tolist()
     for number, (miles, (pickup, dropoff)) in enumerate(zip(every_miles, zones, strict=True)):
         yield _ride(f"{pickup}_{dropoff}" if has_any_zones[number] else pairs[number % len(pairs)], miles)
 
 
 def _distances_at_thresholds(form: Form) -> list[float]:
-    """Return each threshold that a ride can have, and the doubles and the numbers of 32 bits right beside it."""
+    """Return each threshold that is a possible distance, and the doubles and 32-bit numbers directly beside it."""
     found = [form.thresholds(place) for place, column in enumerate(form.columns) if isinstance(column, Number)]
     limits = np.unique(np.concatenate([np.zeros(0), *found]))
     beside = [limits, np.nextafter(limits, -np.inf), smallest_above(limits, single=False)]
@@ -84,7 +84,7 @@ def _ride(pair: str, miles: float) -> dict[str, Any]:
 
 
 def _cell_rides(draw: np.random.Generator, table: Table) -> Iterator[dict[str, Any]]:
-    """Yield rides to cells, with the smallest number of each interval: the table was made with the largest one."""
+    """Yield rides to cells, with the smallest number of each interval: the table was made with the largest number."""
     category, number = table.columns
     names = [UNSEEN, *(category.names_and_values()[0] if isinstance(category, Category) else [])]
     limits, single = table.thresholds(1), isinstance(number, Number) and number.single
@@ -95,9 +95,9 @@ def _cell_rides(draw: np.random.Generator, table: Table) -> Iterator[dict[str, A
 
 
 def leaf_rides(trees: Trees) -> list[dict[str, Any]]:
-    """Return two rides to each leaf: with the largest and the smallest numbers that lead there.
+    """Return two rides to each leaf: with the largest and with the smallest numbers that lead to the leaf.
 
-    So each test of each tree is compared right at its threshold, on a ride for which this test makes a difference.
+    So each test of each tree gets rides directly at its threshold, for which the test makes a difference.
     """
     lows, highs = _find_ranges(trees)
     rides = []
@@ -125,7 +125,7 @@ def _find_ranges(trees: Trees) -> tuple[Floats, Floats]:
             lows[:, child], highs[:, child] = lows[:, level], highs[:, level]
         lows[column, right] = np.maximum(lows[column, level], low)
         highs[column, right] = np.minimum(highs[column, level], high)
-        # The test for one name leaves all other names.
+        # The first child of a test for one name gets all other names, so its range stays as it was.
         highs[column, left] = np.minimum(highs[column, level], np.where(np.isposinf(high), low, np.inf))
         level = np.concatenate([left, right])
     is_reached = (first == np.arange(len(first))) & (lows < highs).all(axis=0)
@@ -144,7 +144,7 @@ def _find_names(category: Category, low: Floats) -> list[str]:
 
 
 def _find_numbers(number: Number, low: Floats, high: Floats, at_high: bool) -> list[float]:
-    """Return the largest or the smallest number of each range; if the range has no such end, its other end."""
+    """Return the largest or the smallest number of each range, or the other one if the range is infinite there."""
     largest, smallest = largest_up_to(high, single=number.single), smallest_above(low, single=number.single)
     is_at_high = ~np.isposinf(high) if at_high else np.isneginf(low)
     ordinary: Any = dict(SAMPLE_FEATURES)[number.feature]

@@ -1,4 +1,4 @@
-"""The proof that a served form predicts as its pipeline does, on the rides of ``scripts.models.proof_rides``."""
+"""The proof that a served form predicts as its pipeline does, with the rides of ``scripts.models.proof_rides``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,20 @@ Predict: TypeAlias = Callable[[Sequence[Any]], Any]
 
 RIDES_A_CALL = 20_000
 MOST_DIFFERENT = 1e-12
-"""The largest difference that is accepted, relative to the prediction, or to 1 if that is smaller. Compilers for ARM
-round a product and a sum once, and BLAS, which multiplies matrices that are not sparse, adds in another order. In all
-other cases the doubles are the same."""
+"""The largest accepted difference, relative to the prediction, or to 1 if the prediction is smaller.
+
+Compilers for ARM round a product and a sum together, and BLAS, which multiplies dense matrices, adds in another order.
+In all other cases the doubles are the same.
+"""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How the form and the pipeline were compared."""
+    """The result of comparing a form with its pipeline."""
 
     rides: int
     largest_relative_difference: float
-    """0.0 if all doubles are the same to the last bit."""
+    """The largest difference, relative as ``MOST_DIFFERENT`` is. It is 0.0 if all doubles are the same."""
 
 
 def prove(
@@ -40,7 +42,7 @@ def prove(
         rides: the features of the rides to compare.
         advance: called with the rides that are done and their total.
     """
-    # A table holds the pipeline's own predictions: nothing is computed.
+    # A table may not differ at all, because it holds the pipeline's own predictions, and computes nothing.
     accepted = 0.0 if isinstance(form, Table) else MOST_DIFFERENT
     largest = 0.0
     for at in range(0, len(rides), RIDES_A_CALL):
@@ -50,7 +52,7 @@ def prove(
         if not (different <= accepted).all():
             worst = int(np.argmax(different))
             raise NotUnderstoodError(
-                f"compiled, it predicts {ours[worst]} instead of {theirs[worst]} for {part[worst]}"
+                f"its served form predicts {ours[worst]} instead of {theirs[worst]} for {part[worst]}"
             )
         largest = max(largest, float(different.max()))
         advance(at + len(part), len(rides))

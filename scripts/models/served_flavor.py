@@ -1,4 +1,4 @@
-"""MLflow's sklearn flavor with the served form beside it, as one more flavor of the same model."""
+"""Saving a model with MLflow's sklearn flavor, and with its served form as one more flavor."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def save_model(
 ) -> None:
     """Save a pipeline as ``mlflow.sklearn.save_model`` does, and its served form if there is one.
 
-    ``mlflow.models.Model.log`` calls this function of the module that it is given as the flavor.
+    ``mlflow.models.Model.log`` calls this function, because it is given this module as the flavor.
     """
     mlflow.sklearn.save_model(sk_model, path, mlflow_model=mlflow_model, **options)
     if served_form:

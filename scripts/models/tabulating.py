@@ -1,6 +1,6 @@
-"""Tabulating trees over a category and a number: the value for each category and each interval between thresholds.
+"""Tabulating trees over a category and a number: a value for each name and each interval between thresholds.
 
-The values are the pipeline's own predictions, one for each interval.
+Each value is the pipeline's own prediction for one ride of the name and the interval.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ Predict: TypeAlias = Callable[[Sequence[Any]], Any]
 """Predicts a value for each ride, whose features are a dictionary."""
 
 MAX_CELLS = 1_000_000
-"""The values of the largest table: 8 MB. A forest with more of them is served as trees."""
+"""The most values of a table: 8 MB. A forest that needs more values is served as trees."""
 ROWS_A_CALL = 50
 UNSEEN = "a name that no category has"
 
 
 def tabulate(trees: Trees, predict: Predict, advance: Callable[[int, int], None] = lambda *_: None) -> Table | None:
-    """Return the table with the predictions of a pipeline, or None if these trees have no table, or a large one.
+    """Return the table with the predictions of a pipeline, or None if these trees have no table or a too large one.
 
     Args:
         trees: the pipeline's trees.
@@ -53,7 +53,7 @@ def tabulate(trees: Trees, predict: Predict, advance: Callable[[int, int], None]
 
 
 def _distinct_names(category: Category, tests: Sequence[tuple[float, float]]) -> list[str]:
-    """Return the names that some test tells from names that the trees have not seen."""
+    """Return the names for which some test has another result than for a name that the trees have not seen."""
     names, values = category.names_and_values()
     numbers = np.array(values)
     is_distinct = np.zeros(len(names), bool)
@@ -63,6 +63,6 @@ def _distinct_names(category: Category, tests: Sequence[tuple[float, float]]) ->
 
 
 def _inside(thresholds: Floats, *, single: bool) -> list[float]:
-    """Return a number in each interval: the largest one, which a threshold belongs to, and one above them all."""
+    """Return a number in each interval: the largest number up to each threshold, and a number above all thresholds."""
     above = smallest_above(thresholds[-1:] if len(thresholds) else np.zeros(1), single=single)
     return [*largest_up_to(thresholds, single=single).tolist(), *above.tolist()]

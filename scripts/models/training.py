@@ -54,7 +54,7 @@ SEED = 0
 
 DEFAULT_MODEL = "ridge"
 """On February 2023 its errors are smaller than the linear model's. The forest's RMSE is 0.3 % smaller still, but the
-forest takes a hundred times as long to train, four times the space, and ten times as long or more to predict."""
+forest takes a hundred times as long to train, and its skops file is four times as large."""
 MODELS: dict[str, Callable[[], Any]] = {
     "linear": LinearRegression,
     "ridge": Ridge,

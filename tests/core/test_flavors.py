@@ -285,7 +285,7 @@ class TestRefusing:
             pytest.param("skops", {"serialization_format": "carrier pigeon"}, "carrier pigeon", id="format"),
             pytest.param("skops", {"pickled_model": "gone.skops"}, r"no gone\.skops", id="missing file"),
             *(
-                pytest.param("skops", {"sklearn_version": version}, rf"scikit-learn {version} and here is 1\.9\.")
+                pytest.param("skops", {"sklearn_version": version}, rf"scikit-learn {version}, but 1\.9\.")
                 for version in ("1.8.1", "2.9.1", "1.10.1")
             ),
             pytest.param("skops", {"sklearn_version": None}, "does not say which scikit-learn", id="no version"),
@@ -335,7 +335,7 @@ class TestRefusing:
         folder = changed(kind, made_by=made_by)
         pinned = digest(folder, "model.pkl") if kind == "lambda" else folder_digest(folder)
         here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        with pytest.raises(ModelError, match=f"compiled by {maker}.*and here is Python {here},.*log the model"):
+        with pytest.raises(ModelError, match=f"compiled by {maker}.*this is Python {here},.*log the model"):
             load_model(folder, sha256=pinned)
 
     @pytest.mark.parametrize("pack", [lambda content: content, zlib.compress, pickle.dumps], ids=["", "zlib", "bytes"])

@@ -94,7 +94,7 @@ def test_one_wrong_number_is_found(
     for place in chosen:
         damaged = {key: array.copy() for key, array in arrays.items()}
         damage(damaged[name], tuple(place))
-        with pytest.raises(NotUnderstoodError, match="compiled, it predicts"):
+        with pytest.raises(NotUnderstoodError, match="its served form predicts"):
             prove(read_form(write_file(description, damaged)), answers(rides, predicted), rides)
 
 

@@ -179,7 +179,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "an unknown field": (changed("linear", code="x"), "unknown field `code`"),
     "no columns": (changed("linear", columns=[]), "with 0 columns"),
     "many columns": (changed("linear", columns=[NUMBER] * 101), "with 101 columns"),
-    "a rounded category": (changed("linear", columns=[CATEGORY | {"single": True}, NUMBER]), "is not rounded"),
+    "a rounded category": (changed("linear", columns=[CATEGORY | {"single": True}, NUMBER]), "cannot be single"),
     "unused arrays": (with_array("linear", "\x1b[31m", [1.0]), "an array '\\\\x1b"),
     "a name twice": (with_array("linear", "names 0", np.frombuffer(b"a\0b\0a\0", np.uint8)), "a text twice"),
     "no UTF-8": (with_array("linear", "names 0", np.frombuffer(b"a\0\xff\0b\0", np.uint8)), "not UTF-8"),
