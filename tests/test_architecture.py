@@ -198,7 +198,7 @@ def test_a_launcher_has_four_lines_one_of_them_a_comment(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(LAUNCHERS - {"test", "environment"}))
 def test_a_command_that_loads_models_installs_scikit_learn(name: str) -> None:
-    """A model without a served form needs it, and people have such models."""
+    """A model without a served form needs scikit-learn, and users have such models."""
     start = (ROOT / "scripts" / name).read_text().splitlines()[-1]
     categories = start.partition('environment" ')[2].partition(" -- ")[0].split()
     is_installed = any("scikit-learn" in LOCK[category] for category in categories)

@@ -151,7 +151,7 @@ def test_batch_with_too_few_rides_is_refused(tmp_path: Path) -> None:
 
 
 def test_cold_start_of_each_consumer_predicts_and_reports_its_memory(tmp_path: Path) -> None:
-    """Common practice imports mlflow, the floor scikit-learn, ours neither, and the empty floor even less."""
+    """Common practice imports mlflow, the floor imports scikit-learn, and ours and the empty floor import neither."""
     write_events(generate_rides(1, seed=0), [1], tmp_path)
     model = LoggedModel("a-run", {SERVED: Path(SAMPLE_MODEL)})
     forms = {COMMON: SERVED, FLOOR: SERVED, OURS: SERVED, EMPTY: NO_MODEL}
@@ -178,14 +178,14 @@ print(json.dumps([answer, "sklearn" in sys.modules]))
 
 
 def run(code: str, *arguments: str, variables: Any = None) -> Any:
-    """Return what some code printed last, in a process of its own, because consumers read their settings once."""
+    """Run code in a process of its own, because consumers read their settings once; return the last printed value."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=variables)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_all_consumers_predict_the_same_doubles_and_ours_without_scikit_learn(tmp_path: Path) -> None:
-    """The model is logged as the benchmark logs it, and each consumer gets the form that it is measured with."""
+    """The model is logged as the benchmark logs it, and each consumer gets the form with which it is measured."""
     write_events(generate_rides(300, seed=1), [300], tmp_path)
     model = LoggedModel(*run(LOG_FOREST, str(tmp_path)))
 
@@ -205,14 +205,14 @@ def test_all_consumers_predict_the_same_doubles_and_ours_without_scikit_learn(tm
 
 @pytest.mark.parametrize(("consumer", "has_scikit_learn"), [(OURS, False), (EMPTY, False), (OURS_SKLEARN, True)])
 def test_lean_environments_have_no_scikit_learn(consumer: str, has_scikit_learn: bool) -> None:
-    """A cold start there shows what the served form needs."""
+    """The cold starts of ours prove that the served form does not need scikit-learn."""
     names = locked_packages(ENVIRONMENTS[ENVIRONMENT_OF[consumer]]).keys()
     assert "numpy" in names
     assert [name in names for name in ("scikit-learn", "scipy", "skops")] == [has_scikit_learn] * 3
 
 
 def test_floor_has_the_settings_of_our_client(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a setting of the SDK would look like a merit of ours."""
+    """With other settings, a setting of the SDK would look like an advantage of ours."""
     for name in ("PREDICTIONS_STREAM_NAME", "RUN_ID"):
         monkeypatch.setenv(name, "any")
     monkeypatch.delenv("MODEL_LOCATION", raising=False)
@@ -242,7 +242,7 @@ def test_endpoint_answers_as_kinesis_does() -> None:
 
 
 def test_endpoint_does_not_answer_before_its_latency() -> None:
-    """The response of a request with an hour's latency does not come."""
+    """A request with a latency of an hour gets no response."""
     config = Config(read_timeout=0.2, retries={"total_max_attempts": 1})
     with bench_endpoint.serve() as endpoint:
         bench_endpoint.set_latency(endpoint, 3600.0)
@@ -252,7 +252,7 @@ def test_endpoint_does_not_answer_before_its_latency() -> None:
 
 
 def test_requests_in_flight_wait_for_their_latency_side_by_side() -> None:
-    """Here the latency ends only when all of them are waiting, so it would never end if they waited one by one."""
+    """The latency in this test ends when all requests are waiting, so it would never end if they waited one by one."""
     in_flight = threading.Barrier(24)
     with bench_endpoint.Endpoint(partial(in_flight.wait, PATIENCE)) as server, ThreadPoolExecutor(24) as pool:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -300,7 +300,7 @@ def test_ratios_of_batches_are_those_of_the_medians() -> None:
 
 
 def test_cold_starts_are_compared_with_ours_of_the_same_model() -> None:
-    """The ratios are those of the medians."""
+    """The ratios are ratios of the medians."""
     found = {
         Cell("ridge", "cold, skops", 1, COMMON): [sample(8.0, 400_000_000), sample(9.0, 1), sample(1.0, 500_000_000)],
         Cell("ridge", "cold, served form", 1, OURS): [sample(2.0, 100_000_000)],

@@ -71,7 +71,7 @@ def printed(finished: subprocess.CompletedProcess[str], name: str) -> str:
     ("model", "tolerance", "kind"), [("linear", 0.01, "linear"), ("ridge", 1.0, "linear"), ("forest", 5.0, "table")]
 )
 def test_both_loaders_predict_the_same(tmp_path: Path, january: Path, model: str, tolerance: float, kind: str) -> None:
-    """The printed location is one that the function can load, and the model has a served form, with any regressor."""
+    """With any regressor, the function can load the model at the printed location, and the model has a served form."""
     finished = run(tmp_path, january, "--model", model)
     location = printed(finished, "model location")
     size = (Path(location) / "served_form.safetensors").stat().st_size / 1e6
@@ -149,7 +149,7 @@ def test_mlflows_server_takes_every_form_of_payload(tmp_path: Path, january: Pat
 
 
 def test_mlflow_does_not_mind_the_served_form(tmp_path: Path, january: Path) -> None:
-    """The registry takes a model with one more flavor, and MLflow loads it as before."""
+    """The registry accepts a model with one more flavor, and MLflow itself loads it."""
     location = printed(run(tmp_path, january), "model location")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     flavors = Model.load(location).flavors
@@ -291,13 +291,13 @@ SERVED_FORM = ServedForm("table", bytes(6_454_789), Proof(156_220, 0.0))
     ids=["rounded", "none"],
 )
 def test_a_line_is_about_the_served_form(served_form: ServedForm | NotUnderstoodError, line: str) -> None:
-    """If the model has none, the line says why."""
+    """If the model has no served form, the line says why."""
     logged = training.LoggedRun("1", "run", "m-1", "/runs/m-1", served_form)
     assert train.report(logged, {})[2] == f"served form:     {line}"
 
 
 def test_a_model_without_a_served_form_is_logged_without_one() -> None:
-    """Training goes on, and has the reason."""
+    """Training does not fail, and returns the reason."""
     shown: list[tuple[int, int]] = []
     pipeline = training.fit(PoissonRegressor(), [{"trip_distance": 1.0}, {"trip_distance": 2.0}], [1.0, 2.0])
     outcome = training.compile_served_form(pipeline, lambda done, total: shown.append((done, total)))

@@ -18,7 +18,7 @@ INFINITY = np.inf
 
 
 def pairs(*values: float, other: float) -> Category:
-    """Build the column of as many pairs of zones, from 0_1 on."""
+    """Build the column of the pairs of zones 0_1, 1_1 and so on, one pair for each value."""
     return Category("PU_DO", [f"{zone}_1" for zone in range(len(values))], np.array(values), other)
 
 
@@ -44,14 +44,14 @@ THRESHOLD_NODES = nodes(
 RANGE_NODES = nodes(
     2, *((1, 2.0, INFINITY, 2, 0), leaf(1, 5), (0, 0.5, 1.5, 4, 0), leaf(3, 7.5), leaf(4, 1), leaf(5, 2))
 )
-"""The same, but the second test is for one pair."""
+"""The same trees, but the second test is for one pair."""
 FORMS: dict[str, Form] = {
     "linear": Linear([pairs(1.5, -2, 0.25, other=0), Number("trip_distance", single=False)], np.array([1, 3.5, 0.5])),
     "table": Table([pairs(0, 1, 2, other=3), DISTANCE], np.array([0.5, 2.0]), np.arange(12.0).reshape(4, 3)),
     "leaf sets": Trees(TREE_COLUMNS, THRESHOLD_NODES, np.array([10.0, 2.0])),
     "step by step": Trees(TREE_COLUMNS, RANGE_NODES, np.array([10.0, 2.0])),
 }
-"""A form of each kind, and of each way to walk down trees."""
+"""A form of each kind, and two forms with trees: one for each way to find their leaves."""
 FILES = {name: write_form(form) for name, form in FORMS.items()}
 
 

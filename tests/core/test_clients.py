@@ -104,7 +104,7 @@ def test_a_cold_start_names_the_variable(cold_start: Callable[..., ModuleType]) 
 def test_put_records_has_the_headers_that_the_sdks_settings_ask_for(
     name: str, value: str, header: str, content: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This is true although most of the SDK's way to a request is left out."""
+    """The headers are complete although the project itself sends the request."""
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "function")
     monkeypatch.setenv(name, value)
     with serve(endpoint, keeps_requests=True) as proxy:

@@ -1,4 +1,4 @@
-"""Compiling: each known pipeline's served form gives its doubles, and each other pipeline is refused in one line."""
+"""Compiling: a known pipeline's served form gives the pipeline's doubles; any other pipeline is refused in a line."""
 
 import warnings
 from collections.abc import Sequence
@@ -162,7 +162,7 @@ def test_a_served_form_gives_the_pipelines_doubles(transformer: Any, model: Any,
     ids=["dictionaries", "target encodings"],
 )
 def test_a_dense_linear_model_differs_by_rounding_alone(transformer: Any, model: Any) -> None:
-    """BLAS multiplies matrices that are not sparse, and its sums have another order."""
+    """BLAS multiplies dense matrices, and adds in another order."""
     pipeline = fit(transformer, model)
     served = compile_fitted(pipeline)
     assert served.kind == "linear"
@@ -174,7 +174,7 @@ def test_a_dense_linear_model_differs_by_rounding_alone(transformer: Any, model:
 def test_trees_that_are_too_large_for_a_table_give_the_same_doubles(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are served as trees."""
+    """The form of these trees has the kind trees."""
     pipeline = fit(vectorizer(), model)
     monkeypatch.setattr(tabulating, "MAX_CELLS", 10)
     served = compile_fitted(pipeline)
@@ -183,7 +183,7 @@ def test_trees_that_are_too_large_for_a_table_give_the_same_doubles(
 
 
 def test_a_tree_that_is_too_deep_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service would not read it."""
+    """The pipeline has no served form, because a service would not read such a tree."""
     monkeypatch.setattr(trees, "MAX_DEPTH", 5)
     with pytest.raises(NotUnderstoodError, match="a tree has more than 5 levels"):
         compile_fitted(fit(vectorizer(), DecisionTreeRegressor()))
@@ -216,7 +216,7 @@ def test_the_progress_moves_through_the_table_and_the_proof() -> None:
 
 
 class OwnRidge(Ridge):  # type: ignore[misc]
-    """A model of the user's own, which may predict anything."""
+    """A model class of the user's own, which may predict in any way."""
 
 
 ODD_INTERCEPTS: list[Any] = [np.inf, [1.0, 2.0], None]
@@ -290,7 +290,7 @@ REFUSED: dict[str, tuple[Any, Any, Any, Any, str]] = {
 def test_a_pipeline_that_is_not_understood_is_refused_in_one_line(
     transformer: Any, model: Any, rides: Any, durations: Any, reason: str
 ) -> None:
-    """scikit-learn serves it instead."""
+    """The error is one line with the reason, because train prints it."""
     with np.errstate(all="ignore"):
         pipeline = fit(transformer, model, rides, durations)
         with pytest.raises(NotUnderstoodError) as raised:
@@ -311,7 +311,7 @@ def test_a_pipeline_that_is_not_understood_is_refused_in_one_line(
     ],
 )
 def test_odd_fitted_attributes_are_refused(model: Any, attribute: str, value: Any) -> None:
-    """A pipeline may have been changed after it was fitted."""
+    """A pipeline is refused if its attributes were changed after it was fitted."""
     rides = [{"PU_DO": name, "trip_distance": miles} for name in ("1_1", "2_2") for miles in (1.0, 2.0)]
     pipeline = fit(vectorizer(sparse=False), model, rides, [1.0, 2.0, 3.0, 4.0])
     vars(pipeline[1]).update({attribute: value})
@@ -330,14 +330,14 @@ def test_odd_fitted_attributes_are_refused(model: Any, attribute: str, value: An
     ],
     ids=str,
 )
-def test_anything_else_is_refused_as_well(pipeline: Any) -> None:
-    """It may be no pipeline, a longer one, or one that was never fitted."""
+def test_any_other_object_is_refused(pipeline: Any) -> None:
+    """The object is not a pipeline, is a longer pipeline, or was never fitted."""
     with pytest.raises(NotUnderstoodError):
         compile_pipeline(pipeline, lambda rides: np.zeros(len(rides)))
 
 
 def test_only_an_ordinary_ride_says_which_features_are_texts() -> None:
-    """A later contract with more features needs no change here."""
+    """If a later contract has more features, the compiler needs no change."""
     ride = {"PU_DO": "1_2", "PU": "1", "hour": 3, "trip_distance": 1.0}
     fitted = DictVectorizer().fit([ride, {**ride, "PU": "PU_DO=1"}])
     sources = [(type(source).__name__, source.feature) for source in find_sources(fitted, ride)]

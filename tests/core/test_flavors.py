@@ -165,7 +165,7 @@ class TestLoading:
     def test_without_scikit_learns_packages_the_error_says_which_build_includes_them(
         self, saved: Saved, kind: str, missing: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The lean image holds none of them, and an image of one's own may lack one."""
+        """The lean image has none of these packages, and a user's own image may lack one of them."""
         for module in ("skops", "skops.io", "cloudpickle", "cloudpickle.cloudpickle"):
             monkeypatch.setitem(sys.modules, module, None)
         if missing == "scikit-learn":

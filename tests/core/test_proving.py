@@ -1,4 +1,4 @@
-"""The proof of a served form: which rides it compares, and which damage it finds."""
+"""The proof of a served form: the rides that it compares, and the damage that it finds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,7 @@ def next_double(values: Any, at: Any) -> None:
 
 
 def next_single(values: Any, at: Any) -> None:
-    """Make one number larger by the last bit of a number of 32 bits, which is what a forest compares."""
+    """Make one number larger by the last bit of a number of 32 bits, because a forest compares such numbers."""
     values[at] = np.nextafter(np.float32(values[at]), np.float32(np.inf))
 
 
@@ -68,7 +68,7 @@ DAMAGES: list[tuple[Any, bool, str, Callable[[Any, Any], None]]] = [
     (BOOSTED, False, "low", next_double),
     (SLOW_BOOSTED, False, "value", larger),
 ]
-"""A model, whether its trees become a table, and an array of the form and what is done to one of its numbers."""
+"""A model, whether its trees become a table, an array of the form, and the damage to one of the array's numbers."""
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ DAMAGES: list[tuple[Any, bool, str, Callable[[Any, Any], None]]] = [
 def test_one_wrong_number_is_found(
     model: Any, as_table: bool, name: str, damage: Callable[[Any, Any], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of ten numbers that a ride can reach, one at a time: a coefficient, a leaf, a cell, or a threshold."""
+    """Ten numbers that a ride can reach are damaged, one at a time: coefficients, leaves, cells or thresholds."""
     if not as_table:
         monkeypatch.setattr(tabulating, "MAX_CELLS", 1)
     pipeline = fit(model)
@@ -119,13 +119,13 @@ def is_leaf_pair(arrays: Any, children: Any) -> Any:
 
 
 def answers(rides: list[Any], predicted: Any) -> Callable[[Any], Any]:
-    """Return a function that gives what was predicted before, in order: the pipeline is called once for all damages."""
+    """Return a function that gives earlier predictions in order: the pipeline is called once for all damages."""
     start = iter(range(0, len(rides), 20_000))
     return lambda part: predicted[(at := next(start)) : at + len(part)]
 
 
 def test_the_proof_compares_all_kinds_of_rides() -> None:
-    """Known and unseen pairs, random distances, each threshold and the numbers right beside it, and each leaf."""
+    """They have known and unseen pairs, random distances, each threshold and the numbers beside it, and each leaf."""
     pipeline = fit(BOOSTED)
     served = compile_pipeline(pipeline, pipeline.predict)
     form = read_form(served.content)
@@ -145,7 +145,7 @@ def test_the_proof_compares_all_kinds_of_rides() -> None:
 
 @pytest.mark.parametrize("model", [FOREST, SLOW_BOOSTED], ids=lambda model: type(model).__name__)
 def test_each_leaf_has_a_ride_at_both_ends_of_its_range(model: Any) -> None:
-    """So scikit-learn's own trees lead some ride to each of their leaves, and both sides of each test are compared."""
+    """scikit-learn's own trees lead some ride to each leaf, so both sides of each test are compared."""
     pipeline = fit(model)
     trees = compile_arrays(pipeline)
     assert isinstance(trees, Trees)
@@ -156,7 +156,7 @@ def test_each_leaf_has_a_ride_at_both_ends_of_its_range(model: Any) -> None:
 
 @pytest.mark.parametrize("limit", [0.1, 1.0, 1 + 2**-30, 1 - 2**-30, 0.0, -0.1, -1.0, 16777217.0])
 def test_the_numbers_beside_a_limit_are_neighbours(limit: float) -> None:
-    """One is not above the limit, the next one is, and there is none between."""
+    """One number is not above the limit, the other number is, and there is no number between them."""
     for single, number in ((False, np.float64), (True, np.float32)):
         below, above = largest_up_to(np.array([limit]), single=single), smallest_above(np.array([limit]), single=single)
         assert below.item() <= limit < above.item()

@@ -1,4 +1,4 @@
-"""Every model that the training knows, trained on a real month: its served form predicts it, and the next month."""
+"""Every model that train offers, trained on a real month: its served form predicts this month and the next month."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from served.forms import read_form
 from trips import training_trips
 
 TREES = 10
-"""The command's forest has 100, which take minutes to fit."""
+"""The number of trees. The forest of train has 100, which take minutes to fit."""
 
 
 def read_months() -> list[tuple[list[Any], list[float]]]:

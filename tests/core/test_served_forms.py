@@ -1,4 +1,4 @@
-"""Served forms: what each kind predicts, which files are refused, and how they are loaded."""
+"""Served forms: the predictions of each kind, the files that are refused, and how models with a form are loaded."""
 
 import math
 import os
@@ -37,7 +37,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class TestPredicting:
-    """The doubles of each kind."""
+    """The doubles that each kind predicts."""
 
     @pytest.mark.parametrize(
         ("kind", "expected"),
@@ -49,13 +49,13 @@ class TestPredicting:
         ],
     )
     def test_a_form_predicts_what_its_arrays_say(self, kind: str, expected: list[float]) -> None:
-        """A number that equals a threshold is below it, and another pair has the value of other pairs."""
+        """A number that equals a threshold counts as below it, and an unknown pair has the value of all other names."""
         form = read_form(FILES[kind])
         assert Model(form, "v").predict(RIDES) == expected
         assert form([]).tolist() == []
 
     def test_both_ways_down_the_trees_find_the_same_leaves(self) -> None:
-        """Random trees, with rides at each limit and beside it, in several blocks, predict what a plain walk does."""
+        """Both predict as a plain walk does, for random trees, several blocks, and rides at and beside each limit."""
         draw = np.random.default_rng(0)
         columns = [Number(name, single=False) for name in "ab"]
         for trees in (1, 3, 700):
@@ -80,7 +80,7 @@ class TestPredicting:
         assert "trip_distance is not finite" in str(answers[4])
 
     @pytest.mark.parametrize("value", [None, "3.66", "1_0", [1.0], 1e39])
-    def test_a_value_that_is_no_number_of_32_bits_is_an_error(self, value: object) -> None:
+    def test_a_value_that_is_not_a_number_of_32_bits_is_an_error(self, value: object) -> None:
         """Texts are not read as numbers, and a larger number would become infinite."""
         with pytest.raises((TypeError, ValueError), match="trip_distance is not"):
             FORMS["table"]([{"PU_DO": "1_1", "trip_distance": value}])
@@ -109,7 +109,7 @@ def grow(draw: np.random.Generator, trees: int) -> tuple[Arrays, NDArray[np.floa
 
 
 def walk(arrays: Arrays, ride: Mapping[str, float]) -> float:
-    """Return what trees predict that start from 0.3 and are divided by 3."""
+    """Return the prediction of trees with the start 0.3 and the divisor 3."""
     total = 0.3
     for root in arrays["roots"]:
         at = root
@@ -191,8 +191,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "infinite weight": (with_array("linear", "weights", [1.0, math.inf, 0.0]), "a number in weights is NaN or inf"),
     "too few weights": (with_array("linear", "weights", [1.0, 0.0]), "2 weights for 2 columns"),
     "a table of numbers": (changed("table", columns=[NUMBER, NUMBER]), "a category and a number"),
-    "thresholds out of order": (with_array("table", "thresholds", [2.0, 0.5]), "not in order"),
-    "thresholds repeated": (with_array("table", "thresholds", [2.0, 2.0]), "not in order"),
+    "thresholds out of order": (with_array("table", "thresholds", [2.0, 0.5]), "not in ascending order"),
+    "thresholds repeated": (with_array("table", "thresholds", [2.0, 2.0]), "not in ascending order"),
     "no rows": (with_array("table", "values", np.zeros((0, 3))), "do not fit"),
     "no intervals": (with_array("table", "values", np.zeros((4, 0))), "do not fit"),
     "a row too few": (with_array("table", "values", np.zeros((3, 3))), "do not fit"),
@@ -225,21 +225,21 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_damaged_file_is_refused(name: str) -> None:
-    """The error says what is wrong, before anything of the form is used."""
+    """The error says what is wrong, and nothing of the form has been used by then."""
     content, reason = REFUSED[name]
     with pytest.raises(FormError, match=reason):
         read_form(content)
 
 
 def test_the_largest_file_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading takes several times its size."""
+    """A file that is too large is refused, because loading it takes several times its size."""
     monkeypatch.setattr(arrays, "MAX_BYTES", len(FILES["table"]) - 1)
     with pytest.raises(FormError, match="it has more than"):
         read_form(FILES["table"])
 
 
 def test_the_deepest_tree_and_the_most_trees_are_read() -> None:
-    """A chain and a forest of leaves are at the limits, and still predict."""
+    """A chain of nodes and a forest of leaves that are exactly at the limits predict."""
     assert Model(read_form(chain(MAX_DEPTH)), "v").predict([Ride(1, 1, 99.5), Ride(1, 1, 0.0)]) == [55.0, 5.0]
     leaves = nodes(MAX_TREES, *(leaf(place, 1.0) for place in range(MAX_TREES)))
     assert Model(read_form(trees_with(**leaves)), "v").predict([RIDE] * 3) == [(MAX_TREES + 10) / 2] * 3
@@ -263,14 +263,14 @@ def model(tmp_path: Path) -> Callable[..., str]:
 
 
 class TestLoading:
-    """The flavor of the served form."""
+    """Loading a model that has the flavor of the served form."""
 
     def test_the_flavor_beside_a_served_form_is_not_touched(self, model: Callable[..., str]) -> None:
-        """A model loads if its other flavors are broken."""
+        """A model is loaded even if its other flavors are broken."""
         assert load_model(model()).predict([RIDE]) == [5.0]
 
     def test_its_digest_can_be_pinned(self, model: Callable[..., str]) -> None:
-        """The digest is that of the served form's file."""
+        """The pinned digest is the digest of the served form's file."""
         folder = model()
         assert find_digest(folder) == digest_of(FILES["table"])
         assert load_model(folder, sha256=find_digest(folder).upper()).predict([RIDE]) == [5.0]
@@ -293,7 +293,7 @@ class TestLoading:
     def test_a_served_form_that_cannot_be_used_is_refused(
         self, model: Callable[..., str], content: bytes | None, flavor: dict[str, Any], reason: str
     ) -> None:
-        """The error is one printable line. scikit-learn does not take over, because nobody would notice."""
+        """The error is one printable line. scikit-learn does not predict instead, because nobody would notice."""
         with pytest.raises(ModelError, match=reason) as caught:
             load_model(model(content, **flavor))
         assert str(caught.value).isprintable()

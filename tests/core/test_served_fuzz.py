@@ -28,7 +28,7 @@ FILES_TRIED = 100_000 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else
 PROCESSES = 2
 RIDES = [Ride(zone, 1, miles) for zone in (0, 1, 2, 7) for miles in (0.0, 0.5, 1.9, 2.0, 2.1, 100.0)]
 MOST_GROWTH = 64 * 1024
-"""Kilobytes by which all files together may make the process grow. The files have about one kilobyte."""
+"""The most kilobytes by which the process may grow while it tries all files, which have about a kilobyte each."""
 NUMBERS = [np.nan, np.inf, -np.inf, 0.0, -0.0, -1.0, 0.5, 1e308, -1e308, 5e-324, 2.0**31, 2.0**53, 3.0, 4.0]
 INTEGERS = [-(2**31), 2**31 - 1, -1, *range(8)]
 TEXTS = ["", "\n\x1b[31m", "ü" * 50, "PU_DO", "trip_distance", "trees", "table", "linear", "names 0", "values 1"]
@@ -129,7 +129,7 @@ def make_file(number: int) -> tuple[str, bytes]:
 
 
 def try_file(content: bytes) -> str:
-    """Return what became of a file: refused, or how it predicts the rides."""
+    """Try a file, and return its outcome: refused, or how it predicts the rides."""
     try:
         form = read_form(content)
     except FormError:

@@ -129,7 +129,7 @@ def test_no_image_is_built_with_half_a_model(missing: str, tmp_path: Path) -> No
 
 
 def test_the_dockerfile_and_the_template_offer_the_packages_that_are_tested() -> None:
-    """All targets have the same default, which is the template's too."""
+    """All targets and the template have the same default."""
     defaults = re.findall('^ARG CATEGORIES="(.*)"$', (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert defaults == [test_image.DEFAULT] * 3
     offered = parsed()["Parameters"]["ImagePackages"]
@@ -139,7 +139,7 @@ def test_the_dockerfile_and_the_template_offer_the_packages_that_are_tested() ->
 @pytest.mark.parametrize("target", ["", "web", "batch"], ids=["lambda", "web", "batch"])
 @pytest.mark.parametrize("choice", test_image.CHOICES)
 def test_no_package_of_an_image_lacks_another_one(choice: str, target: str) -> None:
-    """Categories are locked one by one, and installed without a look at what the packages require."""
+    """A test is needed because categories are locked one by one, and installed without checking requirements."""
     lines = wheels.select(requirements([*choice.split(), *target.split()]), X86)
     pinned = [line.partition(" --hash=")[0].partition("==") for line in lines]
     versions = {canonicalize_name(name): version for name, _, version in pinned}

@@ -1,4 +1,4 @@
-"""Servers that tests of delivery use besides those that play AWS."""
+"""Servers for tests of delivery, besides the servers that play AWS."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ Answering = Callable[[int, bytes | Callable[[bytes], bytes]], str]
 def answering() -> Iterator[Answering]:
     """Give a function that starts a server with one response to all requests, and returns its URL.
 
-    In place of the response's body, it takes a function of the request's body, which may wait for other requests.
+    The response's body may also be a function of the request's body, which may wait for other requests.
     """
 
     def answer(status: int, body: bytes | Callable[[bytes], bytes]) -> str:

@@ -202,5 +202,5 @@ def test_records_that_are_not_decoded_are_reported(
             kinesis_event(ride_event(1), packed_rides(4_000, first=5), b"{", ride_event(4))
         )
     assert [one["itemIdentifier"] for one in response["batchItemFailures"]] == ["1", "2", "3", "4"]
-    # All rides of the part once, side by side, and then one request an attempt.
+    # The first attempt sends all rides of the part side by side, and each later attempt sends one request.
     assert sum(server.entry_counts) == 4_000 + 500 * (delivery.MAX_ATTEMPTS_WITHOUT_PROGRESS - 1)

@@ -97,7 +97,7 @@ def test_a_batch_is_one_call_of_the_model_and_a_request_for_each_500_rides(
 
 
 def test_a_request_does_not_take_the_detours_of_the_sdk(stream: str) -> None:
-    """The SDK calls as many functions for 400 entries as for one, and does not describe itself anew each time."""
+    """The SDK calls as many functions for 400 entries as for one entry, and builds its user agent only once."""
     put_records: Any = OutputStream.connect(stream)._client.put_records
 
     def calls(entries: int) -> Counter[str]:

@@ -59,7 +59,7 @@ FIRST_NUMBER = 8
 CALM = 600_000
 """The milliseconds of an invocation that does not run out of time, however slow the machine is."""
 SMALL_REQUEST, AT_ONCE = 3, 3
-"""Entries of a request, and requests side by side, so that a small batch takes several requests one after the other."""
+"""The entries of a request and the requests in flight: so small that a small batch takes several requests."""
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ class TestOrder:
     def test_entries_of_a_key_stay_in_order(
         self, chaos: Chaos, kinesis: "KinesisClient", stream: str, size: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """No entry is sent before the one ahead of it is accepted, however many entries a request has."""
+        """An entry is sent only after the entry before it was accepted, however many entries a request has."""
         monkeypatch.setattr(delivery, "MAX_ENTRIES", size)
 
         def spoil(call: Call) -> Fault:
@@ -319,7 +319,7 @@ class TestTime:
     def test_a_request_that_hangs_is_abandoned_and_retried(
         self, chaos: Chaos, kinesis: "KinesisClient", stream: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The retry delivers its entries. The requests beside it are awaited."""
+        """A retry delivers the entries of the request. The function waits for the other requests in flight."""
         monkeypatch.setattr(delivery, "REQUEST_SECONDS", 0.5)
         monkeypatch.setattr(delivery, "MAX_ENTRIES", 1)
 

@@ -1,4 +1,4 @@
-"""Requests of one batch in flight side by side: how many there are, and what is kept if one of them fails."""
+"""Requests of one batch in flight side by side: their number, and the result if one of them fails."""
 
 import functools
 import gc
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
 SIZE, AT_ONCE = 5, 4
-"""Entries of a request, and requests in flight, so that a small batch takes several groups of requests."""
+"""The entries of a request and the requests in flight: so small that a small batch takes several groups."""
 GROUP = SIZE * AT_ONCE
 
 
@@ -54,7 +54,7 @@ def throttle(call: Call, *keys: str) -> FailedEntries:
 def test_as_many_requests_as_allowed_are_in_flight_and_no_more(
     answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server answers no request before four are there. With a fifth, it would see more than four at a time."""
+    """The server answers only when four requests are there. If a fifth request were sent, the server would see it."""
     barrier, lock = threading.Barrier(AT_ONCE), threading.Lock()
     inside, most = 0, 0
 
@@ -77,7 +77,7 @@ def test_as_many_requests_as_allowed_are_in_flight_and_no_more(
 def test_a_slow_request_keeps_back_only_entries_with_its_keys(
     answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server answers the first request after the others beside it. The last entry has a key of the first one."""
+    """The server answers the first request last. The last entry of the batch has a key of the first request."""
     others_done = threading.Semaphore(0)
     arrived: list[list[str]] = []
 
@@ -124,7 +124,7 @@ def test_a_throttled_stream_gets_one_request_at_a_time(chaos: Chaos, stream: str
 def test_requests_side_by_side_come_back_step_by_step(
     chaos: Chaos, kinesis: "KinesisClient", stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a failure there is one request, then two, and then four again."""
+    """After a failure, the next attempts have one request, then two requests, and then four again."""
     sizes = []
 
     def note(calls: list[object], seconds: float) -> object:
@@ -178,10 +178,10 @@ def test_a_lack_of_memory_is_raised(stream: str, monkeypatch: pytest.MonkeyPatch
 
 
 class TestWorkers:
-    """The threads that make the calls."""
+    """The threads in which calls are made."""
 
     def test_threads_are_used_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """There are never more threads than calls side by side."""
+        """There are never more threads than calls at the same time."""
         monkeypatch.setattr(requests, "_idle", [])
         used: list[set[int]] = []
 
@@ -222,7 +222,7 @@ class TestWorkers:
             gc.enable()
 
     def test_an_abandoned_call_leaves_the_others_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its thread gets no other call, and ends with the call."""
+        """Its thread gets no further call, and ends when the call ends."""
         monkeypatch.setattr(requests, "_idle", [])
         monkeypatch.setattr(requests, "_abandoned", [])
         release = threading.Event()

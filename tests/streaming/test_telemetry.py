@@ -136,7 +136,7 @@ def test_concurrent_batches_do_not_share_their_metrics(function: Callable[..., M
 
 
 def test_the_metrics_line_is_the_one_that_powertools_writes(capsys: pytest.CaptureFixture[str]) -> None:
-    """CloudWatch extracts metrics from nothing but its own format, which Powertools knows."""
+    """CloudWatch extracts metrics only from its own format, and Powertools writes this format."""
     values = {"Rides": 3, "Undelivered": 0, "PredictTime": 0.25, "OldestRecordAge": 1e12}
     metrics = Metrics(namespace="Ö", service="a model")
     for name, value in values.items():
