@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from artifacts import Artifact, ModelError, describe, in_one_line, open_artifact
 from digests import check_digest, digest_of, digest_of_files, verified_copy
-from served.arrays import FormError
+from served.arrays import MAX_BYTES, FormError
 from served.forms import FLAVOR, read_form
 
 Features: TypeAlias = list[Any]
@@ -71,13 +71,13 @@ def _load_form(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None
     if not isinstance(name, str):
         raise ModelError(f"{artifact.location}: its MLmodel does not name the file of its served form (data)")
     what = f"{artifact.location}/{name}"
-    content = artifact.read(name)
+    content = artifact.read(name, MAX_BYTES + 1)
     if sha256 is not None:
         check_digest(what, "a served form", digest_of(content), sha256)
     try:
         return read_form(content)
     except FormError as error:
-        raise ModelError(f"{what} cannot be loaded: {error}") from error
+        raise ModelError(f"{what} cannot be loaded: {in_one_line(error)}") from error
 
 
 def _load_pyfunc(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | None) -> Call:

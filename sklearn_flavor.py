@@ -40,6 +40,11 @@ dictionary in which a VotingRegressor names its members, and the folds and the s
 DEFAULT_FORMAT = "pickle"
 """What MLflow assumes if a model's flavor does not name its serialization format."""
 
+BUILD_WITH_SKLEARN = (
+    'build the image with --build-arg CATEGORIES="packages sklearn", or here run ./scripts/environment sklearn -- true'
+)
+"""What to do if scikit-learn, skops or cloudpickle is missing."""
+
 Pipeline = Any  # a fitted scikit-learn estimator: anything with ``predict``
 Features: TypeAlias = list[Any]
 Call: TypeAlias = Callable[[Features], Any]
@@ -178,6 +183,8 @@ def _is_taken(module: str) -> bool:
 
 
 def _hint(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in ("cloudpickle", "skops"):
+        return f"; {BUILD_WITH_SKLEARN}"
     if isinstance(error, ImportError | AttributeError):
         return "; if the model has classes of your own, log it with code_paths=[...], so that it brings their module"
     return ""
@@ -190,8 +197,7 @@ def _check_sklearn(artifact: Artifact, made_with: object) -> None:
     except importlib.metadata.PackageNotFoundError as error:
         raise ModelError(
             f"{artifact.location} has no served form and needs scikit-learn, which is not installed: train it again"
-            ' with ./scripts/train, or build the image with --build-arg CATEGORIES="packages sklearn", or here run'
-            " ./scripts/environment sklearn -- true"
+            f" with ./scripts/train, or {BUILD_WITH_SKLEARN}"
         ) from error
     if made_with is None:
         raise ModelError(

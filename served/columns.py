@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 
 from served.arrays import Arrays, Floats, FormError, pack_texts
 
-MAX_COLUMNS = 1_000
-"""A form has a column for each feature, or a few."""
+MAX_COLUMNS = 100
+"""The columns of the largest form. Every batch of rides becomes a matrix with so many columns: 8 MB for 10,000 rides.
+
+A form has a column for each feature, or a few.
+"""
+LARGEST, LARGEST_SINGLE = np.finfo(np.float64).max, np.float64(np.finfo(np.float32).max)
+"""The largest numbers of 64 and of 32 bits that are not infinite."""
 
 
 class ColumnDescription(Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,10 +38,14 @@ class Number:
     def read(self, rides: Sequence[Mapping[str, Any]]) -> Floats:
         """Return a double for each ride. Raises KeyError, TypeError or ValueError if one has no finite number."""
         feature = self.feature
-        values = np.array([ride[feature] for ride in rides], np.float64)
-        if not np.isfinite(values).all():
+        values = np.array([ride[feature] for ride in rides])
+        # numpy would make a number of the text "130_205" too.
+        if values.dtype.kind not in "biuf" or values.ndim != 1:
+            raise TypeError(f"{feature} is not a number")
+        # NaN is not at most the largest number either.
+        if not (np.abs(values) <= (LARGEST_SINGLE if self.single else LARGEST)).all():
             raise ValueError(f"{feature} is not finite")
-        return values.astype(np.float32).astype(np.float64) if self.single else values
+        return values.astype(np.float32 if self.single else np.float64).astype(np.float64)
 
     def describe(self) -> ColumnDescription:
         """Return the column's description."""
@@ -87,7 +96,10 @@ def read_column(description: ColumnDescription, number: int, arrays: Arrays) -> 
     """Return the column of a description and of the arrays with its number. Raises FormError."""
     if not description.is_category:
         return Number(description.feature, single=description.single)
-    names, values = arrays.texts(f"names {number}"), arrays.floats(f"values {number}")
-    if len(values) != len(names) + 1 or len(set(names)) != len(names):
-        raise FormError(f"column {number} has {len(names)} names, not all different, and {len(values)} values")
+    if description.single:
+        raise FormError(f"column {number} is a category, which is not rounded")
+    values = arrays.floats(f"values {number}")
+    if not len(values):
+        raise FormError(f"column {number} has no value for other names")
+    names = arrays.texts(f"names {number}", len(values) - 1)
     return Category(description.feature, names, values[:-1], float(values[-1]))

@@ -46,7 +46,7 @@ def read_form(content: bytes) -> Form:
     if description.format != FORMAT:
         raise FormError(f"its format is {description.format} and here only {FORMAT} is known: update this service")
     if description.kind not in KINDS or not 0 < len(description.columns) <= MAX_COLUMNS:
-        raise FormError(f"the kind {description.kind} with {len(description.columns)} columns is not known here")
+        raise FormError(f"the kind {description.kind!r} with {len(description.columns)} columns is not known here")
     arrays = Arrays(found)
     columns = [read_column(column, number, arrays) for number, column in enumerate(description.columns)]
     form = KINDS[description.kind].read(columns, arrays)

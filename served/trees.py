@@ -1,4 +1,4 @@
-"""Trees: forests and boosted trees, all of which are walked down side by side, one level at a step."""
+"""Trees: forests and boosted trees."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 
 from served.arrays import Arrays, Floats, FormError, Integers
 from served.columns import Column
+from served.descents import choose, find_limits
 
 MAX_DEPTH = 200
-"""The deepest tree that is read. scikit-learn's trees without a limit rarely have more than 60 levels."""
+"""The deepest tree that is read: it limits the steps of a ride. The forest of a month of rides has 20 levels."""
+MAX_TREES = 10_000
+"""The most trees that are read: a block has a path down each, for one ride at least."""
 BLOCK = 32_768
 """How many paths are walked at a time, in rides times trees: their arrays fit into a core's cache."""
 
@@ -20,7 +23,7 @@ class Trees:
 
     A node's children are neighbours. A ride goes to the second one if ``low < x <= high``, where x is its value in the
     node's column: with an infinite ``high`` this is a threshold, and with a range around an integer it is the test for
-    one category. A leaf is its own first child, and its ``low`` is infinite.
+    one category. A leaf is its own first child, and its limits are infinite.
     """
 
     kind = "trees"
@@ -28,29 +31,27 @@ class Trees:
     def __init__(self, columns: Sequence[Column], nodes: Mapping[str, NDArray[Any]], ends: Floats) -> None:
         """Take the columns, the arrays of all nodes by name, and the start and the divisor. Raises FormError."""
         self.columns = columns
-        self._nodes = dict(nodes)
+        integers = {name: nodes[name].astype(np.int32, copy=False) for name in ("column", "first", "roots")}
+        self._nodes = {**nodes, **integers}
         self._ends = ends
-        self._depth = _check_nodes(nodes)
+        levels = _check_nodes(self._nodes)
+        self._limits = find_limits(self._nodes, len(columns))
+        self._descent = choose(self._nodes, self._limits, levels)
 
     def __call__(self, rides: Sequence[Mapping[str, Any]]) -> Floats:
         """Return a double for each ride."""
-        inputs = np.stack([column.read(rides) for column in self.columns])
+        pairs = zip(self._limits, self.columns, strict=True)
+        ranks = np.array([limits.searchsorted(column.read(rides)) for limits, column in pairs], np.int32)
         size = max(1, BLOCK // len(self._nodes["roots"]))
-        blocks = [self._predict(inputs[:, at : at + size]) for at in range(0, len(rides), size)]
-        return np.concatenate(blocks) if blocks else np.zeros(0)
+        blocks = [self._add(ranks[:, at : at + size]) for at in range(0, len(rides), size)]
+        return np.concatenate([np.zeros(0), *blocks])
 
-    def _predict(self, inputs: Floats) -> Floats:
-        """Return a double for each column of the inputs, whose rows are the columns of the form."""
-        column, low, high, first, value = (self._nodes[name] for name in ("column", "low", "high", "first", "value"))
-        rides = np.arange(inputs.shape[1])
-        node = np.repeat(self._nodes["roots"][:, None], len(rides), axis=1)
-        for _ in range(self._depth):
-            x = inputs[column[node], rides]
-            node = first[node] + ((low[node] < x) & (x <= high[node]))
+    def _add(self, ranks: Integers) -> Floats:
+        values = self._descent.find(ranks)
         start, divisor = self._ends
-        leaves = np.concatenate([np.full((1, len(rides)), start), value[node]])
+        values[:, 0] += start
         # A cumulative sum adds in order. numpy's sum would add in pairs, which rounds in another way.
-        total: Floats = leaves.cumsum(axis=0)[-1] / divisor
+        total: Floats = values.cumsum(axis=1)[:, -1] / divisor
         return total
 
     def thresholds(self, column: int) -> Floats:
@@ -66,14 +67,13 @@ class Trees:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays besides those of the columns."""
-        integers = {name: self._nodes[name].astype(np.int32) for name in ("column", "first", "roots")}
-        return {**self._nodes, **integers, "ends": self._ends}
+        return {**self._nodes, "ends": self._ends}
 
     @classmethod
     def read(cls, columns: Sequence[Column], arrays: Arrays) -> "Trees":
         """Return the trees that the arrays hold. Raises FormError."""
         value = arrays.floats("value")
-        nodes = {
+        nodes: dict[str, NDArray[Any]] = {
             "value": value,
             "column": arrays.indices("column", len(columns)),
             "low": arrays.floats("low", finite=False),
@@ -87,30 +87,35 @@ class Trees:
         return cls(columns, nodes, ends)
 
 
-def _check_nodes(nodes: Mapping[str, NDArray[Any]]) -> int:
-    """Return the depth of the deepest tree. Raises FormError unless all nodes are trees: each has one parent."""
+def _check_nodes(nodes: Mapping[str, NDArray[Any]]) -> list[Integers]:
+    """Return the inner nodes of each level. Raises FormError unless all nodes are trees: each has one parent."""
     first, roots = nodes["first"], nodes["roots"]
     size = len(first)
     if not size or any(len(array) != size for name, array in nodes.items() if name != "roots"):
         raise FormError("the arrays of its nodes differ in length, or there are no nodes")
+    if not 0 < len(roots) <= MAX_TREES:
+        raise FormError(f"it has {len(roots)} trees, and here at least 1 and at most {MAX_TREES:,} are read")
     is_inner = first != np.arange(size)
     children = first[is_inner]
     # Every path ends, because each step leads to a node further on.
-    if not ((children > np.flatnonzero(is_inner)) & (children + 1 < size)).all():
+    if not ((children > np.flatnonzero(is_inner)) & (children < size - 1)).all():
         raise FormError("a node's children are not further on")
     parents = np.bincount(np.concatenate([children, children + 1, roots]), minlength=size)
-    if not (parents == 1).all() or not len(roots):
+    if not (parents == 1).all():
         raise FormError("a node is in no tree, or in several places")
-    if not np.isposinf(nodes["low"][~is_inner]).all() or np.isnan(nodes["low"]).any() or np.isnan(nodes["high"]).any():
-        raise FormError("a leaf has a child, or a threshold is not a number")
-    return _find_depth(first, roots)
+    if not np.isposinf(nodes["low"][~is_inner]).all():
+        raise FormError("a leaf has a limit")
+    return _find_levels(first, roots)
 
 
-def _find_depth(first: Integers, roots: Integers) -> int:
+def _find_levels(first: Integers, roots: Integers) -> list[Integers]:
+    levels: list[Integers] = []
     level = roots
-    for depth in range(MAX_DEPTH + 1):
-        level = first[level][first[level] != level]
+    while True:
+        level = level[first[level] != level]
         if not len(level):
-            return depth
-        level = np.concatenate([level, level + 1])
-    raise FormError(f"a tree has more than {MAX_DEPTH} levels")
+            return levels
+        if len(levels) == MAX_DEPTH:
+            raise FormError(f"a tree has more than {MAX_DEPTH} levels")
+        levels.append(level)
+        level = np.concatenate([first[level], first[level] + 1])

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from scripts import cli
 from scripts.models import training
+from scripts.models.compiled_inputs import NotUnderstoodError
+from scripts.models.compiling import ServedForm
 from scripts.models.training import LoggedRun
 from trips import TripRecordError, Trips
 
@@ -76,10 +78,24 @@ def show(errors: Mapping[str, float]) -> None:
     cli.CONSOLE.print(table)
 
 
+def describe(served_form: ServedForm | NotUnderstoodError) -> str:
+    """Return the line about a model's served form, or about why it has none."""
+    if isinstance(served_form, NotUnderstoodError):
+        return f"none, so scikit-learn serves the model: {served_form}"
+    largest = served_form.proof.largest_relative_difference
+    difference = f"differ by at most {largest:.1g} of their value" if largest else "are the same to the last bit"
+    size = f"{len(served_form.content) / 1e6:.2f} MB"
+    return f"{served_form.kind}, {size}, whose predictions for {served_form.proof.rides:,} rides {difference}"
+
+
 def report(logged: LoggedRun, environment: Mapping[str, str]) -> list[str]:
     """Return the lines that say where the model is and how to use it."""
     location = training.as_path(logged.location)
-    lines = [f"run id:          {logged.run_id} (experiment {logged.experiment_id})", f"model location:  {location}"]
+    lines = [
+        f"run id:          {logged.run_id} (experiment {logged.experiment_id})",
+        f"model location:  {location}",
+        f"served form:     {describe(logged.served_form)}",
+    ]
     if not location.startswith(("/", "s3://")):
         note = "the function reads folders and s3:// URIs: fetch the model into a folder first, with"
         fetch = f"./scripts/environment training -- mlflow artifacts download -u models:/{logged.model_id} -d model"

@@ -1,5 +1,6 @@
 """What a fitted transformer makes of a ride's features: a source for each column of its matrix."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, TargetEncoder
+
+from model import SAMPLE_FEATURES
 
 
 class NotUnderstoodError(Exception):
@@ -41,51 +44,88 @@ class EncodingSource:
 Source = NumberSource | NameSource | EncodingSource
 
 
-def find_sources(transformer: Any, texts: frozenset[str] = frozenset({"PU_DO"})) -> list[Source]:
+def find_sources(transformer: Any, ride: Mapping[str, Any] = SAMPLE_FEATURES) -> list[Source]:
     """Return the source of each column of a fitted transformer's matrix, in order.
 
     Args:
         transformer: a DictVectorizer, or a ColumnTransformer of encoders and columns that are passed on.
-        texts: the features that are texts; all others are numbers.
+        ride: the features of an ordinary ride, which say what is a text and what is a number.
 
     Raises:
         NotUnderstoodError: if it is another transformer, or one with options that the served form does not have.
     """
     if type(transformer) is DictVectorizer:
-        return [_split_name(name, transformer.separator, texts) for name in transformer.feature_names_]
-    if type(transformer) is ColumnTransformer:
-        return list(_read_columns(transformer))
-    raise NotUnderstoodError(f"a {type(transformer).__name__} is not known")
+        sources = _read_vectorizer(transformer, ride)
+    elif type(transformer) is ColumnTransformer:
+        sources = list(_read_columns(transformer))
+    else:
+        raise NotUnderstoodError(f"a {type(transformer).__name__} is not known")
+    _check(sources, ride)
+    return sources
 
 
-def _split_name(name: str, separator: str, texts: frozenset[str]) -> Source:
-    feature, found, value = name.partition(separator)
-    if found and feature in texts:
-        return NameSource(feature, value)
-    if name in texts:
-        raise NotUnderstoodError(f"{name} is a text for some rides and a number for others")
-    return NumberSource(name)
+def _check(sources: Sequence[Source], ride: Mapping[str, Any]) -> None:
+    """Raise NotUnderstoodError if a source is not a ride's, or if two columns of the matrix are for the same name."""
+    if not sources:
+        raise NotUnderstoodError("its matrix has no columns")
+    for source in sources:
+        if source.feature not in ride:
+            raise NotUnderstoodError(f"it was trained with a feature {source.feature!r}, which rides do not have")
+        if isinstance(source, NumberSource) == isinstance(ride[source.feature], str):
+            raise NotUnderstoodError(f"the feature {source.feature!r} is not of the type that rides have")
+    for name, times in Counter(source for source in sources if isinstance(source, NameSource)).items():
+        if times > 1:
+            raise NotUnderstoodError(f"the feature {name.feature!r} has two columns for the name {name.name!r}")
+
+
+def _read_vectorizer(vectorizer: DictVectorizer, ride: Mapping[str, Any]) -> list[Source]:
+    if np.dtype(vectorizer.dtype) != np.float64:
+        raise NotUnderstoodError(f"a DictVectorizer of the type {np.dtype(vectorizer.dtype)} is not known")
+    return [_read_name(name, vectorizer.separator, ride) for name in vectorizer.feature_names_]
+
+
+def _read_name(name: str, separator: str, ride: Mapping[str, Any]) -> Source:
+    """Return the source of the column that a DictVectorizer gives a name: a feature, or a feature and its text."""
+    found: list[Source] = []
+    for feature, value in ride.items():
+        prefix = f"{feature}{separator}"
+        if isinstance(value, str) and name.startswith(prefix):
+            found.append(NameSource(feature, name.removeprefix(prefix)))
+        if not isinstance(value, str) and name == feature:
+            found.append(NumberSource(feature))
+    if len(found) != 1:
+        raise NotUnderstoodError(f"its DictVectorizer has a column {name!r}, which is {len(found)} features of a ride")
+    return found[0]
 
 
 def _read_columns(transformer: ColumnTransformer) -> Iterator[Source]:
-    features = list(transformer.feature_names_in_)
-    for _, step, columns in transformer.transformers_:
-        if step == "drop":
-            continue
-        names = [columns] if isinstance(columns, str) else [features[c] if isinstance(c, int) else c for c in columns]
-        if type(step) is OneHotEncoder:
-            yield from _read_one_hot(step, names)
-        elif type(step) is TargetEncoder:
-            yield from _read_encodings(step, names)
-        elif step == "passthrough" or (type(step) is FunctionTransformer and step.func is None):
-            yield from map(NumberSource, names)
-        else:
-            raise NotUnderstoodError(f"a {type(step).__name__} is not known")
+    if not hasattr(transformer, "feature_names_in_"):
+        raise NotUnderstoodError("a ColumnTransformer is known only if it was fitted on a DataFrame")
+    if transformer.transformer_weights:
+        raise NotUnderstoodError("a ColumnTransformer with transformer_weights is not known")
+    for name, step, _ in transformer.transformers_:
+        # The columns can be names, numbers, a slice or a mask. scikit-learn keeps their numbers here.
+        features = transformer.feature_names_in_[transformer._transformer_to_input_indices[name]].tolist()
+        # A transformer without columns is not fitted.
+        if step != "drop" and features:
+            yield from _read_step(step, features)
+
+
+def _read_step(step: Any, features: Sequence[str]) -> Iterator[Source]:
+    if type(step) is OneHotEncoder:
+        yield from _read_one_hot(step, features)
+    elif type(step) is TargetEncoder:
+        yield from _read_encodings(step, features)
+    elif type(step) is FunctionTransformer and step.func is None:  # what a fitted "passthrough" is
+        yield from map(NumberSource, features)
+    else:
+        raise NotUnderstoodError(f"a {type(step).__name__} in a ColumnTransformer is not known")
 
 
 def _read_one_hot(encoder: OneHotEncoder, features: Sequence[str]) -> Iterator[Source]:
-    if encoder.drop is not None or encoder.handle_unknown == "error" or encoder.infrequent_categories_ is not None:
-        raise NotUnderstoodError('a OneHotEncoder is known only with handle_unknown="ignore" and without other options')
+    # All others raise an error for a name that they have not seen, or give it the column of several rare names.
+    if encoder.drop is not None or encoder.handle_unknown != "ignore" or encoder._infrequent_enabled:
+        raise NotUnderstoodError('a OneHotEncoder is known only with handle_unknown="ignore", and without rare names')
     for feature, names in zip(features, encoder.categories_, strict=True):
         yield from (NameSource(feature, name) for name in _texts(feature, names))
 
@@ -100,6 +140,6 @@ def _read_encodings(encoder: TargetEncoder, features: Sequence[str]) -> Iterator
 
 def _texts(feature: str, names: Iterable[Any]) -> list[str]:
     texts = list(names)
-    if not all(type(name) is str for name in texts):
+    if not all(isinstance(name, str) for name in texts):
         raise NotUnderstoodError(f"the categories of {feature} are not all texts")
-    return texts
+    return [str(name) for name in texts]  # some are of numpy's class

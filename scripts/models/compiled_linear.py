@@ -4,22 +4,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn import linear_model, svm
 
 from scripts.models.compiled_inputs import EncodingSource, NameSource, NotUnderstoodError, NumberSource, Source
 from served.columns import Category, Column, Number
 from served.linear import Linear
 
-LINEAR_MODELS = frozenset(
-    {"ElasticNet", "ElasticNetCV", "HuberRegressor", "Lasso", "LassoCV", "LinearRegression"}
-    | {"QuantileRegressor", "Ridge", "RidgeCV"}
+LINEAR_MODELS = (
+    *(linear_model.ARDRegression, linear_model.BayesianRidge, linear_model.ElasticNet, linear_model.ElasticNetCV),
+    *(linear_model.HuberRegressor, linear_model.Lars, linear_model.LarsCV, linear_model.Lasso, linear_model.LassoCV),
+    *(linear_model.LassoLars, linear_model.LassoLarsCV, linear_model.LassoLarsIC, linear_model.LinearRegression),
+    *(linear_model.OrthogonalMatchingPursuit, linear_model.QuantileRegressor, linear_model.Ridge),
+    *(linear_model.RidgeCV, linear_model.SGDRegressor, linear_model.TheilSenRegressor, svm.LinearSVR),
 )
-"""The classes of sklearn.linear_model that predict ``X @ coef_ + intercept_``."""
+"""The classes that predict ``X @ coef_ + intercept_``."""
 
 
 def compile_linear(model: Any, sources: Sequence[Source]) -> Linear:
     """Return the form of a fitted linear model whose matrix has these sources. Raises NotUnderstoodError."""
-    coefficients = np.asarray(model.coef_)
-    if coefficients.dtype != np.float64 or coefficients.shape != (len(sources),) or np.ndim(model.intercept_):
+    # A model that was fitted to one column of targets has two dimensions.
+    coefficients, intercept = np.ravel(model.coef_), np.ravel(model.intercept_)
+    if coefficients.dtype != np.float64 or len(coefficients) != len(sources) or len(intercept) != 1:
         raise NotUnderstoodError("it has several targets, or coefficients that are not doubles")
     terms: dict[object, tuple[Source, float]] = {}
     names: dict[str, dict[str, float]] = {}
@@ -30,7 +35,7 @@ def compile_linear(model: Any, sources: Sequence[Source]) -> Linear:
         else:
             terms[id(source)] = source, coefficient
     columns = [_make_column(source, names) for source, _ in terms.values()]
-    return Linear(columns, np.array([*(weight for _, weight in terms.values()), float(model.intercept_)]))
+    return Linear(columns, np.array([*(weight for _, weight in terms.values()), float(intercept[0])]))
 
 
 def _make_column(source: Source, names: Mapping[str, Mapping[str, float]]) -> Column:

@@ -6,6 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.dummy import DummyRegressor
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+)
+from sklearn.tree import DecisionTreeRegressor, ExtraTreeRegressor
 
 from scripts.models.compiled_inputs import EncodingSource, NameSource, NotUnderstoodError, NumberSource, Source
 from served.columns import Category, Column, Number
@@ -19,12 +26,14 @@ NODE = np.dtype([("left", "i8"), ("right", "i8"), ("feature", "i8"), ("threshold
 
 def compile_trees(model: Any, sources: Sequence[Source]) -> Trees:
     """Return the form of a fitted model of trees whose matrix has these sources. Raises NotUnderstoodError."""
-    read = READERS.get(type(model).__name__)
+    read = READERS.get(type(model))
     if read is None:
         raise NotUnderstoodError(f"a {type(model).__name__} is not known")
+    if model.n_features_in_ != len(sources):
+        raise NotUnderstoodError(f"it has {model.n_features_in_} columns, and its transformer makes {len(sources)}")
     trees, start, divisor = read(model)
     # HistGradientBoostingRegressor compares doubles, and all other classes compare numbers of 32 bits.
-    inputs = _Inputs(sources, single=type(model).__name__ != "HistGradientBoostingRegressor")
+    inputs = _Inputs(sources, single=type(model) is not HistGradientBoostingRegressor)
     return Trees(inputs.columns, _join(trees, inputs), np.array([start, divisor]))
 
 
@@ -51,27 +60,21 @@ def _read_boosted(model: Any) -> tuple[list[NDArray[Any]], float, float]:
 
 
 def _read_histogram_boosted(model: Any) -> tuple[list[NDArray[Any]], float, float]:
-    if model.loss not in IDENTITY_LOSSES or model.is_categorical_ is not None:
-        raise NotUnderstoodError(f"the loss {model.loss}, or features of categories, are not known")
-    trees = []
-    for (predictor,) in model._predictors:
-        nodes = predictor.nodes
-        tree = np.zeros(len(nodes), NODE)
-        is_leaf = nodes["is_leaf"].astype(bool)
-        for name, field in (("left", "left"), ("right", "right")):
-            tree[name] = np.where(is_leaf, -1, nodes[field])
-        tree["feature"], tree["threshold"], tree["value"] = nodes["feature_idx"], nodes["num_threshold"], nodes["value"]
-        trees.append(tree)
+    if model.loss not in IDENTITY_LOSSES:
+        raise NotUnderstoodError(f"the loss {model.loss} is not known")
+    if model.is_categorical_ is not None:
+        raise NotUnderstoodError("it has categorical_features, which are not known")
+    trees = [_read_histogram_tree(predictor.nodes) for (predictor,) in model._predictors]
     return trees, float(np.ravel(model._baseline_prediction)[0]), 1.0
 
 
-READERS: Mapping[str, Callable[[Any], tuple[list[NDArray[Any]], float, float]]] = {
-    "DecisionTreeRegressor": _read_single,
-    "ExtraTreeRegressor": _read_single,
-    "ExtraTreesRegressor": _read_forest,
-    "GradientBoostingRegressor": _read_boosted,
-    "HistGradientBoostingRegressor": _read_histogram_boosted,
-    "RandomForestRegressor": _read_forest,
+READERS: Mapping[type, Callable[[Any], tuple[list[NDArray[Any]], float, float]]] = {
+    DecisionTreeRegressor: _read_single,
+    ExtraTreeRegressor: _read_single,
+    ExtraTreesRegressor: _read_forest,
+    GradientBoostingRegressor: _read_boosted,
+    HistGradientBoostingRegressor: _read_histogram_boosted,
+    RandomForestRegressor: _read_forest,
 }
 """The known classes. Each function returns a model's trees, the start of their sum, and its divisor."""
 
@@ -83,25 +86,34 @@ def _read_tree(tree: Any) -> NDArray[Any]:
     return nodes
 
 
+def _read_histogram_tree(read: NDArray[Any]) -> NDArray[Any]:
+    nodes = np.zeros(len(read), NODE)
+    for name in ("left", "right"):
+        nodes[name] = np.where(read["is_leaf"], -1, read[name].astype(np.int64))  # they have no sign
+    nodes["feature"], nodes["threshold"], nodes["value"] = read["feature_idx"], read["num_threshold"], read["value"]
+    return nodes
+
+
 class _Inputs:
     """The form's columns, and how a test on a column of the matrix becomes a test on a column of the form."""
 
     def __init__(self, sources: Sequence[Source], *, single: bool) -> None:
-        self.columns: list[Column] = []
         names: dict[str, dict[str, int]] = {}
-        places: dict[str, int] = {}
+        for source in sources:
+            if isinstance(source, NameSource):
+                codes = names.setdefault(source.feature, {})
+                codes[source.name] = len(codes)
+        self.columns: list[Column] = [
+            Category(feature, list(codes), np.arange(len(codes), dtype=np.float64), -1.0)
+            for feature, codes in names.items()
+        ]
+        # For each column of the matrix: its column in the form, and the code of its name if it is for one.
         self._places, self._codes = np.zeros(len(sources), np.int64), np.full(len(sources), -1)
         for at, source in enumerate(sources):
             if isinstance(source, NameSource):
-                if source.feature not in names:
-                    names[source.feature] = {}
-                    places[source.feature] = len(names) - 1
-                self._codes[at] = names[source.feature].setdefault(source.name, len(names[source.feature]))
-                self._places[at] = places[source.feature]
-        for feature, codes in names.items():
-            self.columns.append(Category(feature, list(codes), np.arange(len(codes), dtype=np.float64), -1.0))
-        for at, source in enumerate(sources):
-            if not isinstance(source, NameSource):
+                self._places[at] = list(names).index(source.feature)
+                self._codes[at] = names[source.feature][source.name]
+            else:
                 self._places[at] = len(self.columns)
                 self.columns.append(_make_column(source, single))
 

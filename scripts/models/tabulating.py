@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from scripts.models.limits import largest_up_to, smallest_above
 from served.arrays import Floats
 from served.columns import Category, Number
 from served.tables import Table
@@ -39,12 +40,12 @@ def tabulate(trees: Trees, predict: Predict, advance: Callable[[int, int], None]
     names = _distinct_names(category, trees.tests(trees.columns.index(category)))
     if (len(names) + 1) * (len(thresholds) + 1) > MAX_CELLS:
         return None
-    inputs = _inside(thresholds, number.single)
+    inputs = _inside(thresholds, single=number.single)
     rows = [*names, UNSEEN]
     values = np.empty((len(rows), len(inputs)))
     for at in range(0, len(rows), ROWS_A_CALL):
         part = rows[at : at + ROWS_A_CALL]
-        rides = [{category.feature: name, number.feature: miles} for name in part for miles in inputs]
+        rides = [{category.feature: name, number.feature: value} for name in part for value in inputs]
         values[at : at + len(part)] = np.asarray(predict(rides), np.float64).reshape(len(part), len(inputs))
         advance(at + len(part), len(rows))
     indices = Category(category.feature, names, np.arange(len(names), dtype=np.float64), float(len(names)))
@@ -61,12 +62,7 @@ def _distinct_names(category: Category, tests: Sequence[tuple[float, float]]) ->
     return [name for name, distinct in zip(names, is_distinct, strict=True) if distinct]
 
 
-def _inside(thresholds: Floats, single: bool) -> list[float]:
+def _inside(thresholds: Floats, *, single: bool) -> list[float]:
     """Return a number in each interval: the largest one, which a threshold belongs to, and one above them all."""
-    last = thresholds[-1] if len(thresholds) else 0.0
-    if not single:
-        return [*thresholds.tolist(), float(np.nextafter(last, np.inf))]
-    rounded = thresholds.astype(np.float32)
-    below = np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)
-    above = np.nextafter(np.float32(last), np.float32(np.inf))
-    return [*below.astype(np.float64).tolist(), float(np.nextafter(above, np.float32(np.inf)))]
+    above = smallest_above(thresholds[-1:] if len(thresholds) else np.zeros(1), single=single)
+    return [*largest_up_to(thresholds, single=single).tolist(), *above.tolist()]

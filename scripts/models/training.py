@@ -87,6 +87,8 @@ class LoggedRun:
     run_id: str
     model_id: str
     location: str
+    served_form: ServedForm | NotUnderstoodError
+    """The model's served form, or why it has none."""
 
 
 def read_trips(file: str, validate: str | None) -> tuple[Trips, Trips]:
@@ -191,23 +193,22 @@ def log_run(
     experiment_id: str, pipeline: Any, parameters: Mapping[str, Any], metrics: Mapping[str, float], tags: dict[str, str]
 ) -> LoggedRun:
     """Log a run with its parameters, metrics, tags and model; the model is in the form that the function loads."""
-    served_form = compile_served_form(pipeline)
+    with stage("Compiling the served form") as show_progress:
+        served_form = compile_served_form(pipeline, show_progress)
     with stage("Logging to MLflow"), mlflow.start_run(experiment_id=experiment_id) as run:
         mlflow.log_params({**FILTERS, **parameters, "estimator": str(pipeline[-1])})
         mlflow.log_metrics(dict(metrics))
         mlflow.set_tags(tags)
-        model = log_model(pipeline, served_form)
-    return LoggedRun(experiment_id, run.info.run_id, model.model_id, model.artifact_path)
+        model = log_model(pipeline, served_form if isinstance(served_form, ServedForm) else None)
+    return LoggedRun(experiment_id, run.info.run_id, model.model_id, model.artifact_path, served_form)
 
 
-def compile_served_form(pipeline: Any) -> ServedForm | None:
-    """Return the pipeline's served form; if it has none, say why and return None."""
+def compile_served_form(pipeline: Any, show_progress: ShowProgress) -> ServedForm | NotUnderstoodError:
+    """Return the pipeline's served form, or the error that says why it has none."""
     try:
-        with stage("Compiling the served form") as show_progress:
-            return compile_pipeline(pipeline, pipeline.predict, show_progress)
+        return compile_pipeline(pipeline, pipeline.predict, show_progress)
     except NotUnderstoodError as error:
-        cli.CONSOLE.print(f"No served form, so scikit-learn serves the model: {error}", highlight=False, soft_wrap=True)
-        return None
+        return error
 
 
 def log_model(pipeline: Any, served_form: ServedForm | None) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,21 @@ import mlflow.sklearn
 import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.pyfunc import scoring_server
 from mlflow.tracking import MlflowClient
 from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import PoissonRegressor
 
-from artifacts import find_run
+from artifacts import S3Artifact, find_run
 from model import load_model, prepare_features
 from rides import Ride
 from scripts import cli
 from scripts.commands import train
 from scripts.models import training
+from scripts.models.compiled_inputs import NotUnderstoodError
+from scripts.models.compiling import ServedForm
+from scripts.models.proving import Proof
 from tests.tools import finish
 from tests.trip_records import linear_duration, linear_trips, trip, write
 from trips import Trips
@@ -61,11 +67,18 @@ def printed(finished: subprocess.CompletedProcess[str], name: str) -> str:
     return next(line for line in finished.stdout.splitlines() if line.startswith(f"{name}:")).partition(":")[2].strip()
 
 
-@pytest.mark.parametrize(("model", "tolerance"), [("linear", 0.01), ("ridge", 1.0), ("forest", 5.0)])
-def test_both_loaders_predict_the_same(tmp_path: Path, january: Path, model: str, tolerance: float) -> None:
-    """The printed location is one that the function can load, whatever the regressor."""
+@pytest.mark.parametrize(
+    ("model", "tolerance", "kind"), [("linear", 0.01, "linear"), ("ridge", 1.0, "linear"), ("forest", 5.0, "table")]
+)
+def test_both_loaders_predict_the_same(tmp_path: Path, january: Path, model: str, tolerance: float, kind: str) -> None:
+    """The printed location is one that the function can load, and the model has a served form, with any regressor."""
     finished = run(tmp_path, january, "--model", model)
     location = printed(finished, "model location")
+    size = (Path(location) / "served_form.safetensors").stat().st_size / 1e6
+    line = printed(finished, "served form")
+    assert re.fullmatch(
+        rf"{kind}, {size:.2f} MB, whose predictions for 1\d\d,\d{{3}} rides are the same to the .*", line
+    )
     predicted = load_model(location).predict([*RIDES, UNKNOWN_PAIR])
     by_mlflow = mlflow.sklearn.load_model(location).predict([prepare_features(ride) for ride in [*RIDES, UNKNOWN_PAIR]])
     assert predicted == pytest.approx(by_mlflow.tolist(), abs=1e-9)
@@ -135,6 +148,22 @@ def test_mlflows_server_takes_every_form_of_payload(tmp_path: Path, january: Pat
         answer({"inputs": [{"PU_DO": "1_1"}]})
 
 
+def test_mlflow_does_not_mind_the_served_form(tmp_path: Path, january: Path) -> None:
+    """The registry takes a model with one more flavor, and MLflow loads it as before."""
+    location = printed(run(tmp_path, january), "model location")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    flavors = Model.load(location).flavors
+    assert set(flavors) == {"python_function", "sklearn", "served_form"}
+    assert flavors["served_form"]["compared"]["largest_relative_difference"] == 0.0
+    registered = mlflow.register_model(f"models:/{Model.load(location).model_id}", "durations")
+    rides = [RIDE_FEATURES, {**OTHER_FEATURES, "trip_distance": 4.0}]
+    expected = mlflow.sklearn.load_model(location).predict(rides).tolist()
+    for uri in (location, f"models:/durations/{registered.version}"):
+        assert mlflow.sklearn.load_model(uri).predict(rides).tolist() == expected
+        assert mlflow.pyfunc.load_model(uri).predict(rides).tolist() == expected
+    assert load_model(location).predict([Ride(1, 1, 2.5), Ride(3, 3, 4.0)]) == expected
+
+
 def test_an_s3_artifact_root_gets_the_layout_that_the_function_searches(
     tmp_path: Path, january: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +174,7 @@ def test_an_s3_artifact_root_gets_the_layout_that_the_function_searches(
     run_id, _, experiment = printed(finished, "run id").partition(" ")
     assert experiment == "(experiment 1)"
     assert find_run(bucket, "1", run_id) == location
+    assert {"MLmodel", "model.skops", "served_form.safetensors"} < set(S3Artifact(location).names())
     assert load_model(location).predict(RIDES) == pytest.approx(
         mlflow.sklearn.load_model(location).predict([prepare_features(ride) for ride in RIDES]).tolist(), abs=1e-9
     )
@@ -243,6 +273,37 @@ def test_errors_are_measured_in_minutes_beside_the_training_means() -> None:
     )
 
 
+SERVED_FORM = ServedForm("table", bytes(6_454_789), Proof(156_220, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("served_form", "line"),
+    [
+        (
+            ServedForm("linear", bytes(40_000), Proof(1_000, 2.2e-16)),
+            "linear, 0.04 MB, whose predictions for 1,000 rides differ by at most 2e-16 of their value",
+        ),
+        (
+            NotUnderstoodError("a PoissonRegressor is not known"),
+            "none, so scikit-learn serves the model: a PoissonRegressor is not known",
+        ),
+    ],
+    ids=["rounded", "none"],
+)
+def test_a_line_is_about_the_served_form(served_form: ServedForm | NotUnderstoodError, line: str) -> None:
+    """If the model has none, the line says why."""
+    logged = training.LoggedRun("1", "run", "m-1", "/runs/m-1", served_form)
+    assert train.report(logged, {})[2] == f"served form:     {line}"
+
+
+def test_a_model_without_a_served_form_is_logged_without_one() -> None:
+    """Training goes on, and has the reason."""
+    shown: list[tuple[int, int]] = []
+    pipeline = training.fit(PoissonRegressor(), [{"trip_distance": 1.0}, {"trip_distance": 2.0}], [1.0, 2.0])
+    outcome = training.compile_served_form(pipeline, lambda done, total: shown.append((done, total)))
+    assert (str(outcome), shown) == ("a PoissonRegressor is not known", [])
+
+
 @pytest.mark.parametrize(
     ("logged", "location", "prefix"),
     [
@@ -255,9 +316,10 @@ def test_errors_are_measured_in_minutes_beside_the_training_means() -> None:
 def test_the_last_lines_are_commands_that_use_the_model(logged: str, location: str, prefix: str) -> None:
     """They can be pasted as they are."""
     variables = {"MLFLOW_S3_ENDPOINT_URL": "http://localhost:9000"}
-    assert train.report(training.LoggedRun("1", "run", "m-1", logged), variables) == [
+    assert train.report(training.LoggedRun("1", "run", "m-1", logged, SERVED_FORM), variables) == [
         "run id:          run (experiment 1)",
         f"model location:  {location.strip(chr(39))}",
+        "served form:     table, 6.45 MB, whose predictions for 156,220 rides are the same to the last bit",
         f"try it:          {prefix}./scripts/invoke --model {location} events/kinesis-one.json",
         f"run it:          {prefix}./scripts/run --model {location}",
         f"serve it:        {prefix}./scripts/serve --model {location}",
@@ -267,6 +329,7 @@ def test_the_last_lines_are_commands_that_use_the_model(logged: str, location: s
 
 def test_a_model_behind_a_tracking_server_must_be_fetched_first() -> None:
     """The function cannot read from a tracking server."""
-    lines = train.report(training.LoggedRun("1", "run", "m-1", "mlflow-artifacts:/1/models/m-1/artifacts"), {})
+    location = "mlflow-artifacts:/1/models/m-1/artifacts"
+    lines = train.report(training.LoggedRun("1", "run", "m-1", location, SERVED_FORM), {})
     assert lines[-1] == "./scripts/environment training -- mlflow artifacts download -u models:/m-1 -d model"
     assert not any("invoke" in line for line in lines)

@@ -1,6 +1,7 @@
 """Loading the flavors of MLflow's models: what is loaded, what is refused, and what the error says."""
 
 import hashlib
+import importlib.metadata
 import os
 import pickle
 import shutil
@@ -89,6 +90,11 @@ def folder_digest(folder: str) -> str:
     return subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True, text=True).stdout.split()[0]  # noqa: S602
 
 
+def not_installed(name: str) -> str:
+    """Find no distribution, as ``importlib.metadata.version`` does if it is not installed."""
+    raise importlib.metadata.PackageNotFoundError(name)
+
+
 class TestLoading:
     """Loading models that MLflow saved."""
 
@@ -152,6 +158,22 @@ class TestLoading:
         monkeypatch.setitem(sys.modules, "pandas", None)
         with pytest.raises(ModelError, match="--build-arg CATEGORIES=.packages sklearn dataframe"):
             load_model(saved("data frame"))
+
+    @pytest.mark.parametrize(
+        ("kind", "missing"), [("skops", "skops"), ("lambda", "cloudpickle"), ("skops", "scikit-learn")]
+    )
+    def test_without_scikit_learns_packages_the_error_says_which_build_includes_them(
+        self, saved: Saved, kind: str, missing: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The lean image holds none of them, and an image of one's own may lack one."""
+        for module in ("skops", "skops.io", "cloudpickle", "cloudpickle.cloudpickle"):
+            monkeypatch.setitem(sys.modules, module, None)
+        if missing == "scikit-learn":
+            monkeypatch.setattr(importlib.metadata, "version", not_installed)
+        pinned = digest(saved("lambda"), "model.pkl") if kind == "lambda" else None
+        with pytest.raises(ModelError, match=f"{missing}.*--build-arg CATEGORIES=.packages sklearn") as caught:
+            load_model(saved(kind), sha256=pinned)
+        assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize("kind", ["code skops", "code cloudpickle"])
     def test_a_model_brings_code_of_its_own(self, saved: Saved, kind: str) -> None:
