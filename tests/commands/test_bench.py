@@ -146,7 +146,7 @@ def test_service_that_does_not_start_ends_the_comparison(tmp_path: Path) -> None
 
 def test_batch_with_too_few_rides_is_refused(tmp_path: Path) -> None:
     """A smaller batch would be shown under the wrong size."""
-    with pytest.raises(CommandError, match="a batch of 5 rides is wanted, and there are 3"):
+    with pytest.raises(CommandError, match="a batch of 5 rides is wanted, but there are only 3 rides"):
         write_events(generate_rides(3, seed=0), [1, 5], tmp_path)
 
 
