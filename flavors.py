@@ -73,7 +73,7 @@ def _load_form(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None
     what = f"{artifact.location}/{name}"
     content = artifact.read(name, MAX_BYTES + 1)
     if sha256 is not None:
-        check_digest(what, "a served form", digest_of(content), sha256)
+        check_digest(what, "the served form, which is loaded instead of the pipeline", digest_of(content), sha256)
     try:
         return read_form(content)
     except FormError as error:

@@ -270,11 +270,11 @@ class TestLoading:
         assert load_model(model()).predict([RIDE]) == [5.0]
 
     def test_its_digest_can_be_pinned(self, model: Callable[..., str]) -> None:
-        """The digest is that of the served form's file."""
+        """The digest is that of the served form's file. The error says so to a user who pinned the pipeline's file."""
         folder = model()
         assert find_digest(folder) == digest_of(FILES["table"])
         assert load_model(folder, sha256=find_digest(folder).upper()).predict([RIDE]) == [5.0]
-        with pytest.raises(ModelError, match="is not what MODEL_SHA256 names"):
+        with pytest.raises(ModelError, match="the served form, which is loaded .* is not what MODEL_SHA256 names"):
             load_model(folder, sha256="0" * 64)
 
     @pytest.mark.parametrize(
