@@ -46,8 +46,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
     def save(kind: str) -> str:
         if kind not in folders:
-            folders[kind] = str(tmp_path_factory.mktemp("models") / kind)
-            MODELS[kind](folders[kind])
+            folder = str(tmp_path_factory.mktemp("models") / kind)
+            MODELS[kind](folder)
+            folders[kind] = folder
         return folders[kind]
 
     return save
@@ -155,9 +156,10 @@ class TestLoading:
         self, saved: Saved, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The image holds pandas only if it was built with it."""
+        folder = saved("data frame")
         monkeypatch.setitem(sys.modules, "pandas", None)
         with pytest.raises(ModelError, match="--build-arg CATEGORIES=.packages sklearn dataframe"):
-            load_model(saved("data frame"))
+            load_model(folder)
 
     @pytest.mark.parametrize(
         ("kind", "missing"), [("skops", "skops"), ("lambda", "cloudpickle"), ("skops", "scikit-learn")]
@@ -166,13 +168,14 @@ class TestLoading:
         self, saved: Saved, kind: str, missing: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The lean image holds none of them, and an image of one's own may lack one."""
+        folder = saved(kind)  # before the packages are missing: this may be the first test that needs the model
         for module in ("skops", "skops.io", "cloudpickle", "cloudpickle.cloudpickle"):
             monkeypatch.setitem(sys.modules, module, None)
         if missing == "scikit-learn":
             monkeypatch.setattr(importlib.metadata, "version", not_installed)
-        pinned = digest(saved("lambda"), "model.pkl") if kind == "lambda" else None
+        pinned = digest(folder, "model.pkl") if kind == "lambda" else None
         with pytest.raises(ModelError, match=f"{missing}.*--build-arg CATEGORIES=.packages sklearn") as caught:
-            load_model(saved(kind), sha256=pinned)
+            load_model(folder, sha256=pinned)
         assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize("kind", ["code skops", "code cloudpickle"])
