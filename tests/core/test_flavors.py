@@ -292,6 +292,7 @@ class TestRefusing:
                 for version in ("1.8.1", "2.9.1", "1.10.1")
             ),
             pytest.param("skops", {"sklearn_version": None}, "does not say which scikit-learn", id="no version"),
+            pytest.param("skops", {"pickled_model": "n" * 9999}, "nnn'…: names have at most", id="long name"),
             pytest.param("skops", {"pickled_model": None}, "does not name the model's file", id="no file"),
             *(
                 pytest.param("skops", {"pickled_model": name}, "names must stay in the folder", id=name)
@@ -303,8 +304,9 @@ class TestRefusing:
         self, changed: Callable[..., str], kind: str, sklearn: dict[str, Any], message: str
     ) -> None:
         """The error names what does not fit, and both versions if it is scikit-learn's."""
-        with pytest.raises(ModelError, match=message):
+        with pytest.raises(ModelError, match=message) as caught:
             load_model(changed(kind, **sklearn))
+        assert len(str(caught.value)) < 1000
 
     @pytest.mark.parametrize(
         ("content", "message"),
