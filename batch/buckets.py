@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
@@ -140,7 +141,7 @@ class ObjectPlace(Place):
         """Give a copy of the object."""
         with self.temporary() as file:
             with self._explained():
-                client().download_fileobj(Fileobj=file, **self._object(name))
+                shutil.copyfileobj(client().get_object(**self._object(name))["Body"], file)
             file.seek(0)
             yield file
 

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import shutil
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -133,12 +132,11 @@ def write_month(folder: Path, rows: int) -> Path:
 def copy_model(folder: Path) -> Path:
     """Copy the sample model so that its file has other bytes, and the same content."""
     shutil.copytree(SAMPLE_MODEL, folder)
-    with (
-        zipfile.ZipFile(Path(SAMPLE_MODEL) / "model.skops") as old,
-        zipfile.ZipFile(folder / "model.skops", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new,
-    ):
-        for name in old.namelist():
-            new.writestr(name, old.read(name))
+    file = folder / "served_form.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    # Spaces may follow the header.
+    file.write_bytes((length + 8).to_bytes(8, "little") + content[8 : 8 + length] + b" " * 8 + content[8 + length :])
     return folder
 
 

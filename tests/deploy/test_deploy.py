@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 SAMPLE = ROOT / "scripts" / "sample_model" / "model"
-SAMPLE_DIGEST = hashlib.sha256((SAMPLE / "model.skops").read_bytes()).hexdigest()
+SAMPLE_DIGEST = hashlib.sha256((SAMPLE / "served_form.safetensors").read_bytes()).hexdigest()
 STAND_IN = """\
 #!/bin/sh
 for argument in "$@"; do printf '%s\\0' "$argument"; done >> {calls}
