@@ -26,6 +26,10 @@ YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml, which is ten times as fast, if PyYAML was built with it."""
 
 
+MAX_NAME_LENGTH = 1024
+"""The longest name of a file that is read, because the errors show it. No object in S3 has a longer key."""
+
+
 class ModelError(Exception):
     """The model cannot be used; the message says in one line why and what to set."""
 
@@ -42,9 +46,13 @@ class Artifact(abc.ABC):
     def read(self, name: str, at_most: int = -1) -> bytes:
         """Return a file's content, or its first ``at_most`` bytes.
 
-        A name that leads out of the folder, or that would be ambiguous in the list of files that a digest covers, is
-        refused.
+        A name that leads out of the folder, that no file can have, or that would be ambiguous in the list of files that
+        a digest covers, is refused.
         """
+        if len(name) > MAX_NAME_LENGTH:
+            raise ModelError(
+                f"{self.location} names a file {name[:40]!r}…: names have at most {MAX_NAME_LENGTH} characters"
+            )
         if not name.isprintable() or "\\" in name or name.startswith("/") or ".." in name.split("/"):
             raise ModelError(f"{self.location} names a file {name!r}: names must stay in the folder and be printable")
         return self._read(name, at_most)

@@ -27,7 +27,7 @@ def check_digest(what: str, form: str, digest: str, sha256: str | None) -> None:
             f"{what}, {form}, can run any code when it is loaded: if you trust it, set MODEL_SHA256={digest}"
         )
     if sha256.lower() != digest:
-        raise ModelError(f"{what} is not what MODEL_SHA256 names: its digest is {digest}, not {sha256}")
+        raise ModelError(f"{what}, {form}, is not what MODEL_SHA256 names: its digest is {digest}, not {sha256}")
 
 
 def verified_copy(artifact: Artifact, form: str, sha256: str | None) -> Artifact:

@@ -73,8 +73,13 @@ def _load_form(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None
         raise ModelError(f"{artifact.location}: its MLmodel does not name the file of its served form (data)")
     what = f"{artifact.location}/{name}"
     content = artifact.read(name, MAX_BYTES + 1)
-    if sha256 is not None:
-        check_digest(what, "a served form", digest_of(content), sha256)
+    # A file that is too large is not read to its end, and refused for its size.
+    digest = digest_of(content) if len(content) <= MAX_BYTES else None
+    if digest and sha256 is not None:
+        check_digest(what, "the served form, which is loaded instead of the pipeline", digest, sha256)
+    # The file of another model could be loaded, and would predict something else.
+    if digest and flavor.get("sha256", digest) != digest:
+        raise ModelError(f"{what} is not the file that its MLmodel names: its digest is {digest}: log the model again")
     try:
         return read_form(content)
     except FormError as error:

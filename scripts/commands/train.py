@@ -84,7 +84,7 @@ def describe(served_form: ServedForm | NotUnderstoodError) -> str:
         return f"none, so scikit-learn serves the model: {served_form}"
     largest = served_form.proof.largest_relative_difference
     difference = f"differ by at most {largest:.1g} of their value" if largest else "are the same to the last bit"
-    size = f"{len(served_form.content) / 1e6:.2f} MB"
+    size = f"{len(served_form.content) / 1e3:,.0f} KB"
     return f"{served_form.kind}, {size}, whose predictions for {served_form.proof.rides:,} rides {difference}"
 
 

@@ -7,6 +7,7 @@ import mlflow.sklearn
 from mlflow.models import Model
 
 from artifacts import MLMODEL
+from digests import digest_of
 from scripts.models.compiling import ServedForm
 from served.forms import FLAVOR
 
@@ -25,5 +26,6 @@ def save_model(
         (Path(path) / FILE).write_bytes(served_form.content)
         proof = served_form.proof
         compared = {"rides": proof.rides, "largest_relative_difference": proof.largest_relative_difference}
-        mlflow_model.add_flavor(FLAVOR, data=FILE, kind=served_form.kind, compared=compared)
+        digest = digest_of(served_form.content)
+        mlflow_model.add_flavor(FLAVOR, data=FILE, sha256=digest, kind=served_form.kind, compared=compared)
         mlflow_model.save(str(Path(path) / MLMODEL))

@@ -17,6 +17,7 @@ from batch import objects
 from batch.manifests import MANIFEST, Manifest, decode_manifest
 from batch.months import Month
 from batch_job import Job
+from digests import digest_of
 from scripts.localaws import chaos
 from scripts.localaws.chaos import ChaosEndpoint
 from scripts.localaws.faults import Decide
@@ -136,7 +137,10 @@ def copy_model(folder: Path) -> Path:
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
     # Spaces may follow the header.
-    file.write_bytes((length + 8).to_bytes(8, "little") + content[8 : 8 + length] + b" " * 8 + content[8 + length :])
+    changed = (length + 8).to_bytes(8, "little") + content[8 : 8 + length] + b" " * 8 + content[8 + length :]
+    file.write_bytes(changed)
+    mlmodel = folder / "MLmodel"
+    mlmodel.write_text(mlmodel.read_text().replace(digest_of(content), digest_of(changed)))
     return folder
 
 

@@ -74,10 +74,10 @@ def test_both_loaders_predict_the_same(tmp_path: Path, january: Path, model: str
     """With any regressor, the function can load the model at the printed location, and the model has a served form."""
     finished = run(tmp_path, january, "--model", model)
     location = printed(finished, "model location")
-    size = (Path(location) / "served_form.safetensors").stat().st_size / 1e6
+    size = (Path(location) / "served_form.safetensors").stat().st_size / 1e3
     line = printed(finished, "served form")
     assert re.fullmatch(
-        rf"{kind}, {size:.2f} MB, whose predictions for 1\d\d,\d{{3}} rides are the same to the .*", line
+        rf"{kind}, {size:,.0f} KB, whose predictions for 1\d\d,\d{{3}} rides are the same to the .*", line
     )
     predicted = load_model(location).predict([*RIDES, UNKNOWN_PAIR])
     by_mlflow = mlflow.sklearn.load_model(location).predict([prepare_features(ride) for ride in [*RIDES, UNKNOWN_PAIR]])
@@ -281,7 +281,7 @@ SERVED_FORM = ServedForm("table", bytes(6_454_789), Proof(156_220, 0.0))
     [
         (
             ServedForm("linear", bytes(40_000), Proof(1_000, 2.2e-16)),
-            "linear, 0.04 MB, whose predictions for 1,000 rides differ by at most 2e-16 of their value",
+            "linear, 40 KB, whose predictions for 1,000 rides differ by at most 2e-16 of their value",
         ),
         (
             NotUnderstoodError("a PoissonRegressor is not known"),
@@ -319,7 +319,7 @@ def test_the_last_lines_are_commands_that_use_the_model(logged: str, location: s
     assert train.report(training.LoggedRun("1", "run", "m-1", logged, SERVED_FORM), variables) == [
         "run id:          run (experiment 1)",
         f"model location:  {location.strip(chr(39))}",
-        "served form:     table, 6.45 MB, whose predictions for 156,220 rides are the same to the last bit",
+        "served form:     table, 6,455 KB, whose predictions for 156,220 rides are the same to the last bit",
         f"try it:          {prefix}./scripts/invoke --model {location} events/kinesis-one.json",
         f"run it:          {prefix}./scripts/run --model {location}",
         f"serve it:        {prefix}./scripts/serve --model {location}",

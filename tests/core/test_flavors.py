@@ -46,8 +46,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
     def save(kind: str) -> str:
         if kind not in folders:
-            folders[kind] = str(tmp_path_factory.mktemp("models") / kind)
-            MODELS[kind](folders[kind])
+            folder = str(tmp_path_factory.mktemp("models") / kind)
+            MODELS[kind](folder)
+            folders[kind] = folder
         return folders[kind]
 
     return save
@@ -155,9 +156,10 @@ class TestLoading:
         self, saved: Saved, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The image holds pandas only if it was built with it."""
+        folder = saved("data frame")
         monkeypatch.setitem(sys.modules, "pandas", None)
         with pytest.raises(ModelError, match="--build-arg CATEGORIES=.packages sklearn dataframe"):
-            load_model(saved("data frame"))
+            load_model(folder)
 
     @pytest.mark.parametrize(
         ("kind", "missing"), [("skops", "skops"), ("lambda", "cloudpickle"), ("skops", "scikit-learn")]
@@ -166,13 +168,14 @@ class TestLoading:
         self, saved: Saved, kind: str, missing: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The lean image has none of these packages, and a user's own image may lack one of them."""
+        folder = saved(kind)  # before the packages are missing: this may be the first test that needs the model
         for module in ("skops", "skops.io", "cloudpickle", "cloudpickle.cloudpickle"):
             monkeypatch.setitem(sys.modules, module, None)
         if missing == "scikit-learn":
             monkeypatch.setattr(importlib.metadata, "version", not_installed)
-        pinned = digest(saved("lambda"), "model.pkl") if kind == "lambda" else None
+        pinned = digest(folder, "model.pkl") if kind == "lambda" else None
         with pytest.raises(ModelError, match=f"{missing}.*--build-arg CATEGORIES=.packages sklearn") as caught:
-            load_model(saved(kind), sha256=pinned)
+            load_model(folder, sha256=pinned)
         assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize("kind", ["code skops", "code cloudpickle"])
@@ -289,6 +292,7 @@ class TestRefusing:
                 for version in ("1.8.1", "2.9.1", "1.10.1")
             ),
             pytest.param("skops", {"sklearn_version": None}, "does not say which scikit-learn", id="no version"),
+            pytest.param("skops", {"pickled_model": "n" * 9999}, "nnn'…: names have at most", id="long name"),
             pytest.param("skops", {"pickled_model": None}, "does not name the model's file", id="no file"),
             *(
                 pytest.param("skops", {"pickled_model": name}, "names must stay in the folder", id=name)
@@ -300,8 +304,9 @@ class TestRefusing:
         self, changed: Callable[..., str], kind: str, sklearn: dict[str, Any], message: str
     ) -> None:
         """The error names what does not fit, and both versions if it is scikit-learn's."""
-        with pytest.raises(ModelError, match=message):
+        with pytest.raises(ModelError, match=message) as caught:
             load_model(changed(kind, **sklearn))
+        assert len(str(caught.value)) < 1000
 
     @pytest.mark.parametrize(
         ("content", "message"),

@@ -270,11 +270,11 @@ class TestLoading:
         assert load_model(model()).predict([RIDE]) == [5.0]
 
     def test_its_digest_can_be_pinned(self, model: Callable[..., str]) -> None:
-        """The pinned digest is the digest of the served form's file."""
+        """The digest is that of the served form's file. The error says so to a user who pinned the pipeline's file."""
         folder = model()
         assert find_digest(folder) == digest_of(FILES["table"])
         assert load_model(folder, sha256=find_digest(folder).upper()).predict([RIDE]) == [5.0]
-        with pytest.raises(ModelError, match="is not what MODEL_SHA256 names"):
+        with pytest.raises(ModelError, match="the served form, which is loaded .* is not what MODEL_SHA256 names"):
             load_model(folder, sha256="0" * 64)
 
     @pytest.mark.parametrize(
@@ -283,12 +283,28 @@ class TestLoading:
             (FILES["table"], {"data": None}, r"the file of its served form \(data\)"),
             (FILES["table"], {"data": "../form.safetensors"}, "must stay in the folder"),
             (None, {}, r"there is no form\.safetensors"),
+            (
+                FILES["table"],
+                {"sha256": digest_of(FILES["linear"])},
+                "is not the file that its MLmodel names: its digest",
+            ),
+            (FILES["table"], {"sha256": 1}, "is not the file that its MLmodel names"),
             (changed("table", format=2), {}, "its format is 2 and here only 1 is known: update this service"),
             (changed("table", columns=[CATEGORY, {"feature": "hour\n\x1b"}]), {}, "cannot predict a ride .*hour"),
             (changed("table", kind="\x1b\n"), {}, "cannot be loaded: FormError: the kind"),
             (changed("table", **{"\u2028\n": 1}), {}, "cannot be loaded: FormError: its description is not valid"),
         ],
-        ids=["no file", "outside", "missing", "later version", "another feature", "kind", "field"],
+        ids=[
+            "no file",
+            "outside",
+            "missing",
+            "another file",
+            "no digest",
+            "later version",
+            "another feature",
+            "kind",
+            "field",
+        ],
     )
     def test_a_served_form_that_cannot_be_used_is_refused(
         self, model: Callable[..., str], content: bytes | None, flavor: dict[str, Any], reason: str
