@@ -19,7 +19,7 @@ from arns import stream_parameter
 from streaming.connections import make_closable
 from streaming.records import Rejection, rejections_objects
 from streaming.requests import run_side_by_side
-from streaming.wire import PutRecordsEntry, speed_up_put_records
+from streaming.wire import speed_up_put_records
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -246,7 +246,7 @@ class OutputStream:
 
     def _put_records(self, entries: Sequence[Entry]) -> Any:
         """Send a request, in a worker's thread, and return the response."""
-        records: Any = [PutRecordsEntry(entry.data, entry.partition_key) for entry in entries]
+        records: Any = [{"Data": entry.data, "PartitionKey": entry.partition_key} for entry in entries]
         return self._client.put_records(**self._parameter, Records=records)
 
     def _error_codes(self, entries: Sequence[Entry], outcome: "Future[Any]") -> Sequence[str | None]:

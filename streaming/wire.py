@@ -24,13 +24,6 @@ PARAMETERS = "put_records_parameters"
 _encoder = msgspec.json.Encoder()
 
 
-class PutRecordsEntry(msgspec.Struct, frozen=True, gc=False):
-    """An entry of a request. It is made and written in less time than a dictionary."""
-
-    Data: bytes
-    PartitionKey: str
-
-
 class _Response(msgspec.Struct):
     """The part of a response that is read: a result for each entry, which may be anything."""
 
