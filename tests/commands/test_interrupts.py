@@ -53,13 +53,16 @@ def is_running(pid: int) -> bool:
 
 
 def read_until(tool: Tool, text: str) -> str:
-    """Return what a tool has printed to stderr, up to a line with the text."""
+    """Return what a tool writes on stderr up to the end of the first line with the text."""
     assert tool.stderr
-    lines = []
-    for line in tool.stderr:
-        lines.append(line)
-        if text in line:
-            return "".join(lines)
+    lines = [b""]
+    # Byte by byte, because ``communicate`` would lose what a buffer has read ahead.
+    while byte := os.read(tool.stderr.fileno(), 1):
+        lines[-1] += byte
+        if byte == b"\n":
+            if text.encode() in lines[-1]:
+                return b"".join(lines).decode()
+            lines.append(b"")
     raise AssertionError(f"no {text} in {lines}")
 
 
