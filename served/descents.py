@@ -72,10 +72,11 @@ class StepByStep:
 class LeafSets:
     """Looks up, for each column, which leaves of each tree a rank can lead to. One leaf of a tree is in all sets."""
 
-    def __init__(self, nodes: Nodes, limits: Sequence[Floats], levels: Sequence[Integers]) -> None:
-        """Take the nodes, the limits of each column, and the inner nodes of each level."""
+    def __init__(
+        self, nodes: Nodes, limits: Sequence[Floats], levels: Sequence[Integers], trees: NDArray[np.intp]
+    ) -> None:
+        """Take the nodes, each column's limits, the inner nodes of each level, and the number of each node's tree."""
         first, roots = nodes["first"], nodes["roots"]
-        trees = number_trees(nodes, levels)
         leaves = np.flatnonzero(first == np.arange(len(first)))
         leaves = leaves[np.argsort(trees[leaves], kind="stable")]
         starts = np.searchsorted(trees[leaves], np.arange(len(roots)))
@@ -122,7 +123,7 @@ def choose(nodes: Nodes, limits: Sequence[Floats], levels: Sequence[Integers]) -
     is_inner = nodes["first"] != np.arange(len(nodes["first"]))
     cells = sum(len(ordered) + 1 for ordered in limits) * len(nodes["roots"])
     if cells <= MAX_CELLS and np.isposinf(nodes["high"][is_inner]).all():
-        leaves = np.bincount(number_trees(nodes, levels)[~is_inner])
-        if leaves.max() <= MAX_LEAVES:
-            return LeafSets(nodes, limits, levels)
+        trees = number_trees(nodes, levels)
+        if np.bincount(trees[~is_inner]).max() <= MAX_LEAVES:
+            return LeafSets(nodes, limits, levels, trees)
     return StepByStep(nodes, limits, len(levels))

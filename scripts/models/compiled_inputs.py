@@ -11,6 +11,7 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, TargetEncoder
 
 from model import SAMPLE_FEATURES
+from served.columns import Category, Column, Number
 
 
 class NotUnderstoodError(Exception):
@@ -42,6 +43,15 @@ class EncodingSource:
 
 
 Source = NumberSource | NameSource | EncodingSource
+
+
+def make_column(source: NumberSource | EncodingSource, *, single: bool) -> Column:
+    """Return the form's column of a source; if ``single``, its numbers are rounded to 32 bits."""
+    if isinstance(source, NumberSource):
+        return Number(source.feature, single=single)
+    numbers = np.array([*source.values.values(), source.other])
+    numbers = numbers.astype(np.float32).astype(np.float64) if single else numbers
+    return Category(source.feature, list(source.values), numbers[:-1], float(numbers[-1]))
 
 
 def find_sources(transformer: Any, ride: Mapping[str, Any] = SAMPLE_FEATURES) -> list[Source]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from sklearn import linear_model, svm
 
-from scripts.models.compiled_inputs import EncodingSource, NameSource, NotUnderstoodError, NumberSource, Source
-from served.columns import Category, Column, Number
+from scripts.models.compiled_inputs import NameSource, NotUnderstoodError, Source, make_column
+from served.columns import Category, Column
 from served.linear import Linear
 
 LINEAR_MODELS = (
@@ -39,10 +39,8 @@ def compile_linear(model: Any, sources: Sequence[Source]) -> Linear:
 
 
 def _make_column(source: Source, names: Mapping[str, Mapping[str, float]]) -> Column:
-    if isinstance(source, NumberSource):
-        return Number(source.feature, single=False)
-    if isinstance(source, EncodingSource):
-        return Category(source.feature, list(source.values), np.array(list(source.values.values())), source.other)
+    if not isinstance(source, NameSource):
+        return make_column(source, single=False)
     coefficients = names[source.feature]
     # Other names have the value 0.0, because their rides have zeros in all these columns of the matrix.
     return Category(source.feature, list(coefficients), np.array(list(coefficients.values())), 0.0)

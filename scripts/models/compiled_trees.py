@@ -14,8 +14,8 @@ from sklearn.ensemble import (
 )
 from sklearn.tree import DecisionTreeRegressor, ExtraTreeRegressor
 
-from scripts.models.compiled_inputs import EncodingSource, NameSource, NotUnderstoodError, NumberSource, Source
-from served.columns import Category, Column, Number
+from scripts.models.compiled_inputs import NameSource, NotUnderstoodError, Source, make_column
+from served.columns import Category, Column
 from served.trees import Trees
 
 IDENTITY_LOSSES = frozenset({"absolute_error", "quantile", "squared_error"})
@@ -115,7 +115,7 @@ class _Inputs:
                 self._codes[at] = names[source.feature][source.name]
             else:
                 self._places[at] = len(self.columns)
-                self.columns.append(_make_column(source, single))
+                self.columns.append(make_column(source, single=single))
 
     def tests(self, nodes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return the column, the low and the high limit of the inner nodes' tests."""
@@ -125,14 +125,6 @@ class _Inputs:
         low = np.where(is_name, np.select([threshold < 0, threshold < 1], [-np.inf, code - 0.5], np.inf), threshold)
         high = np.where(is_name & (threshold >= 0) & (threshold < 1), code + 0.5, np.inf)
         return self._places[nodes["feature"]], low, high
-
-
-def _make_column(source: NumberSource | EncodingSource, single: bool) -> Column:
-    if isinstance(source, NumberSource):
-        return Number(source.feature, single=single)
-    numbers = np.array([*source.values.values(), source.other])
-    numbers = numbers.astype(np.float32).astype(np.float64) if single else numbers
-    return Category(source.feature, list(source.values), numbers[:-1], float(numbers[-1]))
 
 
 def _join(trees: Iterable[NDArray[Any]], inputs: _Inputs) -> dict[str, NDArray[Any]]:

@@ -4,18 +4,15 @@ Each value is the pipeline's own prediction for one ride of the name and the int
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from scripts.models.limits import largest_up_to, smallest_above
+from scripts.models.proving import Predict
 from served.arrays import Floats
 from served.columns import Category, Number
 from served.tables import Table
 from served.trees import Trees
-
-Predict: TypeAlias = Callable[[Sequence[Any]], Any]
-"""Predicts a value for each ride, whose features are a dictionary."""
 
 MAX_CELLS = 1_000_000
 """The most values of a table: 8 MB. A forest that needs more values is served as trees."""
