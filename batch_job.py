@@ -33,7 +33,7 @@ from batch.sources import Source
 from batch.tables import check_column
 from clients import SDKSettingsError
 from flavors import find_digest
-from model import Model, find_location, find_version, load_from_settings
+from model import Model, describe_model, find_location, load_from_settings
 from settings import ModelSettings, SettingsError
 from trips import COLOURS, TripFile, TripRecordError
 
@@ -132,19 +132,21 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
 
 def settings_from(environment: Mapping[str, str]) -> ModelSettings:
     """Return the settings of the model; PREDICTION_FIELD names the column of predicted values. Raises SettingsError."""
-    settings = ModelSettings.from_environment(environment, field="predicted_duration")
-    check_column(settings.prediction_field)
+    settings = ModelSettings.from_environment(environment)
+    if settings.prediction_field:
+        check_column(settings.prediction_field)
     return settings
 
 
 def identify_model(settings: ModelSettings) -> ModelIdentity:
     """Return the identity of the model that the settings name, without loading it. Raises ModelError."""
     location = find_location(settings)
-    version, digest = settings.run_id or find_version(location), find_digest(location)
+    version, metadata = describe_model(location)
+    digest, field = find_digest(location), settings.prediction_field or f"predicted_{metadata.target}"
     # Loading finds that out too, but a month that is done needs no model.
     if settings.sha256 not in (None, digest):
         raise ModelError(f"{location} is not what MODEL_SHA256 names: its digest is {digest}, not {settings.sha256}")
-    return ModelIdentity(settings.name, version, digest, settings.prediction_field)
+    return ModelIdentity(settings.name, settings.run_id or version, digest, field)
 
 
 @contextlib.contextmanager

@@ -25,13 +25,14 @@ from rides import Prediction, encode_prediction
 from settings import StreamSettings
 from streaming.delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
 from streaming.envelope import partition_key
-from streaming.records import DecodedPart, ReceivedRide, Rejection, decode_parts
+from streaming.records import DecodedPart, ReceivedRide, Rejection, decode_parts, rides_of
 from streaming.telemetry import Tally, Telemetry
 
 SETTINGS = StreamSettings.from_environment(os.environ)
 TELEMETRY = Telemetry(SETTINGS.model.name, level=SETTINGS.log_level, namespace=SETTINGS.metrics_namespace)
 with TELEMETRY.loading():
     MODEL = load_from_settings(SETTINGS.model)
+FIELD = SETTINGS.model.prediction_field or MODEL.metadata.field
 STREAM = None if SETTINGS.dry_run else OutputStream.connect(SETTINGS.predictions_stream)
 FAILURES = FailuresBucket(SETTINGS.failures_location) if SETTINGS.failures_location and not SETTINGS.dry_run else None
 # GC never scans again what was loaded. Otherwise it would take a third of the time of each large batch.
@@ -88,7 +89,7 @@ def process(part: DecodedPart, deadline: Deadline, tally: Tally, shown: dict[str
 def predict(received: Sequence[ReceivedRide], deadline: Deadline) -> tuple[list[Entry], list[Rejection], list[str]]:
     """Return the predictions to put, the rejections of rides without one, and the numbers of rides not tried."""
     entries, rejections, not_tried = [], [], []
-    values = MODEL.predict([ride.event.ride for ride in received], deadline.is_over)
+    values = MODEL.predict(rides_of(received, with_times=MODEL.metadata.wants_time), deadline.is_over)
     for ride, value in zip(received, values, strict=True):
         if isinstance(value, float):
             entry = prediction_entry(ride, value)
@@ -106,9 +107,8 @@ def predict(received: Sequence[ReceivedRide], deadline: Deadline) -> tuple[list[
 
 def prediction_entry(ride: ReceivedRide, value: float) -> Entry:
     """Return the entry for PutRecords that carries a ride's predicted value."""
-    model, record, ride_id = SETTINGS.model, ride.record, ride.event.ride_id
-    prediction = Prediction(model.name, MODEL.version, model.prediction_field, value, ride_id, record.event_id)
-    return Entry(record.sequence_number, partition_key(ride_id), encode_prediction(prediction))
+    prediction = Prediction(SETTINGS.model.name, MODEL.version, FIELD, value, ride.event.ride_id, ride.record.event_id)
+    return Entry(ride.record.sequence_number, partition_key(ride.event.ride_id), encode_prediction(prediction))
 
 
 def store(rejections: Sequence[Rejection], deadline: Deadline) -> tuple[Sequence[Rejection], str | None]:

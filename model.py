@@ -1,13 +1,17 @@
-"""The model: loading one, the features of a ride, and predicting a batch of rides."""
+"""The model: loading one, and predicting a batch of rides."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from datetime import tzinfo
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from artifacts import MAX_MESSAGE_LENGTH, MLMODEL, ModelError, describe, find_run, in_one_line, open_artifact
+from features import SAMPLE_RIDE, Features, NoTimeError, prepare_features
 from flavors import load_calls
+from model_metadata import NO_METADATA, ModelMetadata, read_metadata
+from settings import DEFAULT_TIME_ZONE
 
 if TYPE_CHECKING:
     from rides import Ride
@@ -22,38 +26,35 @@ class NotTriedError(PredictionError):
     """The call for the batch failed, and the time was over before the model was called again for this ride."""
 
 
-class Features(TypedDict):
-    """The model's input for a ride, in training and serving: the pair of zones, and the distance in miles."""
-
-    PU_DO: str
-    trip_distance: float
-
-
 MAX_VERSION_LENGTH = 256
 """Each prediction carries the version. A run's id has 32 characters."""
 
-SAMPLE_FEATURES: Features = {"PU_DO": "130_205", "trip_distance": 3.66}
-"""Features of an ordinary ride. A model that cannot predict it is refused when it is loaded."""
-
-
-def prepare_features(ride: "Ride") -> Features:
-    """Return the features of a ride, the same for training and serving."""
-    return {"PU_DO": f"{ride.PULocationID}_{ride.DOLocationID}", "trip_distance": ride.trip_distance}
-
 
 class Model:
-    """A loaded model with its version."""
+    """A loaded model with its version, and with what its artifact says about it."""
 
-    def __init__(self, call: Callable[[list[Features]], Any], version: str) -> None:
-        """Wrap ``call``, which returns a number, such as minutes, for each ride whose features it is given."""
+    def __init__(
+        self,
+        call: Callable[[list[Features]], Any],
+        version: str,
+        metadata: ModelMetadata = NO_METADATA,
+        time_zone: str = DEFAULT_TIME_ZONE,
+    ) -> None:
+        """Wrap ``call``, which returns a number, such as minutes, for each ride whose features it is given.
+
+        ``time_zone`` is the zone in which a model that wants the time gets it.
+        """
         self._call = call
         self.version = version
+        self.metadata = metadata
+        self._zone = _find_zone(time_zone) if metadata.wants_time else None
 
     def predict(
         self, rides: "Sequence[Ride]", is_over: Callable[[], bool] = lambda: False
     ) -> list[float | PredictionError]:
         """Return each ride's predicted value, in order, or an error in its place if the model has no value for it.
 
+        For a model that wants the time, give each ride a pickup (``rides.with_time``): a ride without it gets an error.
         The model is called once for all rides. Only if that call raises, the batch is halved, and halved again, until
         each ride that the model cannot predict is alone. As soon as ``is_over`` returns True, no further half is
         tried, and its rides get a NotTriedError.
@@ -61,12 +62,16 @@ class Model:
         if not rides:
             return []
         try:
-            values = _as_values(self._call([prepare_features(ride) for ride in rides]), len(rides))
+            names, zone = self.metadata.features, self._zone
+            values = _as_values(self._call([prepare_features(ride, names, zone) for ride in rides]), len(rides))
             # JSON has no NaN and no infinity.
             return [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in values]
         except MemoryError:
             # Halves would run out of memory too. Lambda redelivers the batch, by then perhaps in a new sandbox.
             raise
+        except NoTimeError as error:
+            if len(rides) == 1:
+                return [PredictionError(str(error))]
         except Exception as error:
             if len(rides) == 1:
                 return [PredictionError(f"the model raised {type(error).__name__}: {error}"[:MAX_MESSAGE_LENGTH])]
@@ -93,7 +98,8 @@ def _as_values(answer: Any, rides: int) -> list[float]:
 
 def load_from_settings(settings: "ModelSettings") -> Model:
     """Load the model that the settings name. Raises ModelError as ``load_model`` and ``find_run`` do."""
-    return load_model(find_location(settings), sha256=settings.sha256, version=settings.run_id)
+    location, zone = find_location(settings), settings.time_zone
+    return load_model(location, sha256=settings.sha256, version=settings.run_id, time_zone=zone)
 
 
 def find_location(settings: "ModelSettings") -> str:
@@ -101,13 +107,19 @@ def find_location(settings: "ModelSettings") -> str:
     return settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
 
 
-def find_version(location: str) -> str:
-    """Return the id of the run that logged a model. Raises ModelError if there is no such model, or no id."""
+def describe_model(location: str) -> tuple[str, ModelMetadata]:
+    """Return the id of the run that logged a model, and what its artifact says about it, without loading it.
+
+    Raises ModelError if there is no such model, or no id.
+    """
     artifact = open_artifact(location)
-    return _name_run(describe(artifact), artifact.location)
+    description = describe(artifact)
+    return _name_run(description, artifact.location), read_metadata(description, artifact.location)
 
 
-def load_model(location: str, *, sha256: str | None = None, version: str | None = None) -> Model:
+def load_model(
+    location: str, *, sha256: str | None = None, version: str | None = None, time_zone: str = DEFAULT_TIME_ZONE
+) -> Model:
     """Load the MLflow model at ``location``.
 
     Args:
@@ -117,14 +129,23 @@ def load_model(location: str, *, sha256: str | None = None, version: str | None 
             of its own (there, ``find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it). It is
             verified if it is given, and required for a model that can run code when it is loaded.
         version: the version to tag predictions with; by default the run id that the artifact names.
+        time_zone: the time zone in which a model that wants the pickup's time gets it.
 
     Raises:
         ModelError: if there is no such model, or if loading or using it here is unsafe or impossible.
     """
     artifact = open_artifact(location)
     description = describe(artifact)
-    call = _choose_call(load_calls(artifact, description, sha256), location)
-    return Model(call, version or _name_run(description, artifact.location))
+    metadata = read_metadata(description, artifact.location)
+    call = _choose_call(load_calls(artifact, description, sha256), location, metadata)
+    return Model(call, version or _name_run(description, artifact.location), metadata, time_zone)
+
+
+def _find_zone(name: str) -> tzinfo:
+    # Imported here because a model that does not want the time needs no time zones, which take milliseconds to import.
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
 
 
 def _name_run(description: Mapping[str, Any], location: str) -> str:
@@ -138,17 +159,20 @@ def _name_run(description: Mapping[str, Any], location: str) -> str:
     return text
 
 
-def _choose_call(calls: Iterable[Callable[[list[Features]], Any]], location: str) -> Callable[[list[Features]], Any]:
+def _choose_call(
+    calls: Iterable[Callable[[list[Features]], Any]], location: str, metadata: ModelMetadata
+) -> Callable[[list[Features]], Any]:
     """Return the first way to call the model that predicts a sample ride.
 
     A model that predicts nothing is refused, because it would turn every ride of the stream into a rejection.
     """
     reasons = []
+    sample = prepare_features(SAMPLE_RIDE, metadata.features)
     for call in calls:
         try:
-            _as_values(call([SAMPLE_FEATURES.copy()]), 1)
+            _as_values(call([sample.copy()]), 1)
         except Exception as error:
             reasons.append(in_one_line(error))
         else:
             return call
-    raise ModelError(f"{location} cannot predict a ride with the features {SAMPLE_FEATURES}: {'; '.join(reasons)}")
+    raise ModelError(f"{location} cannot predict a ride with the features {sample}: {'; '.join(reasons)}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 PAIR, DISTANCE = "PU_DO", "trip_distance"
-"""The features of a ride, as ``model.prepare_features`` makes them."""
+"""The features of a ride, as ``features.prepare_features`` makes them."""
 
 PROOF_DISTANCES = (0.0, -0.0, 5e-324, 1e-9, 0.01, 0.7, 1 / 3, 1.37, 2.06, 3.66, 7.3, 18.41, 59.99, 99.99, 100.0)
 """Miles. For most of them, rounding once (after the sum) and rounding twice (the product too) give two results."""

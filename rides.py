@@ -4,6 +4,7 @@ import codecs
 import functools
 import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -11,6 +12,10 @@ from msgspec import Meta, Struct
 
 MAX_TRIP_DISTANCE = 100.0
 """Miles. Training leaves longer trips out and serving refuses them: a stuck meter says 120,000."""
+
+FIRST_TIME, END_OF_TIME = datetime(1970, 1, 1), datetime(2100, 1, 1)
+"""The first time that is read, and the first that is not. Clocks that were never set say 2001 or 2008 and are read;
+1677, 1900, 2262 and 9999 are what programs write for a missing time."""
 
 MAX_ID_LENGTH = 256
 """Characters: a ride_id becomes a partition key, and PutRecords takes no longer key (API reference)."""
@@ -26,12 +31,15 @@ RIDE_ID = "ride_id"
 
 
 # gc=False for values that a batch has thousands of: they are never part of a cycle, and GC would scan them for long.
-class Ride(Struct, frozen=True, gc=False):
-    """What a duration is predicted from: two TLC zones and the distance between them in miles."""
+class Ride(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a duration is predicted from: two TLC zones, the distance between them in miles, and the time if known."""
 
     PULocationID: int
     DOLocationID: int
     trip_distance: Annotated[float, Meta(ge=0, le=MAX_TRIP_DISTANCE)]
+    pickup_datetime: datetime | None = None
+    """Without a UTC offset, it is what a clock shows where the ride takes place, as in TLC's files. ``check_time`` has
+    one more rule."""
 
 
 RideId = int | Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -99,6 +107,8 @@ def decode_ride(data: bytes) -> RideEvent:
     """
     event = decode_json(_ride_events, data)
     check_id(event.ride_id)
+    if event.ride.pickup_datetime is not None:
+        check_time(event.ride.pickup_datetime, "$.ride.pickup_datetime")
     return event
 
 
@@ -123,6 +133,21 @@ def check_id(ride_id: int | str) -> None:
     """Raise InvalidRideError for a number with too many digits, which no type can say."""
     if isinstance(ride_id, int) and not _TOO_SMALL_ID < ride_id < _TOO_LARGE_ID:
         raise InvalidRideError("ride", f"Expected an `int` of at most {MAX_ID_LENGTH} digits - at `$.ride_id`")
+
+
+def check_time(pickup: datetime, path: str) -> None:
+    """Raise InvalidRideError for a time that no ride can have. ``path`` is the place in the JSON, for the reason."""
+    if not FIRST_TIME.year <= pickup.year < END_OF_TIME.year:
+        raise InvalidRideError(
+            "ride", f"Expected a time from {FIRST_TIME.year} to {END_OF_TIME.year - 1} - at `{path}`"
+        )
+
+
+def with_time(ride: Ride, moment: datetime) -> Ride:
+    """Return a ride that has a pickup: its own, or else the moment."""
+    if ride.pickup_datetime is not None:
+        return ride
+    return Ride(ride.PULocationID, ride.DOLocationID, ride.trip_distance, moment)
 
 
 def encode_prediction(prediction: Prediction) -> bytes:

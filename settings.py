@@ -15,6 +15,8 @@ ANSWER_FIELDS = ("model_version", "error")
 """Fields of the web service's answers that stand beside the predicted value, or replace it."""
 DRAIN_SECONDS = 3.0
 """The default, because load balancers take a second or two to notice that a server is about to stop."""
+DEFAULT_TIME_ZONE = "America/New_York"
+"""The time zone of TLC's trip records."""
 S3_URI = "s3://[^/]+(/.*)?"
 TEXT = r"[^\ud800-\udfff]+"
 """Python has bytes that are not UTF-8 as lone surrogates, which no prediction can carry."""
@@ -35,16 +37,15 @@ class ModelSettings:
     run_id: str
     """The version that predictions are tagged with; if empty, the artifact's own run id is used."""
     name: str
-    prediction_field: str
-    """The predicted value's name in predictions."""
+    prediction_field: str | None
+    """The predicted value's name in predictions; if None, the artifact's own name for it."""
     sha256: str | None
+    time_zone: str
+    """The time zone in which a model that wants the time gets it."""
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str], field: str = "ride_duration") -> "ModelSettings":
-        """Read the settings from environment variables. Raises SettingsError.
-
-        ``field`` is the predicted value's name if PREDICTION_FIELD is not set.
-        """
+    def from_environment(cls, environment: Mapping[str, str]) -> "ModelSettings":
+        """Read the settings from environment variables. Raises SettingsError."""
         variables = {name: value.strip() for name, value in environment.items()}
         _check_model_place(variables)
         given_field = _match(
@@ -57,8 +58,9 @@ class ModelSettings:
             experiment_id=variables.get("MLFLOW_EXPERIMENT_ID") or "1",
             run_id=_match(variables, "RUN_ID", TEXT, "text in UTF-8"),
             name=_match(variables, "MODEL_NAME", TEXT, "text in UTF-8") or "ride_duration_prediction_model",
-            prediction_field=given_field or field,
+            prediction_field=given_field or None,
             sha256=digest.lower() or None,
+            time_zone=_time_zone(variables),
         )
 
 
@@ -115,7 +117,7 @@ class WebSettings:
     def from_environment(cls, environment: Mapping[str, str]) -> "WebSettings":
         """Read the settings from environment variables. Raises SettingsError."""
         variables = {name: value.strip() for name, value in environment.items()}
-        model = ModelSettings.from_environment(environment, field="duration")
+        model = ModelSettings.from_environment(environment)
         if model.prediction_field in ANSWER_FIELDS:
             raise SettingsError(
                 f"PREDICTION_FIELD is {model.prediction_field!r}, a field that answers have already: choose another"
@@ -147,6 +149,21 @@ def _check_model_place(variables: Mapping[str, str]) -> None:
         raise SettingsError(f"MODEL_BUCKET is a bucket's name, not {bucket!r}: give a URI as MODEL_LOCATION instead")
     if bucket and not variables.get("RUN_ID"):
         raise SettingsError("RUN_ID is not set: MODEL_BUCKET needs the id of the MLflow run that logged the model")
+
+
+def _time_zone(variables: Mapping[str, str]) -> str:
+    """Return the name of the time zone. Raises SettingsError if there is no such zone."""
+    name = _match(variables, "TIME_ZONE", "[A-Za-z0-9_+/-]{1,64}", f"a time zone's name, such as {DEFAULT_TIME_ZONE}")
+    if not name:
+        return DEFAULT_TIME_ZONE
+    # Imported here because few functions set a zone, and the import takes several milliseconds of a cold start.
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError) as error:
+        raise SettingsError(f"TIME_ZONE is a time zone's name, such as {DEFAULT_TIME_ZONE}, not {name!r}") from error
+    return name
 
 
 def _flag(variables: Mapping[str, str], name: str) -> bool:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rides import MAX_ID_LENGTH, MAX_TRIP_DISTANCE, RIDE_ID, Ride, RideEvent
+from rides import END_OF_TIME, FIRST_TIME, MAX_ID_LENGTH, MAX_TRIP_DISTANCE, RIDE_ID, Ride, RideEvent
 
 MIN_DURATION, MAX_DURATION = 1, 60
 """Minutes, both included. A shorter ride was cancelled; a longer one is a meter left on, or a taxi hired for a day."""
@@ -43,9 +43,6 @@ MONTH_IN_NAME = re.compile(r"(?<!\d)(\d{4})-(0[1-9]|1[0-2])(?!\d)")
 MICROSECONDS_A_MINUTE = 60_000_000
 MAX_ZONE = 2**31
 """Larger than every zone: TLC has 265 zones. A negative zone is a missing value that was converted to an integer."""
-FIRST_TIME, END_OF_TIME = datetime(1970, 1, 1), datetime(2100, 1, 1)
-"""The first time that is read, and the first that is not. Clocks that were never set say 2001 or 2008 and are read;
-1677, 1900, 2262 and 9999 are what programs write for a missing time."""
 
 
 IS_TEXT = (
@@ -98,7 +95,7 @@ def training_trips(path: Path) -> Trips:
     with _explained(path):
         table = _read(path, ["pickup", "dropoff"])
         kept = table.filter(_has_zones() & usual_trips())
-    return Trips(list(_rides(kept)), kept["minutes"].to_pylist(), len(table) - len(kept))
+    return Trips(list(_timed_rides(kept)), kept["minutes"].to_pylist(), len(table) - len(kept))
 
 
 def usual_trips() -> Any:
@@ -218,6 +215,10 @@ def _has_zones() -> Any:
 
 def _rides(table: Any) -> Iterator[Ride]:
     return map(Ride, *(table[column].to_pylist() for column in RIDE))
+
+
+def _timed_rides(table: Any) -> Iterator[Ride]:
+    return map(Ride, *(table[column].to_pylist() for column in (*RIDE, "pickup")))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ It uses the same model, the same contract and the same code as the stream, and g
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from flask import Flask, Response, abort, request
 
 from artifacts import ModelError
 from model import load_from_settings
-from rides import InvalidRideError, encodable
+from rides import InvalidRideError, encodable, with_time
 from settings import SettingsError, WebSettings
 from web import errors, open_inference, openapi, pages, telemetry
 from web.health import Health
@@ -29,7 +30,8 @@ try:
     MODEL = load_from_settings(SETTINGS.model)
 except (SettingsError, ModelError) as error:
     sys.exit(f"web_service: {error}")
-NAME, VERSION, FIELD = SETTINGS.model.name, MODEL.version, SETTINGS.model.prediction_field
+NAME, VERSION = SETTINGS.model.name, MODEL.version
+FIELD = SETTINGS.model.prediction_field or MODEL.metadata.target
 NAMES = {"model": NAME, "version": VERSION, "field": FIELD}
 HEALTH = Health(NAME, MODEL, SETTINGS.drain_seconds)
 DOCUMENT = openapi.make_document(**NAMES)
@@ -139,7 +141,11 @@ def read_json() -> bytes:
 
 def predict_each(rides: Sequence[RequestedRide | InvalidRideError]) -> list[float | InvalidRideError]:
     """Return each ride's predicted value, or an error with the reason why it has no value. The model is called once."""
-    predicted = iter(MODEL.predict([one.ride for one in rides if isinstance(one, RequestedRide)]))
+    valid = [one.ride for one in rides if isinstance(one, RequestedRide)]
+    if MODEL.metadata.wants_time:
+        now = datetime.now(UTC)
+        valid = [with_time(ride, now) for ride in valid]
+    predicted = iter(MODEL.predict(valid))
     values = [next(predicted) if isinstance(one, RequestedRide) else one for one in rides]
     outcomes = [
         value if isinstance(value, float | InvalidRideError) else InvalidRideError("prediction", encodable(str(value)))

@@ -89,7 +89,8 @@ def predict(chunk: TripChunk, ids: Any, model: Model) -> tuple[dict[int, float],
     Raises ModelError if the model runs out of memory.
     """
     valid, invalid = pc.indices_nonzero(chunk.is_valid), pc.indices_nonzero(pc.invert(chunk.is_valid))
-    columns = (chunk.cells[name].take(valid).to_pylist() for name in RIDE)
+    names = [*RIDE, "pickup"] if model.metadata.wants_time else RIDE
+    columns = (chunk.cells[name].take(valid).to_pylist() for name in names)
     try:
         outcomes = model.predict(list(map(Ride, *columns)))
     except MemoryError as error:

@@ -18,7 +18,7 @@ FORMAT = 1
 KINDS = {form.kind: form for form in (Linear, Table, Trees)}
 
 Form: TypeAlias = Linear | Table | Trees
-"""Takes a list of rides' features, as ``model.prepare_features`` makes them, and returns a double for each."""
+"""Takes a list of rides' features, as ``features.prepare_features`` makes them, and returns a double for each."""
 
 
 class _Description(Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,8 +4,10 @@ import base64
 import binascii
 import functools
 import hashlib
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -13,7 +15,7 @@ from msgspec import Struct
 
 from arns import stream_name
 from artifacts import MAX_MESSAGE_LENGTH
-from rides import InvalidRideError, RejectionKind, RideEvent, decode_ride, encodable
+from rides import InvalidRideError, RejectionKind, Ride, RideEvent, decode_ride, encodable, with_time
 from streaming.aggregation import is_aggregated, packed_records
 from streaming.envelope import kinesis_records, text_of
 from streaming.wrappings import explain
@@ -61,6 +63,21 @@ class ReceivedRide(Struct, frozen=True, gc=False):
 
     record: UserRecord
     event: RideEvent
+
+
+def rides_of(received: Iterable[ReceivedRide], *, with_times: bool) -> list[Ride]:
+    """Return the rides themselves. If ``with_times``, a ride without a pickup gets its record's arrival time."""
+    if not with_times:
+        return [one.event.ride for one in received]
+    return [with_time(one.event.ride, _arrival_time(one.record)) for one in received]
+
+
+def _arrival_time(record: UserRecord) -> datetime:
+    """Return when the record arrived; now, if the event does not say it, as an event written by hand."""
+    try:
+        return datetime.fromtimestamp(record.arrival or time.time(), UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.now(UTC)
 
 
 class Rejection(Struct, frozen=True):

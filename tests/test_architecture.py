@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["arns"],
     ["clients"],
-    ["rides", "artifacts", "proofs", "skops_checks", "served"],
-    ["settings", "skops_types", "digests", "pickled_code", "forests", "linear_models"],
-    ["skops_schema"],
+    ["rides", "artifacts", "proofs", "skops_checks", "served", "targets"],
+    ["features", "settings", "skops_types", "digests", "pickled_code", "forests", "linear_models"],
+    ["skops_schema", "model_metadata"],
     ["sklearn_flavor"],
     ["flavors"],
     ["model", "trips"],

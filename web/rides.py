@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from rides import RIDE_ID, InvalidRideError, Ride, RideId, check_id, decode_json, decode_ride
+from rides import RIDE_ID, InvalidRideError, Ride, RideId, check_id, check_time, decode_json, decode_ride
 from web.problems import problem_of
 
 MAX_RIDES = 1000
@@ -58,6 +58,8 @@ def decode_one(body: bytes) -> RequestedRide:
         event = decode_ride(body)
         return RequestedRide(event.ride, event.ride_id)
     ride = decode_json(_bare_rides, body)
+    if ride.pickup_datetime is not None:
+        check_time(ride.pickup_datetime, "$.pickup_datetime")
     if ride.ride_id is UNSET:
         return RequestedRide(ride, None)
     check_id(ride.ride_id)

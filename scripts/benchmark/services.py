@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model import prepare_features
+from features import prepare_features
 from rides import Ride
 from scripts.benchmark import load
 from scripts.benchmark.consumers import OURS, OURS_SKLEARN

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from model import prepare_features
+from features import prepare_features
 from rides import Ride
 from scripts.benchmark import services
 from scripts.benchmark.consumers import OURS, OURS_SKLEARN

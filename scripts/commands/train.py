@@ -3,13 +3,15 @@
 import argparse
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
+from features import PAIR_AND_DISTANCE, prepare_features
+from model_metadata import ModelMetadata
 from scripts import cli
-from scripts.models import training
+from scripts.models import boosting, training
 from scripts.models.compiled_inputs import NotUnderstoodError
 from scripts.models.compiling import ServedForm
 from scripts.models.training import LoggedRun
@@ -34,17 +36,30 @@ def main() -> int:
     options = parse_arguments()
     trips, validation = training.read_trips(options.file, options.validate)
     experiment_id = training.open_experiment(options.experiment)
-    estimator = training.MODELS[options.model]()
-    features = training.features(trips.rides, options.min_pair_count)
-    pipeline = training.fit(estimator, features, trips.durations)
-    errors = training.measure(pipeline, trips.durations, validation)
+    names: Sequence[str] = PAIR_AND_DISTANCE
+    if options.model == "boosted":
+        names = boosting.WITHOUT_TIME if options.without_time else boosting.WITH_TIME
+        prepared = [prepare_features(ride, names) for ride in trips.rides]
+        pipeline = boosting.fit_boosted(prepared, trips.durations, names, training.SEED)
+    else:
+        estimator = training.MODELS[options.model]()
+        features = training.features(trips.rides, options.min_pair_count)
+        pipeline = training.fit(estimator, features, trips.durations)
+    errors = training.measure(pipeline, trips.durations, validation, names)
     show(errors)
     metrics = {**errors, **counts("training", trips), **counts("validation", validation)}
     held_out = "a fifth of the training data, held out"
     # Names without folders: a run may be seen by others than whoever trained it.
     validated_on = Path(options.validate).name if options.validate else held_out
     tags = {"model": options.model, "training_data": Path(options.file).name, "validation_data": validated_on}
-    logged = training.log_run(experiment_id, pipeline, {"min_pair_count": options.min_pair_count}, metrics, tags)
+    logged = training.log_run(
+        experiment_id,
+        pipeline,
+        {"min_pair_count": options.min_pair_count},
+        metrics,
+        tags,
+        ModelMetadata(features=tuple(names)),
+    )
     print("\n".join(report(logged, os.environ)))
     return 0
 
@@ -55,7 +70,13 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("file", metavar="FILE", help="trip records of green or yellow taxis: a parquet file, or its http(s) URL")
     add("--validate", metavar="FILE", help="measure the model on this file or URL (default: a fifth of FILE's rides)")
-    add("--model", choices=training.MODELS, default=training.DEFAULT_MODEL, help="the regressor (default: %(default)s)")
+    add(
+        "--model",
+        choices=[*training.MODELS, "boosted"],
+        default=training.DEFAULT_MODEL,
+        help="the regressor (default: %(default)s)",
+    )
+    add("--without-time", action="store_true", help="train the boosted model without the pickup's time")
     pairs = (
         "learn only pairs of zones that N rides or more have, and predict rides of other pairs from their distance"
         " alone: this makes the model smaller and a little worse (default: %(default)s, all pairs)"

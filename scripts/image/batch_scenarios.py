@@ -158,7 +158,7 @@ def scores_a_folder_without_s3(stage: BatchStage) -> str:
         # The same job in this process.
         counts = score_month(Job(MONTH, str(trips), own), settings).counts
         expect("counts", outcome.counts, counts)
-        expect("predictions", *(_read_values(one, settings.prediction_field) for one in (place, stage.place(own))))
+        expect("predictions", *(_read_values(one, "predicted_duration") for one in (place, stage.place(own))))
         expect("rejected rows", manifest.rejections, read_complete(stage.place(own)).rejections)
         expect("the second outcome", score(), msgspec.structs.replace(outcome, was_done=True, seconds=0.0))
         expect("the manifest after it", read_complete(place), manifest)

@@ -10,7 +10,6 @@ from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, TargetEncoder
 
-from model import SAMPLE_FEATURES
 from served.columns import Category, Column, Number
 
 
@@ -54,7 +53,7 @@ def make_column(source: NumberSource | EncodingSource, *, single: bool) -> Colum
     return Category(source.feature, list(source.values), numbers[:-1], float(numbers[-1]))
 
 
-def find_sources(transformer: Any, ride: Mapping[str, Any] = SAMPLE_FEATURES) -> list[Source]:
+def find_sources(transformer: Any, ride: Mapping[str, Any]) -> list[Source]:
     """Return the source of each column of a fitted transformer's matrix, in order.
 
     Args:

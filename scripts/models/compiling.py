@@ -4,7 +4,7 @@ A pipeline that is not understood is not compiled, and scikit-learn serves it. C
 ``scripts.models.proving``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import joblib
 from sklearn.pipeline import Pipeline
 
 from artifacts import in_one_line
+from features import PAIR_AND_DISTANCE, SAMPLE_RIDE, prepare_features
 from scripts.models.compiled_inputs import NotUnderstoodError, find_sources
 from scripts.models.compiled_linear import LINEAR_MODELS, compile_linear
 from scripts.models.compiled_trees import compile_trees
@@ -35,7 +36,10 @@ class ServedForm:
 
 
 def compile_pipeline(
-    pipeline: Any, predict: Predict, advance: Callable[[int, int], None] = lambda *_: None
+    pipeline: Any,
+    predict: Predict,
+    advance: Callable[[int, int], None] = lambda *_: None,
+    names: Sequence[str] = PAIR_AND_DISTANCE,
 ) -> ServedForm:
     """Return a pipeline's served form.
 
@@ -43,6 +47,7 @@ def compile_pipeline(
         pipeline: a fitted pipeline of a transformer and a model.
         predict: the pipeline's own predictions for a list of dictionaries.
         advance: called with the steps that are done and their total.
+        names: the features that the model wants.
 
     Raises:
         NotUnderstoodError: if the pipeline has no served form, or if the form would predict something else.
@@ -50,7 +55,7 @@ def compile_pipeline(
     try:
         # One thread adds the trees of a forest in order. Several threads add them in any order.
         with joblib.parallel_config("sequential"):
-            return _compile(pipeline, predict, advance)
+            return _compile(pipeline, predict, advance, names)
     except (NotUnderstoodError, MemoryError):
         raise
     except FormError as error:
@@ -60,8 +65,8 @@ def compile_pipeline(
         raise NotUnderstoodError(f"compiling it raised {in_one_line(error)}") from error
 
 
-def _compile(pipeline: Any, predict: Predict, advance: Callable[[int, int], None]) -> ServedForm:
-    compiled = compile_arrays(pipeline)
+def _compile(pipeline: Any, predict: Predict, advance: Callable[[int, int], None], names: Sequence[str]) -> ServedForm:
+    compiled = compile_arrays(pipeline, names)
     trees = compiled if isinstance(compiled, Trees) else None
     # The table is the first half of the progress, and the proof is the second half.
     table = tabulate(trees, predict, lambda done, total: advance(done, 2 * total)) if trees else None
@@ -74,11 +79,13 @@ def _compile(pipeline: Any, predict: Predict, advance: Callable[[int, int], None
     )
 
 
-def compile_arrays(pipeline: Any) -> Linear | Trees:
-    """Return a pipeline's weights or trees, without a proof. Raises NotUnderstoodError."""
+def compile_arrays(pipeline: Any, names: Sequence[str] = PAIR_AND_DISTANCE) -> Linear | Trees:
+    """Return a pipeline's weights or trees, without a proof. ``names`` are the features that the model wants.
+
+    Raises NotUnderstoodError.
+    """
     if type(pipeline) is not Pipeline or len(pipeline.steps) != 2:
         raise NotUnderstoodError("it is not a pipeline of a transformer and a model")
     transformer, model = (step for _, step in pipeline.steps)
-    if type(model) not in LINEAR_MODELS:
-        return compile_trees(model, find_sources(transformer))
-    return compile_linear(model, find_sources(transformer))
+    sources = find_sources(transformer, prepare_features(SAMPLE_RIDE, names))
+    return compile_linear(model, sources) if type(model) in LINEAR_MODELS else compile_trees(model, sources)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model import SAMPLE_FEATURES, Features
+from features import SAMPLE_FEATURES
 from rides import MAX_TRIP_DISTANCE
 from scripts.models.limits import largest_up_to, smallest_above
 from served.arrays import Floats
@@ -79,8 +79,7 @@ def _distances_at_thresholds(form: Form) -> list[float]:
 
 
 def _ride(pair: str, miles: float) -> dict[str, Any]:
-    features: Features = {"PU_DO": pair, "trip_distance": miles}
-    return dict(features)
+    return {**SAMPLE_FEATURES, "PU_DO": pair, "trip_distance": miles}
 
 
 def _cell_rides(draw: np.random.Generator, table: Table) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 import mlflow
 import mlflow.pyfunc
 import mlflow.sklearn
+import msgspec
 import numpy as np
+import pandas as pd
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException
@@ -38,12 +40,14 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sqlalchemy.exc import SQLAlchemyError
 
-from model import SAMPLE_FEATURES, prepare_features
+from features import PAIR_AND_DISTANCE, SAMPLE_RIDE, prepare_features
+from model_metadata import KEY, NO_METADATA, ModelMetadata
 from rides import MAX_TRIP_DISTANCE, Ride
 from scripts import cli
 from scripts.models import served_flavor
 from scripts.models.compiled_inputs import NotUnderstoodError
 from scripts.models.compiling import ServedForm, compile_pipeline
+from scripts.models.proving import Predict
 from scripts.sources.download import open_trips
 from sklearn_flavor import TRUSTED_TYPES
 from trips import MAX_DURATION, MIN_DURATION, Trips, training_trips
@@ -152,9 +156,11 @@ def grow(forest: RandomForestRegressor, matrix: Any, durations: Sequence[float],
     forest.set_params(warm_start=False)
 
 
-def measure(pipeline: Any, training_durations: Sequence[float], validation: Trips) -> dict[str, float]:
+def measure(
+    pipeline: Any, training_durations: Sequence[float], validation: Trips, names: Sequence[str] = PAIR_AND_DISTANCE
+) -> dict[str, float]:
     """Return the errors on the validation rides in minutes: the pipeline's, and those of the training rides' mean."""
-    predicted = pipeline.predict([prepare_features(ride) for ride in validation.rides])
+    predicted = predict_with(pipeline, names)([prepare_features(ride, names) for ride in validation.rides])
     mean = np.full(len(validation.rides), np.mean(training_durations))
     return {
         "rmse": root_mean_squared_error(validation.durations, predicted),
@@ -190,37 +196,57 @@ def open_experiment(name: str) -> str:
 
 
 def log_run(
-    experiment_id: str, pipeline: Any, parameters: Mapping[str, Any], metrics: Mapping[str, float], tags: dict[str, str]
+    experiment_id: str,
+    pipeline: Any,
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    tags: dict[str, str],
+    metadata: ModelMetadata = NO_METADATA,
 ) -> LoggedRun:
     """Log a run with its parameters, metrics, tags and model; the model is in the form that the function loads."""
     with stage("Compiling the served form") as show_progress:
-        served_form = compile_served_form(pipeline, show_progress)
+        served_form = compile_served_form(pipeline, metadata.features, show_progress)
     with stage("Logging to MLflow"), mlflow.start_run(experiment_id=experiment_id) as run:
         mlflow.log_params({**FILTERS, **parameters, "estimator": str(pipeline[-1])})
         mlflow.log_metrics(dict(metrics))
         mlflow.set_tags(tags)
-        model = log_model(pipeline, served_form if isinstance(served_form, ServedForm) else None)
+        model = log_model(pipeline, served_form if isinstance(served_form, ServedForm) else None, metadata)
     return LoggedRun(experiment_id, run.info.run_id, model.model_id, model.artifact_path, served_form)
 
 
-def compile_served_form(pipeline: Any, show_progress: ShowProgress) -> ServedForm | NotUnderstoodError:
+def predict_with(pipeline: Any, names: Sequence[str]) -> Predict:
+    """Return the pipeline's predictions for features: some pipelines take a DataFrame, and others take dictionaries."""
+    if not hasattr(pipeline, "feature_names_in_"):
+        predict: Predict = pipeline.predict
+        return predict
+    return lambda features: pipeline.predict(pd.DataFrame(list(features), columns=list(names)))
+
+
+def compile_served_form(
+    pipeline: Any, names: Sequence[str], show_progress: ShowProgress
+) -> ServedForm | NotUnderstoodError:
     """Return the pipeline's served form, or the error that says why it has none."""
     try:
-        return compile_pipeline(pipeline, pipeline.predict, show_progress)
+        return compile_pipeline(pipeline, predict_with(pipeline, names), show_progress, names)
     except NotUnderstoodError as error:
         return error
 
 
-def log_model(pipeline: Any, served_form: ServedForm | None) -> Any:
+def log_model(pipeline: Any, served_form: ServedForm | None, metadata: ModelMetadata = NO_METADATA) -> Any:
     """Log the pipeline with the run that is open, as skops and as its served form; return MLflow's description of it.
 
-    The pipeline takes a list of dictionaries. MLflow's server makes a DataFrame of every request, and turns it into a
+    Most pipelines take a list of dictionaries. MLflow's server makes a DataFrame of every request, and turns it into a
     list of dictionaries again if the signature says that the input must look like the example.
     """
-    columns = [ColSpec(DataType.string, "PU_DO"), ColSpec(DataType.double, "trip_distance")]
+    sample = prepare_features(SAMPLE_RIDE, metadata.features)
+    types = [DataType.string if isinstance(value, str) else DataType.double for value in sample.values()]
+    columns = [ColSpec(kind, name) for kind, name in zip(types, sample, strict=True)]
     signature = ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(DataType.double)]))
-    example = [dict(SAMPLE_FEATURES)]
-    mlflow.pyfunc.update_signature_for_type_hint_from_example(example, signature)
+    example: Any = [dict(sample)]
+    if hasattr(pipeline, "feature_names_in_"):
+        example = pd.DataFrame(example)
+    else:
+        mlflow.pyfunc.update_signature_for_type_hint_from_example(example, signature)
     return Model.log(
         artifact_path=None,
         flavor=served_flavor,
@@ -229,6 +255,7 @@ def log_model(pipeline: Any, served_form: ServedForm | None) -> Any:
         name="model",
         signature=signature,
         input_example=example,
+        metadata={KEY: msgspec.to_builtins(metadata)},
         serialization_format="skops",
         skops_trusted_types=TRUSTED_TYPES,
         pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES],

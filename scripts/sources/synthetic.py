@@ -26,12 +26,6 @@ IDS_A_SEED = 1_000_000_000
 """Two seeds never share an integer id, and with seeds below nine million the ids are exact in JavaScript and jq too."""
 
 
-class TimedRide(Ride, frozen=True):
-    """A ride with a field that the contract does not know: real backends send such fields."""
-
-    pickup_datetime: str
-
-
 def generate_rides(number: int, seed: int) -> list[RideRecord]:
     """Return the records of ``number`` synthetic rides; a seed always gives the same."""
     return list(map(encode_ride, generate_events(number, seed)))
@@ -51,5 +45,5 @@ def generate_events(number: int, seed: int) -> Iterator[RideEvent]:
         distance = min(max(miles, 0.01), MAX_TRIP_DISTANCE)
         hour = draw.choices(range(24), HOURS)[0]
         since_midnight = datetime.timedelta(days=draw.randrange(DAYS), hours=hour, seconds=draw.randrange(3600))
-        ride = TimedRide(pickup, dropoff, distance, (MONTH + since_midnight).isoformat())
+        ride = Ride(pickup, dropoff, distance, MONTH + since_midnight)
         yield RideEvent(ride, seed * IDS_A_SEED + n if n % 2 else f"ride-{seed}-{n}")

@@ -15,7 +15,8 @@ from batch.manifests import MANIFEST, Manifest, ModelIdentity, decode_manifest
 from batch.months import Month
 from batch.scoring import score_file
 from batch_job import Job, ScoredMonth
-from model import Features, Model
+from features import Features
+from model import Model
 from settings import ModelSettings
 from tests.conftest import SAMPLE_MODEL
 from trips import TripFile

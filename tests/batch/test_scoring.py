@@ -16,7 +16,7 @@ import pytest
 from artifacts import ModelError
 from batch.scoring import CHUNK_ROWS
 from batch.tables import MAX_REASONS, OTHER_REASONS, Reason, RunningCounts
-from model import Features
+from features import Features
 from scripts.models import training
 from tests.batch.jobs import read, score, score_table
 from tests.conftest import SAMPLE_MODEL

@@ -18,7 +18,7 @@ from scripts.sources import chosen as chosen_module
 from scripts.sources.bad import FAULTS, with_bad_rides
 from scripts.sources.chosen import RideSource, read_json_rides, read_tlc_rides
 from scripts.sources.records import RideRecord
-from scripts.sources.synthetic import PAIRS, TimedRide, generate_events, generate_rides
+from scripts.sources.synthetic import PAIRS, generate_events, generate_rides
 from streaming.records import decode_event
 from tests.builders import kinesis_event
 from tests.trip_records import trip, write
@@ -71,7 +71,7 @@ def test_generated_rides_look_like_those_they_were_measured_on() -> None:
     assert 1.0 < low < 1.4
     assert 2.8 < high < 3.8
     assert {(ride.PULocationID, ride.DOLocationID) for ride in generated} == set(PAIRS)
-    hours = Counter(int(ride.pickup_datetime[11:13]) for ride in generated if isinstance(ride, TimedRide))
+    hours = Counter(ride.pickup_datetime.hour for ride in generated if ride.pickup_datetime)
     assert sum(hours[hour] for hour in range(6)) < sum(hours[hour] for hour in (15, 16, 17, 18)) / 4
 
 

@@ -19,7 +19,8 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import PoissonRegressor
 
 from artifacts import S3Artifact, find_run
-from model import load_model, prepare_features
+from features import PAIR_AND_DISTANCE, prepare_features
+from model import load_model
 from rides import Ride
 from scripts import cli
 from scripts.commands import train
@@ -300,7 +301,7 @@ def test_a_model_without_a_served_form_is_logged_without_one() -> None:
     """Training does not fail, and returns the reason."""
     shown: list[tuple[int, int]] = []
     pipeline = training.fit(PoissonRegressor(), [{"trip_distance": 1.0}, {"trip_distance": 2.0}], [1.0, 2.0])
-    outcome = training.compile_served_form(pipeline, lambda done, total: shown.append((done, total)))
+    outcome = training.compile_served_form(pipeline, PAIR_AND_DISTANCE, lambda done, total: shown.append((done, total)))
     assert (str(outcome), shown) == ("a PoissonRegressor is not known", [])
 
 

@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from model import prepare_features
+from features import prepare_features
 from rides import Ride
 from scripts.models import served_flavor
 from scripts.models.compiling import compile_pipeline

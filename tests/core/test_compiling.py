@@ -36,7 +36,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 from sklearn.svm import LinearSVR
 from sklearn.tree import DecisionTreeRegressor, ExtraTreeRegressor
 
-from model import prepare_features
+from features import prepare_features
 from scripts.models import proof_rides, tabulating
 from scripts.models.compiled_inputs import NotUnderstoodError, find_sources
 from scripts.models.compiling import ServedForm, compile_pipeline

@@ -23,7 +23,8 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 
 from artifacts import ModelError
-from model import load_from_settings, load_model, prepare_features
+from features import prepare_features
+from model import load_from_settings, load_model
 from pickled_code import holds_code
 from settings import ModelSettings
 from tests.core.saved_models import MODELS, OWN_FEATURES, RIDES, UNSEEN, FrameReader, fitted

@@ -20,8 +20,9 @@ from sklearn.linear_model import ElasticNet, ElasticNetCV, Lasso, LassoCV, SGDRe
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
+from features import prepare_features
 from linear_models import LINEAR_MODELS, find_formula
-from model import Model, load_model, prepare_features
+from model import Model, load_model
 from proofs import PROOF_DISTANCES
 from rides import Ride
 from tests.conftest import SAMPLE_MODEL

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from artifacts import ModelError
-from model import Features, Model, NotTriedError, PredictionError, load_model, prepare_features
+from features import Features, prepare_features
+from model import Model, NotTriedError, PredictionError, load_model
 from rides import Ride
 from scripts.cli import SAMPLE_MODEL
 

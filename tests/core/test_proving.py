@@ -10,7 +10,7 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from model import prepare_features
+from features import prepare_features
 from rides import MAX_TRIP_DISTANCE
 from scripts.models import proof_rides, tabulating
 from scripts.models.compiled_inputs import NotUnderstoodError

@@ -7,7 +7,7 @@ from typing import Any
 import joblib
 import pytest
 
-from model import prepare_features
+from features import prepare_features
 from scripts.models import training
 from scripts.models.compiling import compile_pipeline
 from scripts.sources.synthetic import generate_events

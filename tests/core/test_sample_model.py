@@ -12,7 +12,8 @@ import mlflow.sklearn
 import pytest
 import yaml
 
-from model import load_model, prepare_features
+from features import prepare_features
+from model import load_model
 from rides import MAX_TRIP_DISTANCE, Ride
 from scripts.models import training
 from trips import Trips, training_trips

@@ -27,8 +27,9 @@ def test_two_variables_are_enough() -> None:
             experiment_id="1",
             run_id="",
             name="ride_duration_prediction_model",
-            prediction_field="ride_duration",
+            prediction_field=None,
             sha256=None,
+            time_zone="America/New_York",
         ),
         predictions_stream="ride_predictions",
         failures_location=None,
@@ -141,10 +142,9 @@ class TestWebSettings:
     """The web service has the model's variables, and a few of its own."""
 
     def test_a_model_is_enough(self) -> None:
-        """The predicted value's name is the one that the course's clients read."""
+        """Everything else has a default."""
         settings = WebSettings.from_environment({"MODEL_LOCATION": "model"})
-        model = ModelSettings.from_environment({"MODEL_LOCATION": "model"}, field="duration")
-        assert model.prediction_field == "duration"
+        model = ModelSettings.from_environment({"MODEL_LOCATION": "model"})
         assert settings == WebSettings(model=model, log_level="INFO", metrics_port=None, drain_seconds=3.0)
 
     @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from artifacts import ModelError
-from model import SAMPLE_FEATURES, load_model
+from features import SAMPLE_FEATURES
+from model import load_model
 from sklearn_flavor import TRUSTED_TYPES
 from skops_schema import SchemaError, check_schema
 from tests.skops_models import read_files, write_files

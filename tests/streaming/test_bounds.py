@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings, target
 from hypothesis import strategies as st
 
-from model import Features
+from features import Features
 from scripts.aws.kept_objects import KeptObjects
 from scripts.aws.shards import ShardReader, shard_ids
 from scripts.localaws.faults import FailedEntries

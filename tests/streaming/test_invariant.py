@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model import Features
+from features import Features
 from rides import Ride
 from scripts.aws.shards import ShardReader, shard_ids
 from scripts.localaws.faults import (

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from model import Features, Model
+from features import Features
+from model import Model
 from scripts.localaws.setup import FUNCTION_VARIABLES
 from tests.conftest import SAMPLE_MODEL
 

@@ -1,0 +1,73 @@
+"""The features of a ride: what every model is trained with and predicts from, made in one place."""
+
+import datetime
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
+
+from rides import Ride
+
+
+class Features(TypedDict):
+    """A model's input for a ride, in training and serving. A model gets at least the features that it wants."""
+
+    PU_DO: str
+    """The pair of zones, such as "130_205"."""
+    trip_distance: float
+    """Miles."""
+    PULocationID: NotRequired[str]
+    DOLocationID: NotRequired[str]
+    hour: NotRequired[float]
+    """The hour of the pickup where the ride takes place, with minutes and seconds as its fraction: 8.5 is 8:30."""
+    weekday: NotRequired[float]
+    """The weekday of the pickup where the ride takes place: 0.0 is Monday."""
+
+
+PAIR_AND_DISTANCE = ("PU_DO", "trip_distance")
+"""The features of a model whose artifact names none."""
+ZONES = ("PULocationID", "DOLocationID")
+TIMES = ("hour", "weekday")
+KNOWN = (*PAIR_AND_DISTANCE, *ZONES, *TIMES)
+"""All features that a model may want."""
+
+
+class NoTimeError(ValueError):
+    """A ride without the pickup's time, for a model that wants it."""
+
+
+def wants_time(names: Sequence[str]) -> bool:
+    """Return whether some of these features come from the pickup's time."""
+    return any(name in TIMES for name in names)
+
+
+def prepare_features(
+    ride: Ride, names: Sequence[str] = PAIR_AND_DISTANCE, zone: datetime.tzinfo | None = None
+) -> Features:
+    """Return the features of a ride, the same for training and serving.
+
+    Args:
+        ride: the ride. A pickup without a UTC offset is what a clock shows where the ride takes place.
+        names: the features that the model wants.
+        zone: the time zone where the ride takes place, in which a pickup with a UTC offset is read.
+
+    Raises:
+        NoTimeError: if the model wants the time, and the ride has none.
+    """
+    features: Features = {"PU_DO": f"{ride.PULocationID}_{ride.DOLocationID}", "trip_distance": ride.trip_distance}
+    if names is PAIR_AND_DISTANCE:
+        return features
+    features["PULocationID"], features["DOLocationID"] = str(ride.PULocationID), str(ride.DOLocationID)
+    if wants_time(names):
+        pickup = ride.pickup_datetime
+        if pickup is None:
+            raise NoTimeError("the model needs the pickup's time, and the ride has no pickup_datetime")
+        if pickup.tzinfo is not None:
+            pickup = pickup.astimezone(zone)
+        features["hour"] = pickup.hour + pickup.minute / 60 + pickup.second / 3600
+        features["weekday"] = float(pickup.weekday())
+    return features
+
+
+SAMPLE_RIDE = Ride(130, 205, 3.66, datetime.datetime(2023, 2, 1, 8, 30))
+"""An ordinary ride. A model that cannot predict it is refused when it is loaded."""
+SAMPLE_FEATURES = prepare_features(SAMPLE_RIDE, KNOWN)
+"""All features of an ordinary ride."""

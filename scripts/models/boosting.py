@@ -1,0 +1,73 @@
+"""The boosted model: gradient boosting on what the zones and their pair usually mean for a ride, its distance and time.
+
+Each zone and each pair of zones becomes three numbers: the mean of the target, of the target a mile, and of the miles.
+The means are shrunk towards the mean of all rides, so that a rare pair says little.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.model_selection import KFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import TargetEncoder
+
+from features import PAIR_AND_DISTANCE, TIMES, ZONES
+from served.arrays import Floats
+
+CATEGORIES = ("PU_DO", *ZONES)
+WITHOUT_TIME = (*PAIR_AND_DISTANCE, *ZONES)
+WITH_TIME = (*WITHOUT_TIME, *TIMES)
+"""The features that the model wants."""
+SMOOTHING = 20.0
+"""A mean counts as much as that of all rides if it comes from this number of rides."""
+LARGEST_RATE = 0.99
+"""The share of rides whose target a mile is taken as it is. The rest, which hardly moved, counts as this quantile."""
+
+
+def fit_boosted(features: Sequence[Any], values: Sequence[float], names: Sequence[str], seed: int) -> Any:
+    """Return a pipeline of encoders and boosted trees, fitted to a DataFrame of these features.
+
+    Args:
+        features: the features of each ride, as ``prepare_features`` makes them.
+        values: the target of each ride.
+        names: the features that the model wants: ``WITHOUT_TIME`` or ``WITH_TIME``.
+        seed: decides in which parts the rides are encoded, and how the trees are drawn.
+    """
+    frame = pd.DataFrame(list(features), columns=list(names))
+    target = np.asarray(values, np.float64)
+    transformer, matrix = _encode(frame, target, seed)
+    trees = HistGradientBoostingRegressor(
+        max_iter=400,
+        max_leaf_nodes=63,
+        min_samples_leaf=40,
+        learning_rate=0.05,
+        early_stopping=False,
+        random_state=seed,
+    )
+    return Pipeline([("encode", transformer), ("trees", trees.fit(matrix, target))])
+
+
+def _encode(frame: Any, target: Floats, seed: int) -> tuple[ColumnTransformer, Floats]:
+    """Return the fitted encoders, and the matrix to fit trees to.
+
+    In this matrix, the means of each ride come from other rides: otherwise the trees would trust the mean of a rare
+    pair, which has the ride's own target in it.
+    """
+    miles = frame["trip_distance"].to_numpy()
+    rate = target / miles
+    targets = {"value": target, "rate": rate.clip(max=np.quantile(rate, LARGEST_RATE)), "miles": miles}
+    folds = KFold(5, shuffle=True, random_state=seed)
+    encoder = TargetEncoder(smooth=SMOOTHING, target_type="continuous", cv=folds)
+    numbers = [name for name in frame.columns if name not in CATEGORIES]
+    steps = [*((name, encoder, list(CATEGORIES)) for name in targets), ("numbers", "passthrough", numbers)]
+    transformer = ColumnTransformer(steps).fit(frame, target)
+    # A ColumnTransformer gives all encoders the same target, so each encoder is fitted again to its own.
+    parts = [
+        transformer.named_transformers_[name].fit_transform(frame[list(CATEGORIES)], own)
+        for name, own in targets.items()
+    ]
+    return transformer, np.hstack([*parts, frame[numbers].to_numpy(np.float64)])
