@@ -66,10 +66,10 @@ class _ColumnError(Exception):
 
 @dataclass(frozen=True)
 class Trips:
-    """Rides to learn from, the duration of each in minutes, and the number of rows that were left out."""
+    """Rides to learn from, the target of each, such as minutes, and the number of rows that were left out."""
 
     rides: list[Ride]
-    durations: list[float]
+    values: list[float]
     left_out: int
 
 

@@ -24,7 +24,7 @@ TOLERANCE = 1e-9
 def write_month(trips: Trips, path: Path) -> None:
     """Write trips as a trip record file of green taxis."""
     pickups = [FIRST_PICKUP + timedelta(seconds=SECONDS_BETWEEN_PICKUPS * row) for row in range(len(trips.rides))]
-    dropoffs = [pickup + timedelta(minutes=length) for pickup, length in zip(pickups, trips.durations, strict=True)]
+    dropoffs = [pickup + timedelta(minutes=length) for pickup, length in zip(pickups, trips.values, strict=True)]
     columns = {TIMES["pickup"][0]: pickups, TIMES["dropoff"][0]: dropoffs}
     columns |= {name: [getattr(ride, name) for ride in trips.rides] for name in trips.rides[0].__struct_fields__}
     pq.write_table(pa.table(columns), path)

@@ -168,7 +168,7 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
         estimator = training.MODELS[name]()
         if name == FOREST:
             estimator.set_params(n_estimators=trees)
-        pipeline = training.fit(estimator, training.features(trips.rides, min_pair_count=1), trips.durations)
+        pipeline = training.fit(estimator, training.features(trips.rides, min_pair_count=1), trips.values)
         if name == FOREST:
             # Training uses all cores, but people log a forest with scikit-learn's default, one core.
             estimator.set_params(n_jobs=None)

@@ -40,12 +40,12 @@ def main() -> int:
     if options.model == "boosted":
         names = boosting.WITHOUT_TIME if options.without_time else boosting.WITH_TIME
         prepared = [prepare_features(ride, names) for ride in trips.rides]
-        pipeline = boosting.fit_boosted(prepared, trips.durations, names, training.SEED)
+        pipeline = boosting.fit_boosted(prepared, trips.values, names, training.SEED)
     else:
         estimator = training.MODELS[options.model]()
         features = training.features(trips.rides, options.min_pair_count)
-        pipeline = training.fit(estimator, features, trips.durations)
-    errors = training.measure(pipeline, trips.durations, validation, names)
+        pipeline = training.fit(estimator, features, trips.values)
+    errors = training.measure(pipeline, trips.values, validation, names)
     show(errors)
     metrics = {**errors, **counts("training", trips), **counts("validation", validation)}
     held_out = "a fifth of the training data, held out"

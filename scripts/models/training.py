@@ -104,7 +104,7 @@ def read_trips(file: str, validate: str | None) -> tuple[Trips, Trips]:
     if validate is not None:
         return trips, _read_file(validate)
     rides, held_rides, durations, held_durations = train_test_split(
-        trips.rides, trips.durations, test_size=HELD_OUT_SHARE, random_state=SEED
+        trips.rides, trips.values, test_size=HELD_OUT_SHARE, random_state=SEED
     )
     return Trips(rides, durations, trips.left_out), Trips(held_rides, held_durations, 0)
 
@@ -163,10 +163,10 @@ def measure(
     predicted = predict_with(pipeline, names)([prepare_features(ride, names) for ride in validation.rides])
     mean = np.full(len(validation.rides), np.mean(training_durations))
     return {
-        "rmse": root_mean_squared_error(validation.durations, predicted),
-        "mae": mean_absolute_error(validation.durations, predicted),
-        "mean_rmse": root_mean_squared_error(validation.durations, mean),
-        "mean_mae": mean_absolute_error(validation.durations, mean),
+        "rmse": root_mean_squared_error(validation.values, predicted),
+        "mae": mean_absolute_error(validation.values, predicted),
+        "mean_rmse": root_mean_squared_error(validation.values, mean),
+        "mean_mae": mean_absolute_error(validation.values, mean),
     }
 
 

@@ -188,7 +188,7 @@ def test_the_errors_are_those_that_training_measures(tmp_path: Path) -> None:
     file = write(tmp_path / "green_tripdata_2023-02.parquet", [*linear_trips(500), *odd])
     file = Path(os.environ["TLC_DATA"]) / file.name if "TLC_DATA" in os.environ else file
     counts, trips = score(file, tmp_path / "output").counts, training_trips(file)
-    measured = training.measure(mlflow.sklearn.load_model(SAMPLE_MODEL), trips.durations, trips)
+    measured = training.measure(mlflow.sklearn.load_model(SAMPLE_MODEL), trips.values, trips)
     assert counts.measured == len(trips.rides) < counts.predicted
     assert counts.rmse == pytest.approx(measured["rmse"], rel=1e-12)
     assert counts.mae == pytest.approx(measured["mae"], rel=1e-12)

@@ -255,9 +255,9 @@ def test_a_fifth_is_held_out_without_a_second_file(january: Path) -> None:
     """No ride is on both sides, and the split is the same every time."""
     trips, held_out = training.read_trips(str(january), None)
     assert (len(trips.rides), len(held_out.rides)) == (400, 100)
-    both = zip([*trips.durations, *held_out.durations], [*trips.rides, *held_out.rides], strict=True)
+    both = zip([*trips.values, *held_out.values], [*trips.rides, *held_out.rides], strict=True)
     every, _ = training.read_trips(str(january), str(january))
-    assert sorted(both) == sorted(zip(every.durations, every.rides, strict=True))
+    assert sorted(both) == sorted(zip(every.values, every.rides, strict=True))
     assert training.read_trips(str(january), None) == (trips, held_out)
 
 

@@ -25,7 +25,7 @@ def read_months() -> list[tuple[list[Any], list[float]]]:
         return [([prepare_features(r) for r in part], [5 + 3 * r.trip_distance for r in part]) for part in rides]
     paths = [Path(os.environ["TLC_DATA"]) / f"green_tripdata_2023-{month}.parquet" for month in ("01", "02")]
     months = [training_trips(path) for path in paths]
-    return [([prepare_features(ride) for ride in month.rides], list(month.durations)) for month in months]
+    return [([prepare_features(ride) for ride in month.rides], list(month.values)) for month in months]
 
 
 @pytest.mark.slow

@@ -138,11 +138,11 @@ def test_the_cards_errors_are_those_on_the_real_february(months: list[Trips], ro
     january, february = months
     chosen = [
         (ride, duration)
-        for ride, duration in zip(february.rides, february.durations, strict=True)
+        for ride, duration in zip(february.rides, february.values, strict=True)
         if (prepare_features(ride)["PU_DO"] in known) in wanted
     ]
     rides, durations = [ride for ride, _ in chosen], [duration for _, duration in chosen]
-    errors = training.measure(mlflow.sklearn.load_model(str(MODEL)), january.durations, Trips(rides, durations, 0))
+    errors = training.measure(mlflow.sklearn.load_model(str(MODEL)), january.values, Trips(rides, durations, 0))
     figures = [f"{errors[name]:.3f}" for name in ("rmse", "mae", "mean_rmse", "mean_mae")]
     assert f"| {row} | {len(rides):,} | {' | '.join(figures)} |" in card()
 
@@ -152,9 +152,7 @@ def test_the_default_of_train_is_better_than_its_simplest_model(months: list[Tri
     january, february = months
     features = list(training.features(january.rides, 1))
     default, simplest = (
-        training.measure(
-            training.fit(training.MODELS[name](), features, january.durations), january.durations, february
-        )
+        training.measure(training.fit(training.MODELS[name](), features, january.values), january.values, february)
         for name in (training.DEFAULT_MODEL, "linear")
     )
     assert default["rmse"] < simplest["rmse"] - 0.2

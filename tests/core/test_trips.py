@@ -26,13 +26,13 @@ def ids(trips: TripEvents) -> list[int | str]:
 def test_a_trip_becomes_a_ride_and_its_duration_in_minutes(tmp_path: Path, colour: str) -> None:
     """Files of green and of yellow taxis give the same rides."""
     trips = training_trips(write(tmp_path / "trips.parquet", [trip(12.5)], colour))
-    assert (trips.rides, trips.durations, trips.left_out) == ([Ride(130, 205, 3.66)], [12.5], 0)
+    assert (trips.rides, trips.values, trips.left_out) == ([Ride(130, 205, 3.66)], [12.5], 0)
 
 
 @pytest.mark.parametrize("minutes", [1, 60])
 def test_durations_at_the_bounds_are_trained_on(tmp_path: Path, minutes: float) -> None:
     """1 and 60 minutes are included."""
-    assert training_trips(write(tmp_path / "trips.parquet", [trip(minutes)])).durations == [minutes]
+    assert training_trips(write(tmp_path / "trips.parquet", [trip(minutes)])).values == [minutes]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_row_with_an_absurd_time_is_not_trained_on(tmp_path: Path, name: str, 
     shifted = pa.array([PICKUP + datetime.timedelta(minutes=minutes)] * 3, pa.timestamp("ms"))
     table = pq.read_table(path)
     pq.write_table(table.set_column(table.column_names.index(other), other, shifted), path)
-    assert (training_trips(path).durations, training_trips(path).left_out) == ([20, 20], 1)
+    assert (training_trips(path).values, training_trips(path).left_out) == ([20, 20], 1)
     trips = ride_events(path)
     rows = [0, 2] if name == "lpep_pickup_datetime" else [0, 1, 2]
     assert ids(trips) == [f"2023/02_{row}" for row in rows]
