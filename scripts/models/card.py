@@ -55,15 +55,18 @@ def write_card(
         location: where the run logged it.
         sha256: the digest of the served form's file; None if the model has none.
     """
-    unit = evaluation.target.unit
+    unit, own = evaluation.target.unit, _code(evaluation.model)
     parts = [
         f"# {evaluation.model}: the {metadata.target} of a taxi ride in {unit}",
         _wrap(_summarize(evaluation)),
         "## What it is",
-        _table(["", ""], _describe(metadata, evaluation, baseline)),
+        _table(["model", own], _describe(metadata, evaluation, baseline)),
         "## How well it predicts",
-        _wrap(f"Errors in {unit}. The last column compares the RMSE of `{evaluation.model}` with that of the row."),
-        _table(["predicted by", "RMSE", "MAE", f"`{evaluation.model}` is"], _compare(evaluation)),
+        _wrap(
+            f"Errors in {unit}: the root of the mean squared error (RMSE), which counts large errors more, and the mean"
+            f" absolute error (MAE). The last column compares the RMSE of {own} with that of the row."
+        ),
+        _table(["predicted by", "RMSE", "MAE", f"{own} is"], _compare(evaluation)),
         *_warn(evaluation),
         _show("predicted-and-actual", f"Predicted against actual {metadata.target}"),
         "## Where it is weak",
@@ -78,10 +81,10 @@ def write_card(
         "## Week by week",
         _wrap("The same rides, by the week of the pickup. Compare later weeks with these."),
         _table(["week", "rides", "of pairs not seen in training", "RMSE", "MAE"], _list_weeks(baseline["weeks"])),
-        "## Limits",
+        "## Limits, and who should not use it",
         "\n".join(_wrap(limit, "- ") for limit in _limits(evaluation, baseline)),
         "## How to load it",
-        _table(["", ""], _locate(run_id, location, sha256)),
+        _table(["run", _code(run_id)], _locate(location, sha256)),
         _wrap("With these two variables set, the local stack and the web service use the model with"),
         '```\n./scripts/run --model "$MODEL_LOCATION"\n./scripts/serve --model "$MODEL_LOCATION"\n```',
     ]
@@ -111,14 +114,15 @@ def _describe(metadata: ModelMetadata, evaluation: Evaluation, baseline: Mapping
     else:
         yield "time of the pickup", "not used"
     if trained:
-        yield "trained on", f"{_count(trained.rides, 'ride')} with pickups from {trained.first} to {trained.last}"
-        yield "files", ", ".join(map(_code, trained.files))
-    yield "measured on", f"{_count(len(evaluation.rides), 'ride')} of {_name_weeks(baseline)}"
-    yield "files", ", ".join(map(_code, evaluation.files))
+        span = f"with pickups from {trained.first} to {trained.last}, of {', '.join(map(_code, trained.files))}"
+        yield "trained on", f"{_count(trained.rides, 'ride')} {span}"
+    span = f"of {_name_weeks(baseline)}, of {', '.join(map(_code, evaluation.files))}"
+    yield "measured on", f"{_count(len(evaluation.rides), 'ride')} {span}"
     yield (
         "usual rides",
         f"in training and measuring, only rides with a {target.name} of {target.least:g} to {target.most:g}"
-        f" {target.unit} and a distance above 0 and at most {MAX_TRIP_DISTANCE:g} miles",
+        f" {target.unit} and a distance above 0 and at most {MAX_TRIP_DISTANCE:g} miles"
+        f"{', and paid by card' if target.by_card else ''}",
     )
     versions = f"Python {platform.python_version()}, scikit-learn {sklearn.__version__}, numpy {np.__version__}"
     yield "trained with", versions
@@ -151,7 +155,7 @@ def _find_weak(evaluation: Evaluation, pairs: set[str]) -> Iterable[Row]:
         if chosen.any():
             groups.append(measure_group(name, errors[chosen]))
     for name, found in (
-        ("pickup at {} o'clock", group_by_hour(evaluation)),
+        ("pickup from {0}:00 to {0}:59", group_by_hour(evaluation)),
         ("{} miles", group_by_distance(evaluation)),
         ("pickup in zone {}", group_by_zone(evaluation, "PULocationID")),
         ("dropoff in zone {}", group_by_zone(evaluation, "DOLocationID")),
@@ -191,7 +195,10 @@ def _limits(evaluation: Evaluation, baseline: Mapping[str, Any]) -> Iterable[str
     )
     outside = int(((predicted < target.least) | (predicted > target.most)).sum())
     if outside:
-        yield f"{_count(outside, 'prediction')} of these are outside this range: the model does not know its limits."
+        yield (
+            f"Predictions below {target.least:g} or above {target.most:g} {target.unit} are possible, because the model"
+            f" knows no limits: {outside:,} of these predictions are."
+        )
     yield (
         f"The errors are those of rides of {_name_weeks(baseline)}, with the zones of New York's Taxi & Limousine"
         f" Commission. Of other times, cities and kinds of taxis, nothing is known. The training had"
@@ -199,12 +206,11 @@ def _limits(evaluation: Evaluation, baseline: Mapping[str, Any]) -> Iterable[str
     )
 
 
-def _locate(run_id: str, location: str, sha256: str | None) -> Iterable[Row]:
-    yield "run", _code(run_id)
+def _locate(location: str, sha256: str | None) -> Iterable[Row]:
     yield "`MODEL_LOCATION`", _code(location)
     yield (
         "`MODEL_SHA256`",
-        f"{_code(sha256)}, the digest of the served form" if sha256 else "no served form, so no digest",
+        f"{_code(sha256)}, the digest of the served form" if sha256 else "not known: the model has no served form",
     )
 
 

@@ -56,7 +56,7 @@ def _draw_values(evaluation: Evaluation) -> Figure:
     actual, predicted = evaluation.actual, drawable(evaluation.predicted)
     largest = max(np.quantile(actual, 1 - HIDDEN), np.quantile(predicted, 1 - HIDDEN))
     low = min(0.0, float(np.quantile(predicted, HIDDEN)))
-    high = max(float(largest), low + 1)
+    high = max(1.02 * float(largest), low + 1)
     counts, _, _ = np.histogram2d(actual, predicted, np.linspace(low, high, BINS + 1))
     figure = _begin(f"Predicted against actual {evaluation.target.name}", TALL)
     axes = figure.add_subplot()
@@ -79,7 +79,7 @@ def _draw_columns(evaluation: Evaluation, groups: Sequence[ErrorGroup], name: st
     axes.axhline(0, color=DOT, linewidth=0.8)
     axes.set(ylabel=f"predicted − actual, {evaluation.target.unit}", ylim=_limits(groups))
     axes.grid(axis="y", color=GRID)
-    axes.yaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
+    axes.yaxis.set_major_locator(MaxNLocator(9, steps=STEPS))
     _explain(figure, axes)
     below.bar(places, [group.rides for group in groups], color=BAR, width=0.7)
     below.set(xlabel=name, ylabel="rides")
@@ -97,7 +97,9 @@ def _draw_zones(evaluation: Evaluation) -> Figure:
     ends["dropoff zone"] = group_by_zone(evaluation, "DOLocationID")
     shown = {name: sorted(zones, key=lambda group: -group.rides)[:ZONES] for name, zones in ends.items()}
     limits = _limits([group for groups in shown.values() for group in groups])
-    for axes, (name, groups) in zip(figure.subplots(1, 2), shown.items(), strict=True):
+    # With space between the numbers of rides on the left and the zones on the right.
+    panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.06})
+    for axes, (name, groups) in zip(panels, shown.items(), strict=True):
         places = list(range(len(groups)))
         far_low, low, median, high, far_high = _quantiles(groups)
         axes.hlines(places, far_low, far_high, color=BAR, linewidth=1.5, label="9 in 10 rides")
@@ -109,7 +111,7 @@ def _draw_zones(evaluation: Evaluation) -> Figure:
         axes.set_title(name, loc="left", fontsize=10)
         axes.set_title("rides", loc="right", fontsize=10)
         axes.grid(axis="x", color=GRID)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+        axes.xaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
         axes.invert_yaxis()
         right = axes.secondary_yaxis("right")
         right.set_yticks(places, [f"{group.rides:,}" for group in groups])
