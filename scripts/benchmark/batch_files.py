@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,6 @@ import pyarrow.parquet as pq
 from scripts.cli import CommandError
 from trips import MAX_DURATION, MICROSECONDS_A_MINUTE, MIN_DURATION, TIMES, Trips
 
-FIRST_PICKUP = datetime(2023, 1, 1)
-SECONDS_BETWEEN_PICKUPS = 40
-"""So 60,000 trips are a month."""
 SAME = ("pickup_datetime", "PULocationID", "DOLocationID")
 """Columns whose values tell rides apart, beside the duration."""
 TOLERANCE = 1e-9
@@ -23,10 +20,15 @@ TOLERANCE = 1e-9
 
 def write_month(trips: Trips, path: Path) -> None:
     """Write trips as a trip record file of green taxis."""
-    pickups = [FIRST_PICKUP + timedelta(seconds=SECONDS_BETWEEN_PICKUPS * row) for row in range(len(trips.rides))]
-    dropoffs = [pickup + timedelta(minutes=length) for pickup, length in zip(pickups, trips.values, strict=True)]
+    pickups = [ride.pickup_datetime for ride in trips.rides]
+    dropoffs = [
+        pickup + timedelta(minutes=length) for pickup, length in zip(pickups, trips.values, strict=True) if pickup
+    ]
     columns = {TIMES["pickup"][0]: pickups, TIMES["dropoff"][0]: dropoffs}
-    columns |= {name: [getattr(ride, name) for ride in trips.rides] for name in trips.rides[0].__struct_fields__}
+    columns |= {
+        name: [getattr(ride, name) for ride in trips.rides]
+        for name in ("PULocationID", "DOLocationID", "trip_distance")
+    }
     pq.write_table(pa.table(columns), path)
 
 
