@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scripts.cli import CommandError
-from trips import MAX_DURATION, MICROSECONDS_A_MINUTE, MIN_DURATION, TIMES, Trips
+from targets import DURATION
+from trip_cells import MICROSECONDS_A_MINUTE, RIDE, TIMES
+from trips import Trips
 
 SAME = ("pickup_datetime", "PULocationID", "DOLocationID")
 """Columns whose values tell rides apart, beside the duration."""
@@ -25,10 +27,7 @@ def write_month(trips: Trips, path: Path) -> None:
         pickup + timedelta(minutes=length) for pickup, length in zip(pickups, trips.values, strict=True) if pickup
     ]
     columns = {TIMES["pickup"][0]: pickups, TIMES["dropoff"][0]: dropoffs}
-    columns |= {
-        name: [getattr(ride, name) for ride in trips.rides]
-        for name in ("PULocationID", "DOLocationID", "trip_distance")
-    }
+    columns |= {name: [getattr(ride, name) for ride in trips.rides] for name in RIDE}
     pq.write_table(pa.table(columns), path)
 
 
@@ -70,5 +69,5 @@ def _read(path: Path) -> Iterator[tuple[Sequence[Any], float]]:
     pickups = table["pickup_datetime"].cast(pa.timestamp("us"), safe=False).to_pylist()
     others = (table[name].to_pylist() for name in table.column_names if name != "pickup_datetime")
     for pickup, start, end, actual, predicted in zip(pickups, *others, strict=True):
-        if actual is not None and MIN_DURATION <= actual <= MAX_DURATION:
+        if actual is not None and DURATION.least <= actual <= DURATION.most:
             yield (pickup, start, end, round(actual * MICROSECONDS_A_MINUTE)), predicted
