@@ -32,9 +32,9 @@ LATENCIES = {WARM: 0.0, DELAYED: LATENCY}
 ENVIRONMENTS = {
     "mlflow": ["packages", "training"],
     "lean": ["packages"],
-    "sklearn": ["packages", "sklearn"],
+    "sklearn": ["packages", "sklearn", "dataframe"],
     "lean-batch": ["packages", "batch"],
-    "sklearn-batch": ["packages", "sklearn", "batch"],
+    "sklearn-batch": ["packages", "sklearn", "dataframe", "batch"],
 }
 """The environments in .bench, each with only the locked packages that its programs need: categories of the Pipfile."""
 ENVIRONMENT_OF = {COMMON: "mlflow", OURS_SKLEARN: "sklearn", OURS: "lean", FLOOR: "sklearn", EMPTY: "lean"}
