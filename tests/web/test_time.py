@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,6 +110,35 @@ def test_a_request_has_one_now(boosted_model: str, web_service: WebService, monk
     assert now is not None
     assert before <= now <= datetime.now(UTC)
     assert last == datetime(2023, 2, 1, 8, 30)
+
+
+@pytest.mark.slow
+def test_a_service_whose_model_wants_the_time_is_ready_and_asks_for_it(
+    boosted_model: str, web_service: WebService
+) -> None:
+    """The form has a field for the pickup, and the Open Inference Protocol has an input, which may be left out."""
+    inputs = {
+        "PULocationID": [3],
+        "DOLocationID": [2],
+        "trip_distance": [2.0],
+        "pickup_datetime": ["2023-02-01T20:00:00"],
+    }
+    shown = {}
+    for model in (boosted_model, str(SAMPLE_MODEL)):
+        client = web_service(MODEL_LOCATION=model).app.test_client()
+        assert client.get("/health").status_code == 200
+        described = client.get("/v2/models/ride_duration_prediction_model").json["inputs"]
+        shown[model] = (described[3:], re.findall('class="field" .*>', client.get("/").text))
+    optional = {"name": "pickup_datetime", "datatype": "BYTES", "shape": [-1]}
+    assert list(shown.values()) == [([optional], ['class="field" >']), ([], ['class="field" hidden>'])]
+    client = web_service(MODEL_LOCATION=boosted_model).app.test_client()
+    types = dict(zip(inputs, ("INT64", "INT64", "FP64", "BYTES"), strict=True))
+    tensors = [{"name": name, "datatype": types[name], "shape": [1], "data": data} for name, data in inputs.items()]
+    body = {"inputs": tensors}
+    (inferred,) = client.post("/v2/models/ride_duration_prediction_model/infer", json=body).json["outputs"][0]["data"]
+    bare = {name: data[0] for name, data in inputs.items()}
+    assert inferred == client.post("/predict", json=bare).json["duration"]
+    assert inferred != client.post("/predict", json=bare | {"pickup_datetime": "2023-02-05T08:00:00"}).json["duration"]
 
 
 def keep_rides(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Ride]:
