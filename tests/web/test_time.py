@@ -20,6 +20,7 @@ from streaming.records import decode_event
 from tests.builders import BAD_TIMES, kinesis_event, packed, ride_event
 from tests.tools import ROOT
 from tests.web.conftest import WebService
+from web.open_inference import DATATYPES, OPTIONAL
 
 NEW_YORK = ZoneInfo("America/New_York")
 ColdStart = Callable[..., ModuleType]
@@ -117,12 +118,8 @@ def test_a_service_whose_model_wants_the_time_is_ready_and_asks_for_it(
     boosted_model: str, web_service: WebService
 ) -> None:
     """The form has a field for the pickup, and the Open Inference Protocol has an input, which may be left out."""
-    inputs = {
-        "PULocationID": [3],
-        "DOLocationID": [2],
-        "trip_distance": [2.0],
-        "pickup_datetime": ["2023-02-01T20:00:00"],
-    }
+    values = (("INT64", 3), ("INT64", 2), ("FP64", 2.0), ("BYTES", "2023-02-01T20:00:00"))
+    inputs = dict(zip((*DATATYPES, *OPTIONAL), values, strict=True))
     shown = {}
     for model in (boosted_model, str(SAMPLE_MODEL)):
         client = web_service(MODEL_LOCATION=model).app.test_client()
@@ -132,11 +129,10 @@ def test_a_service_whose_model_wants_the_time_is_ready_and_asks_for_it(
     optional = {"name": "pickup_datetime", "datatype": "BYTES", "shape": [-1]}
     assert list(shown.values()) == [([optional], ['class="field" >']), ([], ['class="field" hidden>'])]
     client = web_service(MODEL_LOCATION=boosted_model).app.test_client()
-    types = dict(zip(inputs, ("INT64", "INT64", "FP64", "BYTES"), strict=True))
-    tensors = [{"name": name, "datatype": types[name], "shape": [1], "data": data} for name, data in inputs.items()]
+    tensors = [{"name": name, "datatype": kind, "shape": [1], "data": [one]} for name, (kind, one) in inputs.items()]
     body = {"inputs": tensors}
     (inferred,) = client.post("/v2/models/ride_duration_prediction_model/infer", json=body).json["outputs"][0]["data"]
-    bare = {name: data[0] for name, data in inputs.items()}
+    bare = {name: one for name, (_, one) in inputs.items()}
     assert inferred == client.post("/predict", json=bare).json["duration"]
     assert inferred != client.post("/predict", json=bare | {"pickup_datetime": "2023-02-05T08:00:00"}).json["duration"]
 
