@@ -32,7 +32,6 @@ from batch.scoring import score_file
 from batch.sources import Source
 from batch.tables import check_column
 from clients import SDKSettingsError
-from flavors import find_digest
 from model import Model, describe_model, find_location, load_from_settings
 from settings import ModelSettings, SettingsError
 from trips import COLOURS, TripFile, TripRecordError
@@ -141,12 +140,10 @@ def settings_from(environment: Mapping[str, str]) -> ModelSettings:
 def identify_model(settings: ModelSettings) -> ModelIdentity:
     """Return the identity of the model that the settings name, without loading it. Raises ModelError."""
     location = find_location(settings)
-    version, metadata = describe_model(location)
-    digest, field = find_digest(location), settings.prediction_field or f"predicted_{metadata.target}"
-    # Loading finds that out too, but a month that is done needs no model.
-    if settings.sha256 not in (None, digest):
-        raise ModelError(f"{location} is not what MODEL_SHA256 names: its digest is {digest}, not {settings.sha256}")
-    return ModelIdentity(settings.name, settings.run_id or version, digest, field)
+    # Loading verifies the digest too, but a month that is done needs no model.
+    found = describe_model(location, sha256=settings.sha256, version=settings.run_id)
+    field = settings.prediction_field or f"predicted_{found.metadata.target}"
+    return ModelIdentity(settings.name, found.version, found.sha256, field)
 
 
 @contextlib.contextmanager
