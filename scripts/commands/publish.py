@@ -130,9 +130,7 @@ def compare(
     between = f" ({verdict.low:+.3f} to {verdict.high:+.3f})" if verdict.low > float("-inf") else ""
     show(f"{verdict.verdict} on {found.rides:,} rides: the MAE changes by {verdict.difference:+.3f}{between}")
     if verdict.verdict == "worse" and not options.force:
-        raise PublishError(
-            f"the model is worse than {live.location}, which stays live: --force publishes it all the same"
-        )
+        raise PublishError(f"the model is worse than {live.location}, which stays live: --force publishes it anyway")
     return found
 
 

@@ -55,11 +55,9 @@ def fetch(source: str, sha256: str | None) -> FetchedModel:
         uri, run_id = _find_in_run(client, source), source
     elif found := REGISTERED.fullmatch(source):
         version = _find_version(client, source, **found.groupdict())
-        uri, run_id, registered = (
-            f"models:/{version.name}/{version.version}",
-            version.run_id,
-            (version.name, version.version),
-        )
+        # MLflow's version is a text or a number, depending on the tracking server.
+        registered = version.name, str(version.version)
+        uri, run_id = f"models:/{'/'.join(registered)}", version.run_id
     elif LOGGED.fullmatch(source):
         uri, run_id = source, _ask(client.get_logged_model, source, source.removeprefix("models:/")).source_run_id
     else:
