@@ -34,7 +34,8 @@ from batch.tables import check_column
 from clients import SDKSettingsError
 from model import Model, describe_model, find_location, load_from_settings
 from settings import ModelSettings, SettingsError
-from trips import COLOURS, TripFile, TripRecordError
+from trip_cells import TripRecordError
+from trips import COLOURS, TripFile
 
 EXPLAINED = (ModelError, OutputError, SDKSettingsError, SettingsError, TripRecordError)
 """The errors of a job. The message of each says in one line what was wrong and what to do."""

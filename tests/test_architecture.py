@@ -20,7 +20,7 @@ LAYERS = [
     ["clients"],
     ["rides", "artifacts", "proofs", "skops_checks", "served", "targets"],
     ["features", "settings", "skops_types", "digests", "pickled_code", "forests", "linear_models"],
-    ["skops_schema", "model_metadata"],
+    ["skops_schema", "model_metadata", "trip_cells"],
     ["sklearn_flavor"],
     ["flavors"],
     ["model", "trips"],
@@ -46,7 +46,7 @@ FENCES = {
     "prefect_dask": ["batch_flow"],
     "moto": ["scripts.localaws.moto"],
     "pyarrow": [
-        *("trips", "batch", "scripts.models", "scripts.scoring.sums", "scripts.benchmark.batch_files"),
+        *("trips", "trip_cells", "batch", "scripts.models", "scripts.scoring.sums", "scripts.benchmark.batch_files"),
         "scripts.image.trip_files",
     ],
     "matplotlib": ["scripts.density", "scripts.benchmark.plot", "scripts.models.plots", "scripts.scoring.plots"],

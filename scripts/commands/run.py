@@ -26,7 +26,7 @@ from scripts.localaws.sandbox import LambdaContext
 from scripts.sources import chosen
 from settings import SettingsError
 from streaming.records import decode_event
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 MAPPING = MappingSettings(
     batch_size=500,
