@@ -141,7 +141,8 @@ FROM python-base AS batch-modules
 
 WORKDIR /app
 COPY batch_job.py batch_flow.py arns.py artifacts.py clients.py digests.py features.py flavors.py forests.py \
-    linear_models.py model.py model_metadata.py pickled_code.py proofs.py rides.py settings.py sklearn_flavor.py skops_*.py trips.py ./
+    linear_models.py model.py model_metadata.py pickled_code.py proofs.py rides.py settings.py sklearn_flavor.py skops_*.py \
+    targets.py trip_cells.py trips.py ./
 COPY served/*.py ./served/
 COPY batch/*.py ./batch/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R a+rX .

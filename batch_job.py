@@ -35,7 +35,8 @@ from clients import SDKSettingsError
 from flavors import find_digest
 from model import Model, describe_model, find_location, load_from_settings
 from settings import ModelSettings, SettingsError
-from trips import COLOURS, TripFile, TripRecordError
+from trip_cells import TripRecordError
+from trips import COLOURS, TripFile
 
 EXPLAINED = (ModelError, OutputError, SDKSettingsError, SettingsError, TripRecordError)
 """The errors of a job. The message of each says in one line what was wrong and what to do."""

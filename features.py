@@ -51,16 +51,20 @@ def prepare_features(
 
     Raises:
         NoTimeError: if the model wants the time, and the ride has none.
+        ValueError: if the model wants the time, the pickup has a UTC offset, and no zone is given.
     """
     features: Features = {"PU_DO": f"{ride.PULocationID}_{ride.DOLocationID}", "trip_distance": ride.trip_distance}
     if names is PAIR_AND_DISTANCE:
         return features
     features["PULocationID"], features["DOLocationID"] = str(ride.PULocationID), str(ride.DOLocationID)
-    if wants_time(names):
+    if "hour" in names or "weekday" in names:
         pickup = ride.pickup_datetime
         if pickup is None:
             raise NoTimeError("the model needs the pickup's time, and the ride has no pickup_datetime")
         if pickup.tzinfo is not None:
+            if zone is None:
+                # Python would take the zone of this machine.
+                raise ValueError("a pickup with a UTC offset needs the time zone in which it is read")
             pickup = pickup.astimezone(zone)
         features["hour"] = pickup.hour + pickup.minute / 60 + pickup.second / 3600
         features["weekday"] = float(pickup.weekday())

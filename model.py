@@ -42,7 +42,7 @@ class Model:
     ) -> None:
         """Wrap ``call``, which returns a number, such as minutes, for each ride whose features it is given.
 
-        ``time_zone`` is the zone in which a model that wants the time gets it.
+        ``time_zone`` is the zone in which a model that wants the time gets it. Raises ModelError if it is not known.
         """
         self._call = call
         self.version = version
@@ -142,10 +142,14 @@ def load_model(
 
 
 def _find_zone(name: str) -> tzinfo:
+    """Return a time zone. Raises ModelError if this system does not know it."""
     # Imported here because a model that does not want the time needs no time zones, which take milliseconds to import.
-    from zoneinfo import ZoneInfo
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-    return ZoneInfo(name)
+    try:
+        return ZoneInfo(name)
+    except ZoneInfoNotFoundError as error:
+        raise ModelError(f"this system does not know the time zone {name}: install the package tzdata") from error
 
 
 def _name_run(description: Mapping[str, Any], location: str) -> str:

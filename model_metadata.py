@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +15,15 @@ from settings import FIELD
 
 KEY = "ride_model"
 """The key in the metadata of an MLmodel file."""
+MAX_FEATURES = 100
+"""A served form has at most this number of columns."""
+
+Name: TypeAlias = Annotated[str, Meta(pattern=rf"^{FIELD}\Z")]
+Unit: TypeAlias = Annotated[str, Meta(pattern=r"^[\w $€£%/.-]{1,32}\Z")]
+"""A few words or signs, because pages and documents show them."""
+FileName: TypeAlias = Annotated[str, Meta(pattern=r"^[\w-][\w.-]{0,127}\Z")]
+"""The name of a file in the artifact's own folder."""
+Digest: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class TrainedOn(msgspec.Struct, frozen=True):
@@ -31,19 +40,19 @@ class TrainedOn(msgspec.Struct, frozen=True):
 class BaselineFile(msgspec.Struct, frozen=True):
     """The file in the artifact that has the model's baseline."""
 
-    file: str
-    sha256: str
+    file: FileName
+    sha256: Digest
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
     """What an artifact says about its model. The defaults hold for an artifact that says nothing."""
 
-    target: Annotated[str, Meta(pattern=rf"^{FIELD}$")] = "duration"
+    target: Name = "duration"
     """The name in ``targets.TARGETS``, or a name of the user's own."""
-    field: Annotated[str, Meta(pattern=rf"^{FIELD}$")] = "ride_duration"
+    field: Name = "ride_duration"
     """The name of the predicted value in the stream's predictions."""
-    unit: str = "minutes"
-    features: tuple[str, ...] = PAIR_AND_DISTANCE
+    unit: Unit = "minutes"
+    features: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_FEATURES)] = PAIR_AND_DISTANCE
     """The names of the features that the model wants: see ``features.KNOWN``."""
     trained_on: TrainedOn | None = None
     baseline: BaselineFile | None = None
@@ -65,7 +74,9 @@ def read_metadata(description: Mapping[str, Any], location: str) -> ModelMetadat
     try:
         metadata = msgspec.convert(found[KEY], ModelMetadata)
     except msgspec.ValidationError as error:
-        raise ModelError(f"{location}: its MLmodel has metadata.{KEY} that cannot be read: {error}") from error
+        raise ModelError(
+            f"{location}: its MLmodel has metadata.{KEY} that cannot be read: {error}; correct it, or train again"
+        ) from error
     if unknown := sorted(set(metadata.features) - set(KNOWN)):
         raise ModelError(
             f"{location} wants the features {', '.join(unknown)}, which are not known here: update this service"

@@ -32,7 +32,7 @@ RIDE_ID = "ride_id"
 
 # gc=False for values that a batch has thousands of: they are never part of a cycle, and GC would scan them for long.
 class Ride(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What a duration is predicted from: two TLC zones, the distance between them in miles, and the time if known."""
+    """What a value is predicted from: two TLC zones, the distance between them in miles, and the time if known."""
 
     PULocationID: int
     DOLocationID: int
@@ -59,7 +59,7 @@ class Prediction(Struct, frozen=True, gc=False):
     model: str
     version: str
     field: str
-    """The value's name: ``ride_duration``, in minutes, unless the settings give it another name."""
+    """The value's name, from the model's artifact or from the settings."""
     value: float
     ride_id: int | str
     event_id: str

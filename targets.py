@@ -17,6 +17,8 @@ class Target:
     least: float
     most: float
     """The range of the values, both included, that models are trained on and measured on."""
+    by_card: bool = False
+    """Whether TLC's column has the value only if the passenger paid by card."""
 
 
 DURATION = Target("duration", "ride_duration", "minutes", None, 1, 60)
@@ -25,8 +27,8 @@ TARGETS = {
     target.name: target
     for target in (
         DURATION,
-        # TLC's files have the tips of card payments alone: the other rows are left out.
-        Target("tip", "tip_amount", "dollars", "tip_amount", 0, 100),
+        # TLC's files do not have the tips that were paid in cash, and say 0 for them.
+        Target("tip", "tip_amount", "dollars", "tip_amount", 0, 100, by_card=True),
         # The initial charge is 3 dollars. Refunds are negative.
         Target("fare", "fare_amount", "dollars", "fare_amount", 3, 300),
         Target("total", "total_amount", "dollars", "total_amount", 3, 400),

@@ -1,10 +1,10 @@
-"""The web service: it takes rides by HTTP and answers the predicted durations. Any WSGI server can serve ``app``.
+"""The web service: it takes rides by HTTP and answers the predicted values. Any WSGI server can serve ``app``.
 
     body     -- decode  --> rides    | problem 400, 413, 415 or 422
     rides    -- predict --> outcomes                          one model call for the whole request
     outcomes -- answer  --> JSON in the rides' order, with a problem in the place of a ride that has no prediction
 
-It uses the same model, the same contract and the same code as the stream, and gives the same durations.
+It uses the same model, the same contract and the same code as the stream, and gives the same values.
 """
 
 import os
@@ -18,8 +18,9 @@ from flask import Flask, Response, abort, request
 
 from artifacts import ModelError
 from model import load_from_settings
+from model_metadata import NO_METADATA
 from rides import InvalidRideError, encodable, with_time
-from settings import SettingsError, WebSettings
+from settings import ANSWER_FIELDS, SettingsError, WebSettings
 from web import errors, open_inference, openapi, pages, telemetry
 from web.health import Health
 from web.metrics import TEXT, Metrics
@@ -32,9 +33,14 @@ except (SettingsError, ModelError) as error:
     sys.exit(f"web_service: {error}")
 NAME, VERSION = SETTINGS.model.name, MODEL.version
 FIELD = SETTINGS.model.prediction_field or MODEL.metadata.target
+if FIELD in ANSWER_FIELDS:
+    sys.exit(f"web_service: the model's target is {FIELD!r}, a field that answers have already: set PREDICTION_FIELD")
+# An artifact that says nothing may hold any model, and a name that the user chose says that it does.
+UNIT = "" if SETTINGS.model.prediction_field and MODEL.metadata is NO_METADATA else MODEL.metadata.unit
+WANTS_TIME = MODEL.metadata.wants_time
 NAMES = {"model": NAME, "version": VERSION, "field": FIELD}
 HEALTH = Health(NAME, MODEL, SETTINGS.drain_seconds)
-DOCUMENT = openapi.make_document(**NAMES)
+DOCUMENT = openapi.make_document(**NAMES, unit=UNIT)
 METRICS = Metrics(openapi.list_requests(DOCUMENT), {"model": NAME, "version": VERSION})
 
 app = Flask(__name__, static_folder=None)
@@ -45,7 +51,7 @@ app.config["MAX_CONTENT_LENGTH"] = openapi.MAX_BODY_BYTES + 1
 app.url_map.merge_slashes = False
 telemetry.observe(app, METRICS, SETTINGS.log_level)
 errors.handle(app)
-pages.add(app, DOCUMENT)
+pages.add(app, DOCUMENT, field=FIELD, unit=UNIT, wants_time=WANTS_TIME)
 
 
 @app.before_request
@@ -112,7 +118,7 @@ def model_ready(name: str, version: str = VERSION) -> Response:
 def describe(name: str, version: str = VERSION) -> Response:
     """Describe the model's inputs and outputs."""
     check_model(name, version)
-    return as_json(open_inference.describe_model(**NAMES))
+    return as_json(open_inference.describe_model(**NAMES, wants_time=WANTS_TIME))
 
 
 @app.get("/v2")

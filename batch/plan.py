@@ -12,7 +12,7 @@ from batch.manifests import Manifest, ModelIdentity
 from batch.months import Month
 from batch.places import open_place
 from batch.sources import NoInputError, Source
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 State = Literal["done", "missing", "stale", "no input"]
 

@@ -14,7 +14,8 @@ from batch.manifests import Counts, ModelIdentity
 from batch.tables import Predictions, Reason, Rejections, RunningCounts
 from model import Model
 from rides import RIDE_ID, Ride, RideEvent, encodable
-from trips import RIDE, TripChunk, TripFile
+from trip_cells import RIDE
+from trips import TripChunk, TripFile
 
 CHUNK_ROWS = 32_768
 """The rows that are in memory at once, and in a row group of the predictions. With half as many or twice as many, a

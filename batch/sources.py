@@ -18,7 +18,7 @@ from batch.manifests import InputIdentity, find_sha256
 from batch.months import TRIP_DATA, Month
 from batch.objects import client, explained, split_uri, temporary_file
 from rides import encodable
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 TIMEOUT_SECONDS = 60
 PIECE_BYTES = 1_048_576

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 from batch.manifests import Counts, ModelIdentity
 from rides import RIDE_ID, RejectionKind
 from settings import SettingsError
-from trips import IS_TEXT, RIDE, usual_trips
+from targets import DURATION
+from trip_cells import IS_TEXT, RIDE
+from trips import usual_trips
 
 ACTUAL, DIFFERENCE = "actual_duration", "diff"
 """Minutes: how long the trip took, and how much longer than predicted."""
@@ -67,9 +69,7 @@ class Predictions:
 
     def write(self, cells: Any, values: Sequence[float]) -> Any:
         """Write rows of ``TripChunk.cells``, each with an id, and their predicted values; return the written table."""
-        predicted, minutes = pa.array(values, pa.float64()), cells["minutes"]
-        # A trip that ends when it begins, or before, has no duration.
-        actual = pc.if_else(pc.greater(minutes, 0), minutes, pa.scalar(None, pa.float64()))
+        predicted, actual = pa.array(values, pa.float64()), cells["actual"]
         columns = {
             **{name: cells[name] for name in (RIDE_ID, *RIDE)},
             "pickup_datetime": cells["pickup"],
@@ -128,8 +128,10 @@ class RunningCounts:
     def add_predictions(self, table: Any) -> None:
         """Count rows that ``Predictions.write`` has returned."""
         self._predicted += len(table)
-        known = pa.table({"minutes": table[ACTUAL], **{name: table[name] for name in ("trip_distance", DIFFERENCE)}})
-        errors = known.filter(usual_trips())[DIFFERENCE].to_numpy()
+        known = table.select(["pickup_datetime", "trip_distance", ACTUAL, DIFFERENCE]).rename_columns(
+            {ACTUAL: "actual"}
+        )
+        errors = known.filter(usual_trips(DURATION, "pickup_datetime"))[DIFFERENCE].to_numpy()
         self._measured += len(errors)
         self._squares += float(errors @ errors)
         self._absolutes += float(abs(errors).sum())

@@ -4,7 +4,6 @@ import base64
 import binascii
 import functools
 import hashlib
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -69,15 +68,15 @@ def rides_of(received: Iterable[ReceivedRide], *, with_times: bool) -> list[Ride
     """Return the rides themselves. If ``with_times``, a ride without a pickup gets its record's arrival time."""
     if not with_times:
         return [one.event.ride for one in received]
-    return [with_time(one.event.ride, _arrival_time(one.record)) for one in received]
+    # A redelivered record has the same arrival, and so the same prediction. Only an event that was written by hand, or
+    # by an emulator, has none.
+    now = datetime.now(UTC)
+    return [with_time(one.event.ride, _arrival_time(one.record, now)) for one in received]
 
 
-def _arrival_time(record: UserRecord) -> datetime:
-    """Return when the record arrived; now, if the event does not say it, as an event written by hand."""
-    try:
-        return datetime.fromtimestamp(record.arrival or time.time(), UTC)
-    except (ValueError, OverflowError, OSError):
-        return datetime.now(UTC)
+def _arrival_time(record: UserRecord, now: datetime) -> datetime:
+    """Return when the record arrived; now, if its arrival is not known."""
+    return now if record.arrival is None else datetime.fromtimestamp(record.arrival, UTC)
 
 
 class Rejection(Struct, frozen=True):

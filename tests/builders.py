@@ -9,6 +9,15 @@ from scripts.sources.records import RideRecord, aggregate
 from streaming.aggregation import MAGIC
 
 SHARD = "shardId-000000000000"
+BAD_TIMES: list[Any] = [
+    *(1675240200, 1675240200.5, True, [], {}, "", "now", "2023-02-01", "2023-02-01T08:30", "08:30:00", "1675240200"),
+    *("2023-02-29T00:00:00", "2023-02-01T24:00:00", "2023-02-01T23:59:60Z", "2023-13-01T00:00:00", "x" * 100_000),
+    *("2023-02-01T08:30:00+24:00", "2023-02-01T08:30:00-99:99", "2023-02-01T08:30:00 America/New_York"),
+    *("0001-01-01T00:00:00", "0001-01-01T00:00:00+23:59", "0000-01-01T00:00:00Z", "1969-12-31T23:59:59"),
+    *("2100-01-01T00:00:00", "2099-12-31T23:59:59.9999999", "9999-12-31T23:59:59", "9999-12-31T23:59:59-23:59"),
+    *("9999-12-31T23:59:59.9999999Z", "10000-01-01T00:00:00Z", "\uff12023-02-01T08:30:00"),
+]
+"""Values that are no pickup: other types and forms, days and offsets that do not exist, and years that are not read."""
 
 
 def ride_event(ride_id: object = 256, **changes: Any) -> dict[str, Any]:

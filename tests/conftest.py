@@ -179,6 +179,17 @@ def cold_start(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
     gc.unfreeze()
 
 
+@pytest.fixture(scope="session")
+def boosted_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Save a small boosted model that wants the time, once for the whole test session, and give its folder."""
+    # Imported here because it takes seconds, and most tests need no mlflow.
+    from tests.core.saved_models import save_boosted
+
+    folder = str(tmp_path_factory.mktemp("boosted") / "model")
+    save_boosted(folder)
+    return folder
+
+
 class Clock:
     """A clock that stands still while code runs, however slow the machine is, and goes on only when code sleeps."""
 

@@ -4,11 +4,8 @@ import datetime
 import mmap
 from typing import Any
 
+from features import SAMPLE_RIDE
 from model import Model, PredictionError
-from rides import Ride
-
-SAMPLE_RIDE = Ride(130, 205, 3.66)
-"""An ordinary ride, which the model must predict before the service is ready."""
 
 
 class Health:

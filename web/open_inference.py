@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (version 2), which model servers and their platforms speak: rides as three tensors.
+"""The Open Inference Protocol (version 2), which model servers and their platforms speak: rides as tensors.
 
 https://github.com/kserve/open-inference-protocol: each input has a name, a shape, a datatype, and the data in one list
 or in nested lists. One bad ride fails the whole request, because the protocol has only one error for a request.
@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from rides import InvalidRideError, Ride, decode_json
+from rides import InvalidRideError, Ride, check_time, decode_json
 from web.rides import MAX_RIDES
 
 DATATYPES = {"PULocationID": "INT64", "DOLocationID": "INT64", "trip_distance": "FP64"}
-"""The inputs, by name."""
+"""The inputs that a request must have, by name."""
+OPTIONAL = {"pickup_datetime": "BYTES"}
+"""The inputs that a request may have, by name."""
 INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
-ACCEPTED = {"INT64": INTEGERS, "FP64": ("FP16", "FP32", "FP64", *INTEGERS)}
+ACCEPTED = {"INT64": INTEGERS, "FP64": ("FP16", "FP32", "FP64", *INTEGERS), "BYTES": ("BYTES",)}
 """The datatypes that an input may have, by the one that the model's description names."""
 
 
@@ -40,16 +42,21 @@ _requests = msgspec.json.Decoder(InferenceRequest)
 def decode_request(body: bytes) -> tuple[str | None, list[Ride]]:
     """Return the request's id and its rides. Raises InvalidRideError; its reason names the input."""
     request = decode_json(_requests, body)
-    columns = {name: _column(request.inputs, name) for name in DATATYPES}
+    given = {tensor.name for tensor in request.inputs}
+    wanted = [*DATATYPES, *(name for name in OPTIONAL if name in given)]
+    columns = {name: _column(request.inputs, name) for name in wanted}
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1 or not 1 <= max(lengths) <= MAX_RIDES:
         raise InvalidRideError("ride", f"give all inputs the same number of values, from 1 to {MAX_RIDES:,}")
     rides = []
     for number, values in enumerate(zip(*columns.values(), strict=True)):
         try:
-            rides.append(msgspec.convert(dict(zip(columns, values, strict=True)), Ride))
-        except msgspec.ValidationError as error:
+            ride = msgspec.convert(dict(zip(columns, values, strict=True)), Ride)
+            if ride.pickup_datetime is not None:
+                check_time(ride.pickup_datetime, "$.pickup_datetime")
+        except (msgspec.ValidationError, InvalidRideError) as error:
             raise InvalidRideError("ride", f"value {number}: {error}") from error
+        rides.append(ride)
     return request.id, rides
 
 
@@ -65,9 +72,10 @@ def make_response(
     return names | ({} if request_id is None else {"id": request_id}) | {"outputs": [output]}
 
 
-def describe_model(*, model: str, version: str, field: str) -> dict[str, Any]:
-    """Return the model's metadata."""
-    inputs = [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in DATATYPES.items()]
+def describe_model(*, model: str, version: str, field: str, wants_time: bool) -> dict[str, Any]:
+    """Return the model's metadata. The optional input is in it if the model wants the time."""
+    described = DATATYPES | (OPTIONAL if wants_time else {})
+    inputs = [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in described.items()]
     outputs = [{"name": field, "datatype": "FP64", "shape": [-1]}]
     return {"name": model, "versions": [version], "platform": "mlflow", "inputs": inputs, "outputs": outputs}
 
@@ -80,7 +88,7 @@ def _column(inputs: Sequence[_Tensor], name: str) -> list[Any]:
             "ride", f"send one input for each of {', '.join(DATATYPES)}: {len(found)} inputs have the name {name}"
         )
     tensor = found[0]
-    accepted = ACCEPTED[DATATYPES[name]]
+    accepted = ACCEPTED[(DATATYPES | OPTIONAL)[name]]
     if tensor.datatype not in accepted:
         raise InvalidRideError("ride", f"the datatype of {name} is one of {', '.join(accepted)}")
     # A column may be a list, or a list of lists of one value.

@@ -7,7 +7,7 @@ import msgspec
 
 from rides import RIDE_ID, RideEvent, RideId
 from web.metrics import OTHER, Request
-from web.open_inference import ACCEPTED, DATATYPES
+from web.open_inference import ACCEPTED, DATATYPES, OPTIONAL
 from web.problems import PROBLEM_JSON
 from web.rides import MAX_RIDES, BareRide
 
@@ -38,6 +38,7 @@ INTEGER: Schema = {"type": "integer"}
 BOOLEAN: Schema = {"type": "boolean"}
 
 RIDE = {"PULocationID": 100, "DOLocationID": 200, "trip_distance": 3.5}
+PICKUP = {"pickup_datetime": "2023-02-01T08:30:00"}
 EVENT = {"ride": {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}, RIDE_ID: 256}
 TENSORS = {
     "id": "42",
@@ -49,6 +50,7 @@ TENSORS = {
 }
 RIDE_EXAMPLES = {
     "ride": {"summary": "A ride", "value": RIDE},
+    "time": {"summary": "A ride with the time of its pickup", "value": RIDE | PICKUP},
     "event": {"summary": "A ride event, whose ride_id the answer repeats", "value": EVENT},
     "list": {"summary": "A list of both", "value": [RIDE, EVENT, {**RIDE, RIDE_ID: "a-1"}]},
     "errors": {
@@ -56,23 +58,31 @@ RIDE_EXAMPLES = {
         "value": [RIDE, {**RIDE, "trip_distance": 500, RIDE_ID: "a-2"}],
     },
 }
+PICKUP_SCHEMA = {
+    "anyOf": [{"type": "string", "format": "date-time", "pattern": "^(19[789][0-9]|20[0-9][0-9])-"}, {"type": "null"}],
+    "description": "When the ride begins, from 1970 to 2099. Without a UTC offset, it is what a clock shows where the"
+    " ride takes place. If it is absent or null, the time of the request takes its place.",
+}
 HEADERS = {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", "traceparent")}
 """The headers of every answer."""
 HEADER_PARAMETERS = [{"$ref": f"#/components/parameters/{name}"} for name in HEADERS]
 
 INTRODUCTION = """\
-Predicts how many minutes a taxi ride takes.
-
 Every error is a problem (RFC 9457), with a `detail` that says what to change. A path that does not exist (404) and a
 method that a path does not take (405, with the header `Allow`) have one too. Paths that begin with `/v2/` have the
 errors of the Open Inference Protocol instead: `{"error": "..."}`."""
 
 
-def make_document(*, model: str, version: str, field: str) -> Schema:
-    """Return the document for a service with this model, whose predicted value has the name ``field``."""
+def make_document(*, model: str, version: str, field: str, unit: str) -> Schema:
+    """Return the document for a service with this model, whose value has the name ``field``, and a unit if known."""
+    value = f"{field} in {unit}" if unit else field
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Ride durations", "version": version, "description": INTRODUCTION},
+        "info": {
+            "title": "Ride predictions",
+            "version": version,
+            "description": f"Predicts the {value} of a taxi ride.\n\n{INTRODUCTION}",
+        },
         "tags": [
             {"name": "Predictions"},
             {"name": "Service", "description": "For people who run the service."},
@@ -81,7 +91,7 @@ def make_document(*, model: str, version: str, field: str) -> Schema:
         ],
         "paths": {**_own_paths(model), **_protocol_paths(model, version)},
         "components": {
-            "schemas": _request_schemas() | _answer_schemas(model, version, field),
+            "schemas": _request_schemas() | _answer_schemas(model, version, field, value),
             "parameters": _header_parameters(),
             "headers": {
                 "X-Request-ID": {
@@ -147,7 +157,7 @@ def _own_paths(model: str) -> Schema:
         "/openapi.json": {
             "get": _operation("openapi", "Service", "Return this document", {200: _json({"type": "object"})})
         },
-        "/": {"get": _operation("form", "Pages", "Pick two zones and see the minutes", {200: _page()})},
+        "/": {"get": _operation("form", "Pages", "Pick two zones and see the prediction", {200: _page()})},
         "/docs": {"get": _operation("docs", "Pages", "Read this document and try it out", {200: _page()})},
     }
 
@@ -188,6 +198,8 @@ def _request_schemas() -> Schema:
     _, schemas = msgspec.json.schema_components([BareRide, RideEvent], ref_template="#/components/schemas/{name}")
     # The service reads a body that has "ride" as a ride event, so a bare ride cannot have this field.
     schemas["BareRide"]["properties"]["ride"] = False
+    for name in ("BareRide", "Ride"):
+        schemas[name]["properties"] |= {"pickup_datetime": PICKUP_SCHEMA}
     tensors = [
         _object(
             name={"const": name},
@@ -195,23 +207,24 @@ def _request_schemas() -> Schema:
             shape={"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 2},
             data={"type": "array", "items": {"anyOf": [value, _array(value, 1, 1)]}, "minItems": 1},
         )
-        for name, datatype in DATATYPES.items()
+        for name, datatype in (DATATYPES | OPTIONAL).items()
         for value in [schemas["Ride"]["properties"][name]]
     ]
-    request = _object(inputs=_array({"oneOf": tensors}, len(tensors)))
+    request = _object(inputs=_array({"oneOf": tensors}, len(DATATYPES)))
     request["properties"]["id"] = {"type": ["string", "null"], "description": "The answer repeats it."}
     request["description"] = (
         "Each input is there once, with the same number of values, `n`. Its shape is `[n]` or `[n, 1]`."
+        f" Only {', '.join(f'`{name}`' for name in OPTIONAL)} may be left out."
     )
     other = {"description": "An element that is not a ride has a problem in the answer."}
     ride = {"anyOf": [_ref("BareRide"), _ref("RideEvent"), other]}
     return schemas | {"RideList": _array(ride, 0, MAX_RIDES), "InferenceRequest": request}
 
 
-def _answer_schemas(model: str, version: str, field: str) -> Schema:
+def _answer_schemas(model: str, version: str, field: str, value: str) -> Schema:
     given_id = {RIDE_ID: msgspec.json.schema(RideId) | {"description": "The ride's own id, if it has one."}}
     its_version = {"const": version, "description": "The version of the model."}
-    answer = _object(**{field: NUMBER | {"description": "The prediction."}}, model_version=its_version)
+    answer = _object(**{field: NUMBER | {"description": f"The predicted {value}."}}, model_version=its_version)
     error = _object(error=_ref("Problem"))
     for schema in (answer, error):
         schema["properties"] |= given_id

@@ -58,12 +58,12 @@ def decode_one(body: bytes) -> RequestedRide:
         event = decode_ride(body)
         return RequestedRide(event.ride, event.ride_id)
     ride = decode_json(_bare_rides, body)
+    ride_id = None if ride.ride_id is UNSET else ride.ride_id
+    if ride_id is not None:
+        check_id(ride_id)
     if ride.pickup_datetime is not None:
         check_time(ride.pickup_datetime, "$.pickup_datetime")
-    if ride.ride_id is UNSET:
-        return RequestedRide(ride, None)
-    check_id(ride.ride_id)
-    return RequestedRide(ride, ride.ride_id)
+    return RequestedRide(ride, ride_id)
 
 
 def _is_event(body: bytes) -> bool:

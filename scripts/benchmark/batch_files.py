@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scripts.cli import CommandError
-from trips import MAX_DURATION, MICROSECONDS_A_MINUTE, MIN_DURATION, TIMES, Trips
+from targets import DURATION
+from trip_cells import MICROSECONDS_A_MINUTE, RIDE, TIMES
+from trips import Trips
 
 FIRST_PICKUP = datetime(2023, 1, 1)
 SECONDS_BETWEEN_PICKUPS = 40
@@ -26,7 +28,7 @@ def write_month(trips: Trips, path: Path) -> None:
     pickups = [FIRST_PICKUP + timedelta(seconds=SECONDS_BETWEEN_PICKUPS * row) for row in range(len(trips.rides))]
     dropoffs = [pickup + timedelta(minutes=length) for pickup, length in zip(pickups, trips.values, strict=True)]
     columns = {TIMES["pickup"][0]: pickups, TIMES["dropoff"][0]: dropoffs}
-    columns |= {name: [getattr(ride, name) for ride in trips.rides] for name in trips.rides[0].__struct_fields__}
+    columns |= {name: [getattr(ride, name) for ride in trips.rides] for name in RIDE}
     pq.write_table(pa.table(columns), path)
 
 
@@ -68,5 +70,5 @@ def _read(path: Path) -> Iterator[tuple[Sequence[Any], float]]:
     pickups = table["pickup_datetime"].cast(pa.timestamp("us"), safe=False).to_pylist()
     others = (table[name].to_pylist() for name in table.column_names if name != "pickup_datetime")
     for pickup, start, end, actual, predicted in zip(pickups, *others, strict=True):
-        if actual is not None and MIN_DURATION <= actual <= MAX_DURATION:
+        if actual is not None and DURATION.least <= actual <= DURATION.most:
             yield (pickup, start, end, round(actual * MICROSECONDS_A_MINUTE)), predicted

@@ -14,7 +14,8 @@ from scripts.sources.download import open_trips
 from scripts.sources.events import kinesis_event
 from scripts.sources.records import RideRecord
 from scripts.sources.synthetic import generate_events, generate_rides
-from trips import MAX_DURATION, MIN_DURATION, Trips, training_trips
+from targets import DURATION
+from trips import Trips, training_trips
 
 RIDGE, FOREST = MODELS = ("ridge", "forest")
 SERVED, SKOPS, CLOUDPICKLE = FORMS = ("served form", "skops", "cloudpickle")
@@ -129,7 +130,7 @@ def generate_inputs(trips: int) -> Inputs:
     draw = random.Random(SEED)
     rides = [event.ride for event in generate_events(trips, SEED)]
     usual = (MINUTES_AT_THE_CURB + MINUTES_A_MILE * ride.trip_distance for ride in rides)
-    durations = [min(max(minutes * draw.lognormvariate(0, SPREAD), MIN_DURATION), MAX_DURATION) for minutes in usual]
+    durations = [min(max(minutes * draw.lognormvariate(0, SPREAD), DURATION.least), DURATION.most) for minutes in usual]
     description = f"{trips:,} synthetic rides to train on"
     return Inputs(Trips(rides, durations, 0), generate_rides(LARGEST_BATCH, SEED + 1), description)
 

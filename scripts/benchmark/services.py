@@ -28,7 +28,9 @@ WORKERS = os.cpu_count() or 1
 """The number of our service's workers, which is its default."""
 PATIENCE = 120.0
 """Seconds that a service may take to start. mlflow starts slowly, and all services start at the same time."""
-SETTINGS = ("DRAIN_SECONDS", "LOG_LEVEL", "METRICS_PORT", "MODEL_BUCKET", "MODEL_SHA256", "PREDICTION_FIELD")
+SETTINGS = (
+    *("DRAIN_SECONDS", "LOG_LEVEL", "METRICS_PORT", "MODEL_BUCKET", "MODEL_SHA256", "PREDICTION_FIELD", "TIME_ZONE"),
+)
 SERVER_SETTINGS = ("FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS", "PORT", "UVICORN_WORKERS")
 """Variables that are removed from the environment, so that the services run with their own defaults."""
 

@@ -48,7 +48,7 @@ from scripts.benchmark.results import ColdRow, WarmRow
 from scripts.benchmark.web_results import LoadRow, MemoryRow, web_tables
 from scripts.cli import STDOUT
 from scripts.sources.download import open_trips
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 EXAMPLES = """\
 examples:

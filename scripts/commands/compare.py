@@ -21,7 +21,7 @@ from scripts.models import comparing_report
 from scripts.models.comparing import MARGIN, JoinedRides, ReadStream
 from scripts.models.comparing_actuals import ActualValues, find_target
 from targets import TARGETS
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis.type_defs import RecordTypeDef

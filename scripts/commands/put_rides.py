@@ -8,7 +8,7 @@ from scripts.aws.putting import put
 from scripts.sources import chosen
 from scripts.sources.records import aggregate
 from streaming.delivery import OutputStream
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 EXAMPLES = """\
 examples:

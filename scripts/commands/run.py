@@ -22,7 +22,7 @@ from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.setup import Outputs
 from scripts.sources import chosen
 from settings import SettingsError
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 DELAY_SECONDS = 4
 """Late responses of ``--chaos`` come after a third of the function's time, when their requests have timed out."""

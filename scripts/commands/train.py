@@ -15,7 +15,8 @@ from scripts.models import boosting, training
 from scripts.models.compiled_inputs import NotUnderstoodError
 from scripts.models.compiling import ServedForm
 from scripts.models.training import LoggedRun
-from trips import TripRecordError, Trips
+from trip_cells import TripRecordError
+from trips import Trips
 
 EPILOG = f"""\
 MLflow's own variables say where the model is logged:

@@ -17,7 +17,8 @@ from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, printable
 from scripts.localaws.account import Account, PutRide
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
 from scripts.localaws.setup import LIVE, Outputs
-from trips import MAX_DURATION, MIN_DURATION, is_usual
+from targets import DURATION
+from trips import is_usual
 
 MAX_ROWS, FIRST_ROWS = 50, 20
 """Up to the first number, all rides are shown; if there are more, only the second number of them."""
@@ -25,7 +26,7 @@ MAX_EXAMPLES = 2
 """Examples of reasons for each kind of rejection."""
 MAX_MISSING = 10
 """Missing rides that are listed."""
-USUAL = f"rides of {MIN_DURATION} to {MAX_DURATION} minutes, above 0 miles"
+USUAL = f"rides of {DURATION.least:g} to {DURATION.most:g} minutes, above 0 miles"
 """The rides that `train` uses, in the summary."""
 SAMPLE_KEY = "256"
 """The partition key of events/ride.json: its ride_id."""

@@ -15,8 +15,8 @@ from scripts.models.evaluation import Errors, measure_errors
 from scripts.models.verdicts import Verdict, judge
 from scripts.sources.download import open_trips
 from served.arrays import Floats
-from targets import DURATION, TARGETS, Target
-from trips import ride_events
+from targets import TARGETS, Target
+from trips import is_usual, ride_events
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis.type_defs import RecordTypeDef
@@ -33,7 +33,8 @@ class Judgement:
     missing: int
     """Rides of both models without an actual value."""
     unusual: int
-    """Rides that were left out because their actual value is outside of the target's usual range."""
+    """Rides that were left out because no model is trained on such: the actual value is outside of the target's range,
+    or the distance is 0, which only a trip record file tells."""
     repeated_rides: int
     """Predicted rides that were left out because their ride_id occurs before."""
     unknown: int
@@ -55,16 +56,17 @@ class ActualValues:
         for place, ride_id in enumerate(comparison.ride_ids):
             self._places.setdefault(ride_id, place)
         self._values = np.full(len(comparison.ride_ids), MISSING)
+        self._is_usual = np.ones(len(comparison.ride_ids), bool)
         self._unknown = self._repeated = self._not_actuals = 0
 
-    def add(self, ride_id: int | str, value: float) -> None:
-        """Take the actual value of a ride."""
+    def add(self, ride_id: int | str, value: float, *, is_usual: bool) -> None:
+        """Take the actual value of a ride. If it is not usual, models are neither trained nor measured on the ride."""
         place = self._places.get(ride_id)
         if place is None:
             self._unknown += 1
             return
         self._repeated += not math.isnan(self._values[place])
-        self._values[place] = value
+        self._values[place], self._is_usual[place] = value, is_usual
 
     def read_file(self, source: str) -> None:
         """Take the values of a trip record file, whose rides have the ids that they get on a stream.
@@ -76,8 +78,11 @@ class ActualValues:
                 f"the predicted value {self._comparison.live.model.field} is of no known target: say with --target"
                 f" which column of {source} has the actual values"
             )
-        for ride_id, value in _values_of_file(source, self._target):
-            self.add(ride_id, value)
+        with open_trips(source) as path:
+            trips = ride_events(path, self._target)
+        for event, value in zip(trips.events, trips.actual, strict=True):
+            if value is not None:
+                self.add(event.ride_id, value, is_usual=is_usual(event.ride, value, self._target))
 
     def read_stream(self, rounds: "Iterable[list[tuple[str, RecordTypeDef]]]") -> Iterator[int]:
         """Take the values of a stream, round after round, and yield the number of the records of each round.
@@ -95,7 +100,9 @@ class ActualValues:
                     self._not_actuals += 1
                     continue
                 if abs(actual.value) <= MAX_VALUE:
-                    self.add(actual.ride_id, actual.value)
+                    target = self._target
+                    usual = target is None or target.least <= actual.value <= target.most
+                    self.add(actual.ride_id, actual.value, is_usual=usual)
                 else:
                     self._not_actuals += 1
             yield len(found)
@@ -103,17 +110,15 @@ class ActualValues:
     def judge(self) -> Judgement:
         """Return the errors and the verdict. Raises CommandError if no ride has a usual actual value."""
         is_known = ~np.isnan(self._values)
-        is_usual = is_known.copy()
-        if self._target:
-            is_usual &= (self._values >= self._target.least) & (self._values <= self._target.most)
-        actual = self._values[is_usual]
+        is_judged = is_known & self._is_usual
+        actual = self._values[is_judged]
         if not len(actual):
             raise CommandError(
                 f"no ride of both models has a usable actual value ({self._unknown:,} are of other rides,"
-                f" {is_known.sum():,} outside of the usual range, {self._not_actuals:,} records are not actual values):"
+                f" {is_known.sum():,} are not usual, {self._not_actuals:,} records are not actual values):"
                 " give the actual values of the rides that were put, by the same ride_ids"
             )
-        live, shadow = (values[is_usual] for values in (self._comparison.live_values, self._comparison.shadow_values))
+        live, shadow = (values[is_judged] for values in (self._comparison.live_values, self._comparison.shadow_values))
         return Judgement(
             live=measure_errors(actual, live),
             shadow=measure_errors(actual, shadow),
@@ -137,13 +142,3 @@ def find_target(field: str, name: str | None) -> Target | None:
     if name:
         return TARGETS[name]
     return next((target for target in TARGETS.values() if target.field == field), None)
-
-
-def _values_of_file(source: str, target: Target) -> Iterator[tuple[int | str, float]]:
-    if target is not DURATION:
-        raise CommandError(f"{source}: only durations are read from trip records: give {target.name} by a stream")
-    with open_trips(source) as path:
-        trips = ride_events(path)
-    for event, value in zip(trips.events, trips.minutes, strict=True):
-        if value is not None:
-            yield event.ride_id, value

@@ -96,15 +96,21 @@ def show(comparison: Comparison, actual: Floats, judgement: Judgement | None, ta
 
 
 def _sides_table(comparison: Comparison) -> Table:
-    numbers = (Column(name, justify="right") for name in ("rides", "in both"))
-    names = (Column(name, overflow="fold") for name in ("", "stream", "model", "version"))
-    table = _table("Models", *names, *numbers)
-    sides = (("live", comparison.live), ("shadow", comparison.shadow))
-    for (name, side), share in zip(sides, comparison.coverage(), strict=True):
-        # Only all rides are 100 %: one missing ride in a million shows.
-        percent = "100 %" if share == 1 else f"{math.floor(share * 10_000) / 100:.2f} %"
-        texts = (Text(printable(text)) for text in (side.stream.name, side.model.name, side.model.version))
-        table.add_row(name, *texts, f"{side.rides:,}", percent)
+    # Without borders, because two run ids with borders are wider than a terminal of 80 columns.
+    columns = (Column(name, overflow="fold") for name in ("", "live", "shadow"))
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    sides = (comparison.live, comparison.shadow)
+    # Rounded down, so that one missing ride in a million shows.
+    shares = ["100 %" if share == 1 else f"{math.floor(share * 10_000) / 100:.2f} %" for share in comparison.coverage()]
+    rows = {
+        "stream": [side.stream.name for side in sides],
+        "model": [side.model.name for side in sides],
+        "version": [side.model.version for side in sides],
+        "rides": [f"{side.rides:,}" for side in sides],
+        "in both": shares,
+    }
+    for name, texts in rows.items():
+        table.add_row(name, *(Text(printable(text)) for text in texts))
     return table
 
 
@@ -141,16 +147,14 @@ def _rides_table(comparison: Comparison, actual: Floats, places: Sequence[int]) 
 
 
 def _show_judgement(judgement: Judgement, unit: str, target: Target | None) -> None:
-    table = _table(
-        f"Errors on {judgement.rides:,} rides{unit}", "", *(Column(name, justify="right") for name in ("RMSE", "MAE"))
-    )
+    table = _table(f"Errors{unit}", "", *(Column(name, justify="right") for name in ("RMSE", "MAE")))
     for name, errors in (("live", judgement.live), ("shadow", judgement.shadow)):
         table.add_row(name, f"{errors.rmse:,.3f}", f"{errors.mae:,.3f}")
     _console.print(table)
-    usual = f"an actual value outside {target.least} to {target.most} {target.unit}" if target else ""
+    usual = f"outside {target.least:g} to {target.most:g} {target.unit}, or 0 miles" if target else ""
     for count, text in (
         (judgement.missing, "rides have no actual value"),
-        (judgement.unusual, f"rides have {usual}, as no ride that models are trained on, and are left out"),
+        (judgement.unusual, f"rides are left out because models are not trained on such ({usual})"),
         (judgement.repeated_rides, "rides are left out because their ride_id occurs before"),
         (judgement.unknown, "actual values are of other rides"),
         (judgement.repeated_actuals, "actual values were given again; the last one counts"),
@@ -158,7 +162,7 @@ def _show_judgement(judgement: Judgement, unit: str, target: Target | None) -> N
     ):
         if count:
             _print_line(f"{count:,} {text}")
-    _print_line(f"Verdict: {_explain(judgement, target)}")
+    _print_line(f"Verdict on {judgement.rides:,} rides: {_explain(judgement, target)}")
 
 
 def _explain(judgement: Judgement, target: Target | None) -> str:

@@ -24,7 +24,11 @@ class Errors:
 class Evaluation:
     """Rides that a model was not trained on, with its predictions."""
 
+    model: str
+    """The model's name in the table."""
     target: Target
+    files: Sequence[str]
+    """The names of the files that the rides come from, without folders."""
     rides: Sequence[Ride]
     """Each has its pickup, in local time."""
     actual: Floats

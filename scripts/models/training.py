@@ -50,7 +50,8 @@ from scripts.models.compiling import ServedForm, compile_pipeline
 from scripts.models.proving import Predict
 from scripts.sources.download import open_trips
 from sklearn_flavor import TRUSTED_TYPES
-from trips import MAX_DURATION, MIN_DURATION, Trips, training_trips
+from targets import DURATION
+from trips import Trips, training_trips
 
 TRACKING_URI = "sqlite:///mlflow.db"
 HELD_OUT_SHARE = 1 / 5
@@ -69,7 +70,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 """scikit-learn's regressors by their names on the command line."""
 PACKAGES = ("scikit-learn", "skops")
 """The artifact's requirements beside mlflow. Without this list MLflow guesses, and adds packages such as pytest."""
-FILTERS = {"min_duration": MIN_DURATION, "max_duration": MAX_DURATION, "max_trip_distance": MAX_TRIP_DISTANCE}
+FILTERS = {"min_duration": DURATION.least, "max_duration": DURATION.most, "max_trip_distance": MAX_TRIP_DISTANCE}
 """The run's parameters about the rides that it was trained and measured on, in minutes and miles."""
 MLFLOW_ERRORS = (MlflowException, SQLAlchemyError, Boto3Error, BotoCoreError, ClientError)
 """MLflow's own exceptions, and those of its database and of S3 that it does not catch."""
@@ -116,7 +117,7 @@ def _read_file(file: str) -> Trips:
     cli.CONSOLE.print(text, highlight=False)
     if len(trips.rides) < 2:
         raise TrainingError(
-            f"{file}: of its rides fewer than 2 last {MIN_DURATION} to {MAX_DURATION} minutes"
+            f"{file}: of its rides fewer than 2 last {DURATION.least:g} to {DURATION.most:g} minutes"
             f" and go at most {MAX_TRIP_DISTANCE:g} miles"
         )
     return trips

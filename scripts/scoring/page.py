@@ -14,7 +14,7 @@ from rides import MAX_TRIP_DISTANCE
 from scripts.environment import ROOT
 from scripts.scoring.plots import draw_density, draw_durations, draw_errors, draw_zones
 from scripts.scoring.sums import MILES, ZONES, DurationSums
-from trips import MAX_DURATION, MIN_DURATION
+from targets import DURATION
 
 MIN_RIDES = 30
 """Of a pair of zones in the table: with fewer rides, one odd ride would decide its place."""
@@ -33,9 +33,9 @@ MONTH_NAMES = (
     *("July", "August", "September", "October", "November", "December"),
 )
 USUAL = (
-    f"Errors are of usual rides, which models are trained on: {MIN_DURATION} to {MAX_DURATION} minutes, and more than 0"
-    f" and at most {MAX_TRIP_DISTANCE:g} miles. An error is the actual duration minus the predicted one, in minutes:"
-    " above 0, the ride took longer than predicted."
+    f"Errors are of usual rides, which models are trained on: {DURATION.least:g} to {DURATION.most:g} minutes, and more"
+    f" than 0 and at most {MAX_TRIP_DISTANCE:g} miles. An error is the actual duration minus the predicted one, in"
+    " minutes: above 0, the ride took longer than predicted."
 )
 
 

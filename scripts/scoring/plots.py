@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from scripts import density
+from scripts.density import drawable
 from scripts.scoring.sums import MAX_MINUTES, DurationSums, GroupErrors, Numbers
 
 if TYPE_CHECKING:
@@ -48,10 +49,6 @@ MARKS: dict[str, Any] = {
     "color": SECOND,
     "markeredgecolor": INK,
 }
-SCALE = LinearSegmentedColormap.from_list("rides", ["#b7d3e8", "#5b9fc9", "#1f6193", "#08264a"])
-"""One hue from light to dark, so that it does not depend on telling colours apart."""
-PAPER = "#f7f7f5"
-"""The ground of the rides' density, light on a dark page too, so that dark always means many."""
 
 
 @mpl.rc_context(STYLE)
@@ -73,16 +70,8 @@ def draw_durations(sums: DurationSums) -> str:
 @mpl.rc_context(STYLE)
 def draw_density(sums: DurationSums) -> str:
     """Draw how many usual rides have which actual and predicted duration, with a line where both are the same."""
-    counts = np.ma.masked_equal(sums.usual[1:-1, 1:-1].T, 0)
     figure, axes = _begin(TALL)
-    axes.set_facecolor(PAPER)
-    area, norm = (0, MAX_MINUTES, 0, MAX_MINUTES), LogNorm(1, max(10, int(sums.usual.max())))
-    image = axes.imshow(counts, SCALE, norm, interpolation="nearest", origin="lower", extent=area)
-    axes.plot([0, MAX_MINUTES], [0, MAX_MINUTES], color="#d55e00", linewidth=1.2, label="predicted = actual")
-    axes.set(xlabel="actual minutes", ylabel="predicted minutes")
-    _put_legend_above(axes)
-    bar = figure.colorbar(image, label="rides", shrink=0.85, format=StrMethodFormatter("{x:,.0f}"))
-    bar.minorticks_off()
+    density.draw(axes, sums.usual[1:-1, 1:-1], 0, MAX_MINUTES, "minutes")
     return _as_svg(figure, "density")
 
 
@@ -97,7 +86,7 @@ def draw_errors(groups: GroupErrors, labels: Mapping[float, str], name: str) -> 
     """
     figure, axes = _begin()
     places = range(len(groups.rides))
-    rmse, errors = _drawable(groups.rmse), _drawable(groups.errors)
+    rmse, errors = drawable(groups.rmse), drawable(groups.errors)
     axes.bar(places, rmse, color=FIRST, label="RMSE")
     axes.plot(places, errors, **MARKS)
     axes.axhline(0, color=INK, linewidth=0.8)
@@ -112,7 +101,7 @@ def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str])
     """Draw bars from left to right for some of the groups, with space for long labels."""
     figure, axes = _begin(1.2 + 0.44 * len(zones))
     chosen, places = list(zones), range(len(zones))
-    rmse, errors = _drawable(groups.rmse[chosen]), _drawable(groups.errors[chosen])
+    rmse, errors = drawable(groups.rmse[chosen]), drawable(groups.errors[chosen])
     bars = axes.barh(places, rmse, color=FIRST, label="RMSE")
     axes.bar_label(bars, [f"{rides:,}" for rides in groups.rides[chosen]], padding=3, fontsize=8)
     axes.plot(errors, places, **MARKS)
@@ -134,11 +123,6 @@ def _begin(height: float = HEIGHT) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.grid(color=INK, alpha=0.15, linewidth=0.6)
     return figure, axes
-
-
-def _drawable(minutes: Numbers) -> Numbers:
-    """Return errors within numbers that matplotlib can draw: a model may predict any number."""
-    return np.clip(minutes, -1e6, 1e6)
 
 
 def _limits(*values: Numbers) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from batch.manifests import Manifest
 from batch.outputs import Place
 from batch.tables import ACTUAL, DIFFERENCE
 from scripts.cli import CommandError
+from targets import DURATION
 from trips import usual_trips
 
 PREDICTED = "predicted"
@@ -90,10 +91,10 @@ class DurationSums:
 
     def add(self, table: Any, field: str) -> None:
         """Add rows of a file of predictions; ``field`` is the predicted value's column."""
-        # Under a name of its own, because PREDICTION_FIELD may be "minutes".
-        table = table.rename_columns({field: PREDICTED}).append_column("minutes", table[ACTUAL])
+        # Under names of their own, because PREDICTION_FIELD may be "actual".
+        table = table.rename_columns({field: PREDICTED}).append_column("actual", table[ACTUAL])
         self.predicted += np.bincount(minute_indices(table[PREDICTED].to_numpy()), minlength=len(self.predicted))
-        usual = table.filter(usual_trips())
+        usual = table.filter(usual_trips(DURATION, "pickup_datetime"))
         actual, errors = usual[ACTUAL].to_numpy(), usual[DIFFERENCE].to_numpy()
         pickups, dropoffs = (_zones(usual[name].to_numpy()) for name in ("PULocationID", "DOLocationID"))
         np.add.at(self.usual, (minute_indices(actual), minute_indices(usual[PREDICTED].to_numpy())), 1)

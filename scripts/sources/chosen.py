@@ -76,7 +76,7 @@ def read_tlc_rides(source: str) -> RideSource:
     """Return the rides of a TLC file or URL. Raises TripRecordError."""
     with open_trips(source) as path:
         trips = ride_events(path)
-    return RideSource(list(map(encode_ride, trips.events, trips.minutes)), trips.left_out)
+    return RideSource(list(map(encode_ride, trips.events, trips.actual)), trips.left_out)
 
 
 def read_json_rides(name: str, *, raw: bool = False) -> list[RideRecord]:

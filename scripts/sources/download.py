@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from batch.sources import TIMEOUT_SECONDS, download
 from scripts.cli import CONSOLE
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 
 @contextlib.contextmanager

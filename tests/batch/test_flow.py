@@ -20,7 +20,7 @@ from settings import SettingsError
 from tests.batch.flow_tools import ask, environment, expected_files, find_files, serve_prefect, write_months
 from tests.commands.test_interrupts import INTERRUPTED, descendants, is_running, read_until
 from tests.tools import PATIENCE, finish, start, wait_for
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 pytestmark = pytest.mark.slow
 MONTHS = ["2022-11", "2022-12", "2023-01"]

@@ -16,7 +16,7 @@ import pytest
 from batch.months import Month
 from tests.batch.jobs import FEBRUARY, read, score, score_table
 from tests.trip_records import PICKUP, trip, write
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 LARGEST = 2**63 - 1
 TIMES = pa.array([-LARGEST - 1, LARGEST, None], pa.int64())

@@ -20,7 +20,7 @@ from tests.batch.jobs import settings
 from tests.conftest import SAMPLE_MODEL
 from tests.core.saved_models import MODELS
 from tests.trip_records import trip, write
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -20,7 +20,7 @@ from batch_job import Job, Watcher, score_month
 from tests.batch.conftest import serve
 from tests.batch.jobs import FEBRUARY, read, score, settings
 from tests.trip_records import linear_trips, trip, write
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -11,7 +11,7 @@ import pytest
 from scripts.sources.chosen import read_tlc_rides
 from scripts.sources.download import open_trips
 from tests.trip_records import trip, write
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Models of many kinds, saved with MLflow as its users save them."""
 
+import datetime
 import importlib
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import msgspec
 import pandas as pd
 import pytest
 import yaml
@@ -20,11 +22,15 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from threadpoolctl import threadpool_limits
 
 from features import prepare_features
+from model_metadata import KEY, ModelMetadata
 from rides import Ride
 from scripts.models import served_flavor
+from scripts.models.boosting import WITH_TIME, fit_boosted
 from scripts.models.compiling import compile_pipeline
+from scripts.models.training import predict_with
 from sklearn_flavor import TRUSTED_TYPES
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -70,6 +76,34 @@ def save_with_served_form(estimator: Any, sparse: bool = True) -> Callable[[str]
         served_flavor.save_model(pipeline, folder, mlflow.models.Model(run_id="a-run"), form, **options)
 
     return save
+
+
+WANTS_TIME = ModelMetadata(features=WITH_TIME)
+"""What the artifact of a boosted duration model says."""
+FIRST_HOUR = datetime.datetime(2023, 1, 2)
+"""A Monday."""
+WEEK_OF_RIDES = [
+    Ride(number % 7, number % 5, 1 + number % 9 / 3, FIRST_HOUR + datetime.timedelta(minutes=15 * number))
+    for number in range(7 * 24 * 4)
+]
+"""Rides in every quarter of an hour of a week."""
+
+
+def save_boosted(folder: str, metadata: ModelMetadata = WANTS_TIME) -> None:
+    """Save a boosted model and its served form, as ``./scripts/train`` logs them, with the features in the metadata.
+
+    A ride takes longer the later it is in its day and in its week: about a minute an hour, and a day as long a day.
+    """
+    names = metadata.features
+    features = [prepare_features(ride, names) for ride in WEEK_OF_RIDES]
+    durations = [5 + number // 4 + ride.trip_distance for number, ride in enumerate(WEEK_OF_RIDES)]
+    # Threads that wait for each other are twenty times as slow on a busy machine.
+    with threadpool_limits(1):
+        pipeline = fit_boosted(features, durations, names, seed=0)
+        form = compile_pipeline(pipeline, predict_with(pipeline, names), names=names)
+    model = mlflow.models.Model(run_id="a-run", metadata={KEY: msgspec.to_builtins(metadata)})
+    options = {"serialization_format": "skops", "skops_trusted_types": TRUSTED_TYPES, "pip_requirements": []}
+    served_flavor.save_model(pipeline, folder, model, form, **options)
 
 
 def save_frame_pipeline(folder: str) -> None:

@@ -1,12 +1,13 @@
 """The ride contract: decoding a ride event, and encoding a prediction."""
 
 import json
+from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
 import pytest
 
-from rides import InvalidRideError, Prediction, Ride, RideEvent, decode_json, decode_ride, encode_prediction
-from tests.builders import ride_event
+from rides import InvalidRideError, Prediction, Ride, RideEvent, decode_json, decode_ride, encode_prediction, with_time
+from tests.builders import BAD_TIMES, ride_event
 
 
 def decode(event: object) -> RideEvent:
@@ -36,6 +37,40 @@ def test_ride_ids_keep_their_type_and_value(ride_id: object) -> None:
 def test_distances_from_0_to_100_miles_are_valid(distance: float) -> None:
     """Both ends belong to the range."""
     assert decode(ride_event(trip_distance=distance)).ride.trip_distance == distance
+
+
+@pytest.mark.parametrize(
+    ("text", "pickup"),
+    [
+        ("2023-02-01T08:30:00", datetime(2023, 2, 1, 8, 30)),
+        ("2023-02-01 08:30:00", datetime(2023, 2, 1, 8, 30)),
+        ("2023-02-01t08:30:00z", datetime(2023, 2, 1, 8, 30, tzinfo=UTC)),
+        ("2023-02-01T08:30:00.123456789Z", datetime(2023, 2, 1, 8, 30, 0, 123457, tzinfo=UTC)),
+        ("2023-02-01T08:30:00-00:00", datetime(2023, 2, 1, 8, 30, tzinfo=UTC)),
+        ("2023-02-01T08:30:00+0530", datetime(2023, 2, 1, 8, 30, tzinfo=timezone(timedelta(hours=5, minutes=30)))),
+        ("2023-02-01T08:30:00-23:59", datetime(2023, 2, 1, 8, 30, tzinfo=timezone(-timedelta(hours=23, minutes=59)))),
+        ("1970-01-01T00:00:00", datetime(1970, 1, 1)),
+        ("2099-12-31T23:59:59", datetime(2099, 12, 31, 23, 59, 59)),
+    ],
+)
+def test_a_pickup_may_have_an_offset_or_not(text: str, pickup: datetime) -> None:
+    """Datetimes compare as moments, so their offsets are compared too."""
+    found = decode(ride_event(pickup_datetime=text)).ride.pickup_datetime
+    assert found is not None
+    assert (found, found.utcoffset()) == (pickup, pickup.utcoffset())
+
+
+def test_null_is_no_pickup() -> None:
+    """Producers write absent values in both ways."""
+    assert decode(changed(b"3.66", b'3.66, "pickup_datetime": null')) == decode(ride_event())
+
+
+@pytest.mark.parametrize("zone", [UTC, None])
+def test_a_ride_keeps_its_own_time(zone: timezone | None) -> None:
+    """A moment is for rides without a pickup, and changes nothing else in them."""
+    moment, own = datetime(2023, 2, 1, tzinfo=UTC), Ride(1, 2, 3.0, datetime(2023, 3, 1, tzinfo=zone))
+    assert with_time(own, moment) is own
+    assert with_time(Ride(1, 2, 3.0), moment) == Ride(1, 2, 3.0, moment)
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -73,6 +108,11 @@ def test_a_megabyte_of_json_is_read() -> None:
         pytest.param(ride_event(trip_distance=True), "ride", "$.ride.trip_distance", id="distance as bool"),
         pytest.param(ride_event(PULocationID="130"), "ride", "$.ride.PULocationID", id="zone as text"),
         pytest.param(ride_event(DOLocationID=205.5), "ride", "$.ride.DOLocationID", id="zone as fraction"),
+        *(
+            pytest.param(ride_event(pickup_datetime=time), "ride", "$.ride.pickup_datetime", id=f"time {time!r}"[:60])
+            for time in BAD_TIMES
+        ),
+        pytest.param(changed(b"3.66", b'3.66, "pickup_datetime": NaN'), "json", "ride.pickup_datetime", id="NaN time"),
         pytest.param(ride_event(""), "ride", "$.ride_id", id="empty id"),
         pytest.param(ride_event("x" * 257), "ride", "$.ride_id", id="long id"),
         pytest.param(ride_event(10**256), "ride", "$.ride_id", id="id of 257 digits"),

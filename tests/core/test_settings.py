@@ -18,6 +18,13 @@ NO_STREAMS = (
 )
 
 
+NO_ZONES = (
+    *("New York", "America/new york", "Europe/Berlino", "America", "/etc/passwd", "../../etc/passwd", "/", "//", "+"),
+    *("America/New_York/", "UTC\nUTC", "EST5EDT,M3.2.0,M11.1.0", "x" * 65, "\udcff", "zone.tab", "__init__"),
+)
+"""Folders, files that are no zones, paths, rules, and names that no zone has."""
+
+
 def test_two_variables_are_enough() -> None:
     """Everything else has a default."""
     assert StreamSettings.from_environment(MINIMUM) == StreamSettings(
@@ -65,6 +72,10 @@ def test_a_run_names_the_model_too() -> None:
         ("POWERTOOLS_METRICS_NAMESPACE", "Taxis", "metrics_namespace", "Taxis"),
         ("MLFLOW_EXPERIMENT_ID", "7", "model.experiment_id", "7"),
         ("PREDICTION_FIELD", " tip_amount", "model.prediction_field", "tip_amount"),
+        ("TIME_ZONE", " Asia/Kolkata\n", "model.time_zone", "Asia/Kolkata"),
+        ("TIME_ZONE", "UTC", "model.time_zone", "UTC"),
+        ("TIME_ZONE", "Etc/GMT+12", "model.time_zone", "Etc/GMT+12"),
+        ("TIME_ZONE", "", "model.time_zone", "America/New_York"),
     ],
 )
 def test_values_are_read_as_people_write_them(name: str, value: str, field: str, expected: str) -> None:
@@ -120,6 +131,10 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ),
         pytest.param({**MINIMUM, "PREDICTION_FIELD": "ride_id"}, "PREDICTION_FIELD", id="the id's own field"),
         pytest.param({**MINIMUM, "PREDICTION_FIELD": "tip amount"}, "PREDICTION_FIELD", id="not a field's name"),
+        *(
+            pytest.param({**MINIMUM, "TIME_ZONE": zone}, "TIME_ZONE is a time zone's name", id=f"zone {zone!r}")
+            for zone in NO_ZONES
+        ),
         pytest.param({**MINIMUM, "MODEL_NAME": "\udcff"}, "MODEL_NAME is text in UTF-8", id="name not in UTF-8"),
         pytest.param({**MINIMUM, "RUN_ID": "\udcff"}, "RUN_ID is text in UTF-8", id="run not in UTF-8"),
     ],

@@ -14,7 +14,11 @@ import pytest
 
 from rides import Ride, RideEvent
 from tests.trip_records import PICKUP, trip, write
-from trips import RIDE, TripEvents, TripFile, TripRecordError, ride_events, training_trips
+from trip_cells import TripRecordError
+from trips import TripEvents, TripFile, ride_events, training_trips
+
+RIDE = Ride(130, 205, 3.66, PICKUP)
+"""The ride of ``trip()``."""
 
 
 def ids(trips: TripEvents) -> list[int | str]:
@@ -26,7 +30,7 @@ def ids(trips: TripEvents) -> list[int | str]:
 def test_a_trip_becomes_a_ride_and_its_duration_in_minutes(tmp_path: Path, colour: str) -> None:
     """Files of green and of yellow taxis give the same rides."""
     trips = training_trips(write(tmp_path / "trips.parquet", [trip(12.5)], colour))
-    assert (trips.rides, trips.values, trips.left_out) == ([Ride(130, 205, 3.66)], [12.5], 0)
+    assert (trips.rides, trips.values, trips.left_out) == ([RIDE], [12.5], 0)
 
 
 @pytest.mark.parametrize("minutes", [1, 60])
@@ -50,7 +54,7 @@ def test_durations_at_the_bounds_are_trained_on(tmp_path: Path, minutes: float) 
 def test_an_odd_trip_is_left_out_of_training(tmp_path: Path, odd: dict[str, Any]) -> None:
     """Only that row is left out, and it is counted."""
     trips = training_trips(write(tmp_path / "trips.parquet", [trip(), odd, trip(trip_distance=100.0)]))
-    assert trips.rides == [Ride(130, 205, 3.66), Ride(130, 205, 100.0)]
+    assert trips.rides == [RIDE, Ride(130, 205, 100.0, PICKUP)]
     assert trips.left_out == 1
 
 
@@ -58,7 +62,7 @@ def test_a_ride_id_has_the_month_and_the_row(tmp_path: Path) -> None:
     """The month is that of the file's name, whatever the pickup, and rows that are left out count too."""
     path = write(tmp_path / "green_tripdata_2024-11.parquet", [trip(), trip(trip_distance=120_098.8), trip()])
     trips = ride_events(path)
-    assert trips.events == [RideEvent(Ride(130, 205, 3.66), ride_id) for ride_id in ("2024/11_0", "2024/11_2")]
+    assert trips.events == [RideEvent(RIDE, ride_id) for ride_id in ("2024/11_0", "2024/11_2")]
     assert trips.left_out == 1
 
 
@@ -77,7 +81,7 @@ def test_rides_to_put_are_within_the_contract(tmp_path: Path, miles: float) -> N
     trips = ride_events(write(tmp_path / "trips.parquet", [trip(600, trip_distance=miles)]))
     (event,) = trips.events
     assert msgspec.json.decode(msgspec.json.encode(event), type=RideEvent) == event
-    assert (trips.minutes, trips.left_out) == ([600], 0)
+    assert (trips.actual, trips.left_out) == ([600], 0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +106,7 @@ def test_a_ride_outside_the_contract_is_not_put(tmp_path: Path, refused: dict[st
 def test_the_true_duration_is_handed_on_if_it_is_known(tmp_path: Path) -> None:
     """The duration may have any length. If the dropoff is missing or not after the pickup, it is None."""
     trips = ride_events(write(tmp_path / "2023-02.parquet", [trip(90), trip(dropoff=None), trip(-5), trip(0)]))
-    assert trips.minutes == [90, None, None, None]
+    assert trips.actual == [90, None, None, None]
     assert trips.left_out == 0
 
 
@@ -198,7 +202,7 @@ def test_a_row_with_an_absurd_time_is_not_trained_on(tmp_path: Path, name: str, 
     rows = [0, 2] if name == "lpep_pickup_datetime" else [0, 1, 2]
     assert ids(trips) == [f"2023/02_{row}" for row in rows]
     dated = ride_events(path.rename(tmp_path / "2023-02.parquet"))
-    assert (dated.minutes, dated.left_out) == ([20, None, 20], 0)
+    assert (dated.actual, dated.left_out) == ([20, None, 20], 0)
 
 
 def test_the_month_is_in_the_time_zone_of_the_pickup(tmp_path: Path) -> None:
@@ -219,9 +223,9 @@ def test_dates_have_a_month_and_no_duration(tmp_path: Path) -> None:
 def test_a_time_column_that_is_not_needed_may_be_anything(tmp_path: Path) -> None:
     """The rides are put without their true duration."""
     path = with_column(tmp_path / "2023-02.parquet", "lpep_dropoff_datetime", pa.array([True, False]))
-    assert ride_events(path).minutes == [None, None]
+    assert ride_events(path).actual == [None, None]
     pq.write_table(pq.read_table(path).drop_columns("lpep_dropoff_datetime"), path)
-    assert ride_events(path).minutes == [None, None]
+    assert ride_events(path).actual == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -291,6 +295,8 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
         training_trips(tmp_path / "trips.parquet")
 
 
+NAMES = ("PULocationID", "DOLocationID", "trip_distance", "local")
+"""The columns of a ride."""
 ODD_TRIPS = [
     *(trip(minutes) for minutes in (0, -5, 0.5, 60, 600)),
     *(trip(trip_distance=miles) for miles in (0.0, -0.01, 100.0, 100.01, math.inf, math.nan, None)),
@@ -300,7 +306,7 @@ ODD_TRIPS = [
 
 
 @pytest.mark.parametrize("rows", [1, 5, 1000])
-def test_chunks_have_the_rides_and_minutes_that_are_put_on_the_stream(tmp_path: Path, rows: int) -> None:
+def test_chunks_have_the_rides_that_are_put_on_the_stream(tmp_path: Path, rows: int) -> None:
     """Reading in chunks accepts the same rows as reading at once, and counts the others."""
     path = write(tmp_path / "2023-02.parquet", ODD_TRIPS)
     expected = ride_events(path)
@@ -310,16 +316,14 @@ def test_chunks_have_the_rides_and_minutes_that_are_put_on_the_stream(tmp_path: 
     assert trips.rows == sum(len(chunk.raw) for chunk in chunks) == len(ODD_TRIPS)
     assert max(len(chunk.raw) for chunk in chunks) <= rows
     found = [
-        (f"2023/02_{chunk.first_row + index}", cells["minutes"], Ride(*(cells[name] for name in RIDE)))
+        RideEvent(Ride(*(cells[name] for name in NAMES)), f"2023/02_{chunk.first_row + index}")
         for chunk in chunks
-        for index, (is_valid, cells) in enumerate(zip(chunk.is_valid.to_pylist(), chunk.cells.to_pylist(), strict=True))
-        if is_valid
+        for index, cells in enumerate(chunk.cells.to_pylist())
+        if chunk.is_valid[index].as_py()
     ]
-    minutes = [time if time and time > 0 else None for _, time, _ in found]
-    rides = [(event.ride_id, event.ride) for event in expected.events]
-    assert [(ride_id, ride) for ride_id, _, ride in found] == rides
-    assert minutes == expected.minutes
-    assert 0 < len(rides) == len(ODD_TRIPS) - expected.left_out
+    actual = [value for chunk in chunks for value in chunk.cells.filter(chunk.is_valid)["actual"].to_pylist()]
+    assert (found, actual) == (expected.events, expected.actual)
+    assert 0 < len(found) == len(ODD_TRIPS) - expected.left_out
 
 
 @pytest.mark.parametrize(

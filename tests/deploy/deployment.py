@@ -34,6 +34,7 @@ UNUSUAL = {
     "ModelSha256": "a" * 64,
     "ModelName": "tip",
     "PredictionField": "tip_amount",
+    "TimeZone": "Asia/Kolkata",
     "ShadowModelPath": "its/challenger",
     "ShadowModelSha256": "b" * 64,
     "Architecture": "x86_64",

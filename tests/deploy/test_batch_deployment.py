@@ -28,7 +28,7 @@ from tests.conftest import SAMPLE_MODEL
 from tests.deploy.test_policies import as_calls, denied, grants, superfluous
 from tests.tools import PATIENCE, ROOT
 from tests.trip_records import trip, write
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -26,6 +26,7 @@ def test_the_functions_have_the_values_of_the_parameters() -> None:
         "LOG_LEVEL": "ERROR",
         "MODEL_NAME": "tip",
         "PREDICTION_FIELD": "tip_amount",
+        "TIME_ZONE": "Asia/Kolkata",
         "PREDICTIONS_STREAM_NAME": "<PredictionsStream>",
         "FAILURES_LOCATION": "s3://<FailuresBucket>/rejections",
         "MODEL_LOCATION": "s3://models/some/model",

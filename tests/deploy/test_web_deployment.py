@@ -27,7 +27,7 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 def test_the_page_has_every_route() -> None:
     """Routes with a version of the model are left out, because they do the same as the routes without a version."""
-    paths = openapi.make_document(model="m", version="1", field="duration")["paths"]
+    paths = openapi.make_document(model="m", version="1", field="duration", unit="minutes")["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     assert documented(section(ROOT / "docs" / "web-service.md", "## Routes")) == Counter(
         route for route in routes if "/versions/" not in route
@@ -70,7 +70,7 @@ def test_the_probes_and_prometheus_ask_for_routes_of_the_service() -> None:
     """A path that does not exist would make Kubernetes restart the container for ever."""
     paths = {CONTAINER[probe]["httpGet"]["path"] for probe in PROBES}
     paths.add(POD["metadata"]["annotations"]["prometheus.io/path"])
-    assert paths <= set(openapi.make_document(model="m", version="1", field="duration")["paths"])
+    assert paths <= set(openapi.make_document(model="m", version="1", field="duration", unit="minutes")["paths"])
 
 
 def test_a_pod_is_as_confined_as_the_image_was_tested() -> None:

@@ -18,7 +18,7 @@ from tests.web.conftest import WebService
 from web import metrics, openapi
 from web.metrics import BATCH_SIZES, OTHER, OUTCOMES, SECONDS, Metrics
 
-REQUESTS = openapi.list_requests(openapi.make_document(model="m", version="v", field="duration"))
+REQUESTS = openapi.list_requests(openapi.make_document(model="m", version="v", field="duration", unit="minutes"))
 
 
 def read(text: str) -> dict[str, Metric]:

@@ -17,7 +17,7 @@ from web.openapi import list_requests, make_document
 
 pytestmark = pytest.mark.slow
 MODEL, VERSION = "a-model", "a-run"
-DOCUMENT = make_document(model=MODEL, version=VERSION, field="duration")
+DOCUMENT = make_document(model=MODEL, version=VERSION, field="duration", unit="minutes")
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 EXAMPLES = [
     (path.format(name=MODEL, version=VERSION), name, example["value"])
@@ -55,7 +55,7 @@ def test_each_operation_is_named_once() -> None:
 
 def test_the_renamed_field_is_in_the_document() -> None:
     """PREDICTION_FIELD renames the value in the answers, and so in their schemas."""
-    document = make_document(model=MODEL, version=VERSION, field="tip_amount")
+    document = make_document(model=MODEL, version=VERSION, field="tip_amount", unit="dollars")
     answer = document["components"]["schemas"]["Answer"]
     assert answer["required"] == ["tip_amount", "model_version"]
     assert "duration" not in answer["properties"]
@@ -71,7 +71,7 @@ def test_an_example_gets_its_answer(service: RunningService, path: str, name: st
 
 def test_there_are_examples() -> None:
     """Without an example, the test before this one would prove nothing."""
-    assert [name for _, name, _ in EXAMPLES] == ["ride", "event", "list", "errors", "rides", "rides"]
+    assert [name for _, name, _ in EXAMPLES] == ["ride", "time", "event", "list", "errors", "rides", "rides"]
 
 
 def test_the_metrics_count_what_the_document_lists(service: RunningService) -> None:

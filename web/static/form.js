@@ -1,10 +1,11 @@
-// Asks POST /predict for the ride that a person picks, and shows the minutes or what is wrong.
+// Asks POST /predict for the ride that a person picks, and shows the prediction or what is wrong.
 
 const form = document.getElementById("ride");
 const inputs = {
   PULocationID: document.getElementById("pickup"),
   DOLocationID: document.getElementById("dropoff"),
   trip_distance: document.getElementById("distance"),
+  pickup_datetime: document.getElementById("time"),
 };
 const answer = document.getElementById("answer");
 const zones = []; // {id, label}
@@ -46,6 +47,16 @@ function readDistance(input) {
   return undefined;
 }
 
+/** Returns the time of the pickup; null if there is none, or undefined after an error was shown. */
+function readTime(input) {
+  if (input.validity.badInput || input.validity.rangeUnderflow || input.validity.rangeOverflow) {
+    showError(input, "Give a date and a time from 1970 to 2099, or neither.");
+    return undefined;
+  }
+  // A browser leaves the seconds out if they are zero.
+  return input.value ? `${input.value}:00`.slice(0, 19) : null;
+}
+
 /** Shows an error at an input, or below the form if it belongs to no input. */
 function showError(input, message) {
   document.getElementById(input ? `${input.id}-error` : "form-error").textContent = message;
@@ -59,11 +70,11 @@ function clear() {
 }
 
 function showAnswer({ model_version: version, ride_id: _, ...prediction }) {
-  // The name of the predicted value is a setting of the service, PREDICTION_FIELD.
+  // The name of the predicted value depends on the model, and on a setting of the service, PREDICTION_FIELD.
   const [[name, value]] = Object.entries(prediction);
   const number = value.toLocaleString("en", { maximumFractionDigits: 1 });
   const strong = document.createElement("strong");
-  strong.textContent = /duration/.test(name) ? `${number} minutes` : `${name}: ${number}`;
+  strong.textContent = answer.dataset.unit ? `${number} ${answer.dataset.unit}` : `${name}: ${number}`;
   const ride = document.createElement("span");
   const { PULocationID: from, DOLocationID: to, trip_distance: miles } = inputs;
   ride.textContent = `From ${from.value} to ${to.value}, ${miles.value} miles`;
@@ -101,6 +112,7 @@ form.addEventListener("submit", async (event) => {
     PULocationID: readZone(inputs.PULocationID),
     DOLocationID: readZone(inputs.DOLocationID),
     trip_distance: readDistance(inputs.trip_distance),
+    pickup_datetime: readTime(inputs.pickup_datetime),
   };
   if (!Object.values(ride).includes(undefined)) {
     form.setAttribute("aria-busy", "true");
