@@ -32,7 +32,6 @@ from batch.scoring import score_file
 from batch.sources import Source
 from batch.tables import check_column
 from clients import SDKSettingsError
-from flavors import find_digest
 from model import Model, describe_model, find_location, load_from_settings
 from model_metadata import NO_METADATA
 from settings import ModelSettings, SettingsError
@@ -141,14 +140,12 @@ def identify_model(settings: ModelSettings) -> ModelIdentity:
     already, and ModelError if the model cannot be read.
     """
     location = find_location(settings)
-    version, metadata = describe_model(location)
-    digest, field = find_digest(location), settings.prediction_field or f"predicted_{metadata.target}"
-    # Loading finds that out too, but a month that is done needs no model.
-    if settings.sha256 not in (None, digest):
-        raise ModelError(f"{location} is not what MODEL_SHA256 names: its digest is {digest}, not {settings.sha256}")
-    zone = settings.time_zone if metadata.wants_time else None
-    version = settings.run_id or version
-    model = ModelIdentity(settings.name, version, digest, field, metadata.target, metadata.unit, zone)
+    # Loading verifies the digest too, but a month that is done needs no model.
+    found = describe_model(location, sha256=settings.sha256, version=settings.run_id)
+    field = settings.prediction_field or f"predicted_{found.metadata.target}"
+    zone = settings.time_zone if found.metadata.wants_time else None
+    names = found.metadata.target, found.metadata.unit
+    model = ModelIdentity(settings.name, found.version, found.sha256, field, *names, zone)
     check_column(model)
     return model
 
