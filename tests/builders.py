@@ -3,8 +3,14 @@
 import base64
 import hashlib
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from model_metadata import KEY
+from scripts.cli import SAMPLE_MODEL
 from scripts.sources.records import RideRecord, aggregate
 from streaming.aggregation import MAGIC
 
@@ -69,3 +75,11 @@ def packed(*data: bytes) -> bytes:
 def signed(message: bytes) -> bytes:
     """Build the data of an aggregated record around any bytes, with their digest."""
     return MAGIC + message + hashlib.md5(message, usedforsecurity=False).digest()
+
+
+def copy_saying(said: object, folder: Path) -> str:
+    """Copy the sample model to a folder, with this as what its artifact says about the model; return the folder."""
+    shutil.copytree(SAMPLE_MODEL, folder)
+    description = yaml.safe_load((folder / "MLmodel").read_text())
+    (folder / "MLmodel").write_text(yaml.safe_dump(description | {"metadata": {KEY: said}}))
+    return str(folder)

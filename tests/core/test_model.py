@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from artifacts import ModelError
 from features import Features, prepare_features
 from model import Model, NotTriedError, PredictionError, load_model
+from model_metadata import ModelMetadata
 from rides import Ride
 from scripts.cli import SAMPLE_MODEL
+from scripts.models.boosting import WITH_TIME
 
 
 def test_features_are_the_pair_of_zones_and_the_distance() -> None:
@@ -41,6 +44,14 @@ def test_a_run_that_is_not_an_id_is_refused(tmp_path: Path, run: object) -> None
     with pytest.raises(ModelError, match="a run that is not an id: set RUN_ID"):
         load_model(str(tmp_path / "model"))
     assert load_model(str(tmp_path / "model"), version="mine").version == "mine"
+
+
+def test_a_time_zone_that_the_system_does_not_know_is_an_error() -> None:
+    """It is named, with the package that has all zones. A model that does not want the time needs no zone."""
+    wants_time = ModelMetadata(features=WITH_TIME)
+    with pytest.raises(ModelError, match="does not know the time zone Mars/Base: install the package tzdata"):
+        Model(lambda features: [], "v", wants_time, "Mars/Base")
+    assert Model(lambda features: [1.0], "v", time_zone="Mars/Base").predict([Ride(1, 2, 3.0)]) == [1.0]
 
 
 class Calls:
@@ -91,6 +102,14 @@ class TestPredicting:
                 assert "ValueError: zone?" in str(duration)
             else:
                 assert duration == number
+
+    def test_a_ride_without_a_time_is_an_error_for_a_model_that_wants_it(self) -> None:
+        """The other rides get their predictions. The entry points give each ride a time before that."""
+        model = Model(lambda features: [one["hour"] for one in features], "v", ModelMetadata(features=WITH_TIME))
+        timed = Ride(1, 2, 3.0, datetime(2023, 2, 1, 8, 30))
+        first, second, third = model.predict([timed, Ride(1, 2, 3.0), timed])
+        assert (first, third) == (8.5, 8.5)
+        assert str(second) == "the model needs the pickup's time, and the ride has no pickup_datetime"
 
     def test_isolating_one_ride_takes_few_calls(self) -> None:
         """Halving finds the ride without a call for every ride."""

@@ -1,6 +1,5 @@
 """What a model's artifact says about the model: the defaults, and what is refused."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from model import describe_model, load_model
 from model_metadata import KEY, NO_METADATA, BaselineFile, ModelMetadata, TrainedOn, read_metadata
 from scripts.cli import SAMPLE_MODEL
 from scripts.models.boosting import WITH_TIME
+from tests.builders import copy_saying
 
 LOCATION = "s3://models/1"
 EVERYTHING = ModelMetadata(
@@ -96,14 +96,11 @@ def test_what_cannot_be_used_is_refused_in_one_line(said: object, named: str) ->
 @pytest.mark.parametrize("said", [{"field": "ride_id"}, {"field": "x" * 1_000_000}, [[[[]]]], {"features": ["rain"]}])
 def test_a_model_with_such_metadata_is_not_loaded(said: object, tmp_path: Path) -> None:
     """Neither is it described."""
-    folder = tmp_path / "model"
-    shutil.copytree(SAMPLE_MODEL, folder)
-    description = yaml.safe_load((folder / "MLmodel").read_text())
-    (folder / "MLmodel").write_text(yaml.safe_dump(description | {"metadata": {KEY: said}}))
+    folder = copy_saying(said, tmp_path / "model")
     for use in (load_model, describe_model):
         with pytest.raises(ModelError) as caught:
-            use(str(folder))
-        assert str(folder) in str(caught.value)
+            use(folder)
+        assert folder in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

@@ -15,7 +15,7 @@ from scripts.localaws.faults import Call, Decide, FailedEntries, Fault
 from scripts.localaws.sandbox import LambdaContext
 from settings import SettingsError
 from streaming import delivery
-from tests.builders import kinesis_event, packed, ride_event
+from tests.builders import copy_saying, kinesis_event, packed, ride_event
 from tests.conftest import SAMPLE_MODEL, Clock
 from tests.flow import Chaos
 
@@ -103,11 +103,29 @@ class TestDryRun:
         assert first["event_id"] == "shardId-000000000000:1"
         assert 10 < first["prediction"]["ride_duration"] < 40
 
-    def test_the_predicted_value_may_have_another_name(self, cold_start: Function) -> None:
-        """The same code serves a model of tips."""
-        handler = cold_start(TEST_RUN="True", PREDICTION_FIELD="tip_amount").lambda_handler
+    @pytest.mark.parametrize("said", [{}, {"field": "fare_amount", "target": "fare"}])
+    @pytest.mark.parametrize("setting", ["", "tip_amount"])
+    def test_the_predicted_value_may_have_another_name(
+        self, cold_start: Function, tmp_path: Path, said: dict[str, str], setting: str
+    ) -> None:
+        """It is the setting, or else the field that the model's artifact names, or else a duration's."""
+        model = copy_saying(said, tmp_path / "model")
+        handler = cold_start(TEST_RUN="True", PREDICTION_FIELD=setting, MODEL_LOCATION=model).lambda_handler
         (found,) = handler(kinesis_event(ride_event(256)))["predictions"]
-        assert found["prediction"] == {"tip_amount": pytest.approx(15.7, abs=0.1), "ride_id": 256}
+        name = setting or said.get("field", "ride_duration")
+        assert found["prediction"] == {name: pytest.approx(15.7, abs=0.1), "ride_id": 256}
+
+    @pytest.mark.parametrize("field", ["ride_id", "ride_id\n", "x" * 100_000, "tip amount", 5, None])
+    def test_an_artifact_cannot_name_the_value_like_the_id(
+        self, cold_start: Function, tmp_path: Path, field: object
+    ) -> None:
+        """The cold start fails with one line that names the place in the artifact."""
+        model = copy_saying({"field": field}, tmp_path / "model")
+        with pytest.raises(
+            ModelError, match=r"metadata\.ride_model that cannot be read: .* - at `\$\.field`"
+        ) as caught:
+            cold_start(TEST_RUN="True", MODEL_LOCATION=model)
+        assert str(caught.value).isprintable()
 
     def test_a_dry_run_needs_no_region_and_no_credentials(
         self, cold_start: Function, monkeypatch: pytest.MonkeyPatch

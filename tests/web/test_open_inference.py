@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rides import Ride
+from tests.builders import BAD_TIMES
 
 NAME, VERSION = "ride_duration_prediction_model", "a-run"
 MODEL = f"/v2/models/{NAME}"
@@ -22,6 +23,8 @@ def tensors(**changes: dict[str, Any]) -> list[dict[str, Any]]:
         "DOLocationID": {"datatype": "INT64", "data": [ride.DOLocationID for ride in RIDES]},
         "trip_distance": {"datatype": "FP64", "data": [ride.trip_distance for ride in RIDES]},
     }
+    if "pickup_datetime" in changes:
+        inputs["pickup_datetime"] = {"datatype": "BYTES", "data": [None] * 3}
     return [{"name": name, "shape": [3], **tensor, **changes.get(name, {})} for name, tensor in inputs.items()]
 
 
@@ -34,8 +37,10 @@ def tensors(**changes: dict[str, Any]) -> list[dict[str, Any]]:
         {"PULocationID": {"shape": [3, 1], "data": [[130], [74], [41]]}},
         {"PULocationID": {"datatype": "INT16"}, "trip_distance": {"datatype": "FP32"}},
         {"trip_distance": {"parameters": {"x": 1}}},
+        {"pickup_datetime": {"data": ["2023-02-01T08:30:00", None, "2023-02-01T08:30:00-05:00"]}},
+        {"pickup_datetime": {"shape": [3, 1], "data": [[None], ["2023-02-01T08:30:00"], [None]]}},
     ],
-    ids=["flat", "column", "nested", "datatypes", "parameters"],
+    ids=["flat", "column", "nested", "datatypes", "parameters", "times", "nested times"],
 )
 def test_rides_are_predicted_as_by_the_own_route(client: Any, path: str, changes: dict[str, Any]) -> None:
     """The values have the rides' order. An id of the request comes back."""
@@ -80,6 +85,17 @@ def of(*data: Any, **more: Any) -> dict[str, Any]:
         pytest.param(tensors(DOLocationID={"data": 3}), "Expected `array`, got `int` - at `$.inputs[1].data`"),
         pytest.param(tensors(DOLocationID={"datatype": "FP64"}), "the datatype of DOLocationID is one of INT8, INT16"),
         pytest.param(tensors(trip_distance={"datatype": "BYTES"}), "the datatype of trip_distance is one of FP16"),
+        *(
+            pytest.param(tensors(pickup_datetime=of(None, time, None)), "value 1: ", id=f"time {time!r}"[:60])
+            for time in BAD_TIMES
+        ),
+        pytest.param(tensors(pickup_datetime=of(*["0001-01-01T00:00:00"] * 3)), "value 0: Expected a time from 1970"),
+        pytest.param(tensors(pickup_datetime=of(None)), "give all inputs the same number of values, from 1 to 1,000"),
+        pytest.param(tensors(pickup_datetime={"shape": [1, 3]}), "has 3 values, so its shape is [3] or [3, 1]"),
+        pytest.param(tensors(pickup_datetime={"datatype": "INT64"}), "the datatype of pickup_datetime is one of BYTES"),
+        pytest.param(
+            tensors(pickup_datetime={})[3:] + tensors(pickup_datetime={}), "2 inputs have the name pickup_dat"
+        ),
         pytest.param(tensors(trip_distance={"datatype": None}), "Expected `str`, got `null`"),
         pytest.param(tensors()[:2], "trip_distance: 0 inputs have the name trip_distance"),
         pytest.param(tensors()[:1] + tensors(), "trip_distance: 2 inputs have the name PULocationID"),

@@ -15,6 +15,7 @@ ZONES = json.loads((STATIC / "zones.json").read_text())
 BOROUGHS = {"Bronx", "Brooklyn", "EWR", "Manhattan", "Queens", "Staten Island"}
 OPTIONS = "document.querySelectorAll('datalist option').length"
 OPERATIONS = "document.querySelectorAll('.opblock').length"
+TIME = "document.getElementById('time')"
 ANSWER = "document.getElementById('answer').innerText"
 
 
@@ -114,6 +115,22 @@ def test_the_form_knows_a_prediction_by_any_name(page: Page) -> None:
         fill_in(page, service, "4", "132", "17.5")
         answer = service.predict({"PULocationID": 4, "DOLocationID": 132, "trip_distance": 17.5})
         assert f"tip_amount: {answer['tip_amount']:.1f}" in page.wait_for(ANSWER)
+
+
+@NEEDS_BROWSER
+def test_the_form_asks_for_the_time_that_the_model_wants(page: Page, boosted_model: str) -> None:
+    """A person who gives no time gets the prediction for now. The time of the page is the time in the city."""
+    with serve(WEB_CONCURRENCY="1", MODEL_LOCATION=boosted_model) as service:
+        fill_in(page, service, "4", "132", "17.5")
+        page.wait_for(ANSWER)
+        ride = {"PULocationID": 4, "DOLocationID": 132, "trip_distance": 17.5}
+        for time in ("2023-02-01T08:30", "2023-02-05T23:59:30"):
+            page.read(f"document.getElementById('answer').replaceChildren(); {TIME}.value = '{time}'")
+            page.read("document.querySelector('form button').click()")
+            answer = service.predict({**ride, "pickup_datetime": f"{time}:00"[:19]})
+            assert f"{answer['duration']:.1f} minutes" in page.wait_for(ANSWER)
+        page.read(f"{TIME}.value = '1969-12-31T23:59'; document.querySelector('form button').click()")
+        assert page.wait_for("document.getElementById('time-error').innerText").startswith("Give a date and a time")
 
 
 @NEEDS_BROWSER

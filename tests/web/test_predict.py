@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from rides import Ride
 from scripts.sources.bad import FAULTS
 from streaming.records import decode_event
-from tests.builders import kinesis_event, ride_event
+from tests.builders import copy_saying, kinesis_event, ride_event
+from tests.conftest import SAMPLE_MODEL
 from tests.web.conftest import WebService
 
 RIDE = ride_event()["ride"]
@@ -71,6 +73,32 @@ def test_the_predicted_value_may_have_another_name(web_service: WebService) -> N
     client = web_service(PREDICTION_FIELD="title").app.test_client()
     assert predict(client, ride_event(1)) == {"title": ANSWER["duration"], "model_version": "a-run", "ride_id": 1}
     assert client.post("/predict", json=BAD).json["title"] == "Unprocessable Entity"
+
+
+@pytest.mark.parametrize(
+    ("said", "setting", "name", "unit"),
+    [
+        ({"target": "tip", "field": "tip_amount", "unit": "dollars"}, "", "tip", "dollars"),
+        ({"target": "tip", "field": "tip_amount", "unit": "US$"}, "gratuity", "gratuity", "US$"),
+        ({}, "", "duration", "minutes"),
+        ({}, "eta", "eta", "minutes"),
+        (None, "", "duration", "minutes"),
+        (None, "gratuity", "gratuity", ""),
+    ],
+)
+def test_answers_and_pages_have_the_models_own_name_and_unit(
+    web_service: WebService, tmp_path: Path, said: object, setting: str, name: str, unit: str
+) -> None:
+    """A model of tips has no minutes. A unit is not known if the artifact says nothing and the name is the user's."""
+    model = SAMPLE_MODEL if said is None else copy_saying(said, tmp_path / "model")
+    client = web_service(MODEL_LOCATION=model, PREDICTION_FIELD=setting).app.test_client()
+    assert predict(client, RIDE) == {name: ANSWER["duration"], "model_version": "a-run"}
+    document, page = client.get("/openapi.json").text, client.get("/").text
+    assert f'"The predicted {name} in {unit}."' in document or not unit
+    assert f'data-unit="{unit}"' in page
+    assert f"What will the {name} of the ride be?" in page
+    others = {"minutes", "dollars", "US$"} - {unit}
+    assert [other for other in others for text in (document, page) if other in text] == []
 
 
 def test_an_empty_list_has_an_empty_answer(client: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import tools
+from tests.builders import copy_saying
 from tests.tools import wait_for
 from tests.web.servers import BODY, HEAD, REQUEST, RIDE, Clients, RunningService, can_connect, find_port, serve, start
 
@@ -232,6 +233,29 @@ def test_a_start_that_fails_gives_one_line_and_an_exit_code(
     assert service.process.wait(tools.PATIENCE) == 1
     assert service.output.read_text().partition(": ")[2].startswith(line)
     assert service.output.read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"target": "error"}, "the model's target is 'error', a field that answers have already: set PREDICTION_FIELD"),
+        ({"target": "model_version"}, "the model's target is 'model_version', a field that answers have already"),
+        ({"target": "ride_id"}, "metadata.ride_model that cannot be read"),
+        ({"target": "x" * 100_000}, "metadata.ride_model that cannot be read"),
+        ({"features": ["rain"]}, "wants the features rain, which are not known here: update this service"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_an_artifact_cannot_name_the_value_like_another_field(said: object, reason: str, tmp_path: Path) -> None:
+    """The service ends before it listens, with one line. A name from PREDICTION_FIELD takes the place of a target."""
+    model = copy_saying(said, tmp_path / "model")
+    service = start(find_port(), tmp_path / "output", MODEL_LOCATION=model)
+    assert service.process.wait(tools.PATIENCE) == 1
+    assert reason in service.output.read_text()
+    assert service.output.read_text().count("\n") == 1
+    if "set PREDICTION_FIELD" in reason:
+        with serve(MODEL_LOCATION=model, PREDICTION_FIELD="mistake", WEB_CONCURRENCY="1") as renamed:
+            assert "mistake" in renamed.predict(RIDE)
 
 
 def test_serve_is_the_same_with_the_sample_model() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from streaming.records import decode_event
 from tests.builders import BAD_TIMES, kinesis_event, packed, ride_event
 from tests.tools import ROOT
 from tests.web.conftest import WebService
+from web.open_inference import DATATYPES, OPTIONAL
 
 NEW_YORK = ZoneInfo("America/New_York")
 ColdStart = Callable[..., ModuleType]
@@ -109,6 +111,30 @@ def test_a_request_has_one_now(boosted_model: str, web_service: WebService, monk
     assert now is not None
     assert before <= now <= datetime.now(UTC)
     assert last == datetime(2023, 2, 1, 8, 30)
+
+
+@pytest.mark.slow
+def test_a_service_whose_model_wants_the_time_is_ready_and_asks_for_it(
+    boosted_model: str, web_service: WebService
+) -> None:
+    """The form has a field for the pickup, and the Open Inference Protocol has an input, which may be left out."""
+    values = (("INT64", 3), ("INT64", 2), ("FP64", 2.0), ("BYTES", "2023-02-01T20:00:00"))
+    inputs = dict(zip((*DATATYPES, *OPTIONAL), values, strict=True))
+    shown = {}
+    for model in (boosted_model, str(SAMPLE_MODEL)):
+        client = web_service(MODEL_LOCATION=model).app.test_client()
+        assert client.get("/health").status_code == 200
+        described = client.get("/v2/models/ride_duration_prediction_model").json["inputs"]
+        shown[model] = (described[3:], re.findall('class="field" .*>', client.get("/").text))
+    optional = {"name": "pickup_datetime", "datatype": "BYTES", "shape": [-1]}
+    assert list(shown.values()) == [([optional], ['class="field" >']), ([], ['class="field" hidden>'])]
+    client = web_service(MODEL_LOCATION=boosted_model).app.test_client()
+    tensors = [{"name": name, "datatype": kind, "shape": [1], "data": [one]} for name, (kind, one) in inputs.items()]
+    body = {"inputs": tensors}
+    (inferred,) = client.post("/v2/models/ride_duration_prediction_model/infer", json=body).json["outputs"][0]["data"]
+    bare = {name: one for name, (_, one) in inputs.items()}
+    assert inferred == client.post("/predict", json=bare).json["duration"]
+    assert inferred != client.post("/predict", json=bare | {"pickup_datetime": "2023-02-05T08:00:00"}).json["duration"]
 
 
 def keep_rides(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Ride]:
