@@ -116,9 +116,7 @@ def _sides_table(comparison: Comparison) -> Table:
 
 def _show_left_out(stream: ReadStream) -> None:
     if stream.repeats:
-        _print_line(
-            f"{stream.name}: {stream.repeats:,} predictions that were read repeat an event_id; the first one counts"
-        )
+        _print_line(f"{stream.name}: {stream.repeats:,} predictions repeat an event_id; the first one counts")
     for version, count in stream.other_versions.items():
         _print_line(f"{stream.name}: {count:,} predictions of the version {version} are left out")
     if stream.not_predictions:

@@ -97,7 +97,7 @@ def test_rides_are_joined_by_event_id(
     for text in (
         "75.00 %",
         f"Only in {shadow}: 1 rides, such as {SHARD}:9",
-        "1 predictions that were read repeat",
+        "1 predictions repeat",
         "Rides that differ",
     ):
         assert text in shown
