@@ -66,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["publish", *map(str, arguments)])
         # The handlers would stay for the tests that follow.
         monkeypatch.setattr(interrupts, "handle_with", lambda _: None)
-            code = cli.run(publish.main, publish.EXPLAINED)
+        code = cli.run(publish.main, publish.EXPLAINED)
         output = capsys.readouterr()
         assert code == int(refused), output.err
         return output.err.splitlines()[-1] if refused else output.out
