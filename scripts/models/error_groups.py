@@ -11,7 +11,10 @@ from scripts.models.evaluation import Evaluation
 
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """The shares of a group's rides whose errors are at most its quantiles."""
+LEAST_RIDES = 100
+"""The errors of a group with fewer rides say little about the model."""
 DISTANCES = 10
+"""The number of groups of distances."""
 
 
 @dataclass(frozen=True)
