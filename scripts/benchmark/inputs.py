@@ -156,10 +156,11 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
 
     Each model is logged with its served form, without it, and as cloudpickle, so all forms hold the same pipeline.
     """
-    # Imported here because mlflow takes seconds to import, and "training" before it because it configures mlflow.
-    from scripts.models import training  # isort: skip
+    # Imported here because mlflow takes seconds to import, and "tracking" before it because it configures mlflow.
+    from scripts.models import tracking  # isort: skip
     import mlflow
 
+    from scripts.models import runs, training
     from scripts.models.compiling import compile_pipeline
 
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
@@ -175,11 +176,11 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
             estimator.set_params(n_jobs=None)
         served_form = compile_pipeline(pipeline, pipeline.predict)
         with mlflow.start_run(experiment_id=experiment) as run:
-            served = training.log_model(pipeline, served_form)
-            skops = training.log_model(pipeline, None)
+            served = runs.log_model(pipeline, served_form)
+            skops = runs.log_model(pipeline, None)
             cloudpickle = mlflow.sklearn.log_model(
                 pipeline, name=CLOUDPICKLE, serialization_format=CLOUDPICKLE, pip_requirements=[]
             )
-        folders = [Path(training.as_path(model.artifact_path)) for model in (served, skops, cloudpickle)]
+        folders = [Path(tracking.as_path(model.artifact_path)) for model in (served, skops, cloudpickle)]
         logged[name] = LoggedModel(run.info.run_id, dict(zip(FORMS, folders, strict=True)))
     return logged
