@@ -60,11 +60,11 @@ def main() -> int:
     comparison = candidates.compare(chosen, names, rides, validation, target, options.min_pair_count)
     show_errors(comparison.evaluation)
     logged = runs.log_run(experiment_id, comparison)
-    lines = report(logged, os.environ)
+    print("\n".join(report(logged, os.environ)))
     if options.register:
+        # Last, so that a run that failed is never registered, and the lines above are printed if this fails.
         version = tracking.register(logged.model_id, options.register, options.alias)
-        lines.insert(1, f"registered as:   {options.register}, version {version}, alias {options.alias}")
-    print("\n".join(lines))
+        print(f"registered as:   {options.register}, version {version}, alias {options.alias}")
     return 0
 
 

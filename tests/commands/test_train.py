@@ -175,7 +175,7 @@ def test_a_model_is_registered_as_the_next_version(tmp_path: Path, january: Path
     [
         ("runs", ("--register", "rides"), "runs is a folder, which has no registry: set MLFLOW_TRACKING_URI to"),
         ("", ("--register", "rides", "--alias", "v1"), "Version alias name 'v1' is reserved"),
-        ("", ("--register", "my/rides"), "Invalid value"),
+        ("", ("--register", "my/rides"), "Invalid model name 'my/rides'"),
         ("http://127.0.0.1:1", ("--register", "rides"), "API request to http://127.0.0.1:1/api"),
     ],
     ids=["folder", "alias", "name", "no server"],
