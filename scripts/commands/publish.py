@@ -27,7 +27,7 @@ from scripts.models.publishing_proof import (
     serve_in_process,
 )
 from scripts.models.publishing_sources import FetchedModel, fetch, note_published
-from scripts.models.training import MLFLOW_ERRORS
+from scripts.models.tracking import MLFLOW_ERRORS
 from settings import SettingsError
 from trip_cells import TripRecordError
 
