@@ -1,6 +1,7 @@
 """The files of MLflow models: in a folder, or under a prefix of a bucket in the layout of MLflow 2 or 3."""
 
 import abc
+import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
@@ -141,6 +142,52 @@ class S3Artifact(Artifact):
                 return ModelError(f"no permission to list {self.location}: the role needs s3:ListBucket on the bucket")
             case _:
                 return ModelError(f"{self.location}/{name} cannot be read: {error}")
+
+
+class KeptArtifact(Artifact):
+    """A model whose files are read once and kept in memory, so that the verified bytes are those that are used."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        """Take the artifact, of which nothing is read yet."""
+        self.location = artifact.location
+        self._artifact = artifact
+        self._files: dict[str, bytes] = {}
+        self._digests: dict[str, str] = {}
+        self._names: list[str] | None = None
+
+    def _read(self, name: str, at_most: int) -> bytes:
+        if name not in self._files:
+            if self._names is not None and name not in self._names:
+                raise _no_such_file(self.location, name)
+            content = self._artifact.read(name, at_most)
+            if 0 <= at_most <= len(content):
+                return content  # perhaps not the whole file
+            self._files[name] = content
+        content = self._files[name]
+        return content if at_most < 0 else content[:at_most]
+
+    def names(self) -> list[str]:
+        """Return the names of all files. From the first call on, no other file can be read."""
+        if self._names is None:
+            self._names = self._artifact.names()
+        return self._names
+
+    def read_all(self) -> Mapping[str, bytes]:
+        """Return all files by name, sorted."""
+        names = self.names()
+        with ThreadPoolExecutor(8) as threads:
+            return dict(zip(names, threads.map(self.read, names), strict=True))
+
+    def digest(self, name: str) -> str:
+        """Return the SHA-256 digest of a file, which is computed once, in hexadecimal digits."""
+        if name not in self._digests:
+            self._digests[name] = hashlib.sha256(self.read(name)).hexdigest()
+        return self._digests[name]
+
+    def digest_of_all(self) -> str:
+        """Return the digest of the whole folder, as ``digests.digest_of_files`` does."""
+        lines = "".join(f"{self.digest(name)}  ./{name}\n" for name in self.read_all())
+        return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def open_artifact(location: str) -> Artifact:

@@ -28,11 +28,12 @@ from prefect.states import Failed
 from prefect.tasks import exponential_backoff
 from prefect_dask.task_runners import DaskTaskRunner
 
+from batch.manifests import name_error
 from batch.months import Month, months_between
 from batch.outputs import OutputError
 from batch.plan import make_plan
 from batch.sources import FetchError
-from batch_job import EXPLAINED, Job, ScoredMonth, TakenError, identify_model, score_month, settings_from
+from batch_job import EXPLAINED, Job, ScoredMonth, TakenError, identify_model, score_month
 from settings import ModelSettings, SettingsError
 
 RECENT_MONTHS = 6
@@ -110,11 +111,12 @@ def score_months(
     """
     environment = {**os.environ, "MODEL_LOCATION": model, "MODEL_BUCKET": ""} if model else os.environ
     try:
-        settings = settings_from(environment)
+        settings = ModelSettings.from_environment(environment)
         found = identify_model(settings)
         months = choose_months(colour, first, last, flow_run.scheduled_start_time)
         jobs = [Job(month, input, output) for month in months]
-        rows = list(map(make_row, jobs, run_tasks(jobs, settings, dask)))
+        outcomes, rmse = run_tasks(jobs, settings, dask), name_error("RMSE", found.unit)
+        rows = [make_row(job, outcome, rmse) for job, outcome in zip(jobs, outcomes, strict=True)]
     except (*EXPLAINED, OSError, ValueError) as error:
         return fail(error)
     description = f"Months of {colour} taxis by the model {found.name} {found.version}, in {output}"
@@ -181,12 +183,12 @@ def is_loopback(url: str) -> bool:
     return host == "localhost"
 
 
-def make_row(job: Job, outcome: Outcome) -> Row:
-    """Return a month's row in the table of results."""
-    row: Row = {"month": str(job.month), "state": "", "predicted": None, "left out": None, "RMSE": None, "error": ""}
+def make_row(job: Job, outcome: Outcome, rmse: str) -> Row:
+    """Return a month's row in the table of results. ``rmse`` is the name of the error's column."""
+    row: Row = {"month": str(job.month), "state": "", "predicted": None, "left out": None, rmse: None, "error": ""}
     match outcome:
         case ScoredMonth(counts=counts):
-            numbers = {"predicted": counts.predicted, "left out": counts.rejected, "RMSE": counts.rmse}
+            numbers = {"predicted": counts.predicted, "left out": counts.rejected, rmse: counts.rmse}
             return {**row, "state": "scored", **numbers}
         case Exception():
             return {**row, "state": "failed", "error": in_one_line(outcome)}

@@ -1,4 +1,4 @@
-"""The batch job: a month of trips in, its predicted durations out, each row exactly once.
+"""The batch job: a month of trips in, its predictions out, each row exactly once.
 
     source  -- open    --> a file of this machine, and its digest
     place   -- look    --> done before | refused | free
@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -32,8 +32,8 @@ from batch.scoring import score_file
 from batch.sources import Source
 from batch.tables import check_column
 from clients import SDKSettingsError
-from flavors import find_digest
 from model import Model, describe_model, find_location, load_from_settings
+from model_metadata import NO_METADATA
 from settings import ModelSettings, SettingsError
 from trip_cells import TripRecordError
 from trips import COLOURS, TripFile
@@ -41,7 +41,7 @@ from trips import COLOURS, TripFile
 EXPLAINED = (ModelError, OutputError, SDKSettingsError, SettingsError, TripRecordError)
 """The errors of a job. The message of each says in one line what was wrong and what to do."""
 DESCRIPTION = """\
-Score a month of trips: write its predicted durations as parquet, once.
+Score a month of trips: write its predictions, such as durations, as parquet, once.
 
 The month's folder is OUTPUT/colour=COLOUR/year=YEAR/month=MONTH/model=VERSION. It has the predictions (part-….parquet),
 the rows that the ride contract refuses, with their reasons (_rejected-….jsonl.gz), and a manifest, which is written
@@ -65,7 +65,7 @@ class Job:
     """Whether the predictions of another input or model are replaced."""
 
 
-class ScoredMonth(msgspec.Struct, frozen=True):
+class ScoredMonth(msgspec.Struct, frozen=True, omit_defaults=True):
     """A month that is scored."""
 
     location: str
@@ -75,6 +75,8 @@ class ScoredMonth(msgspec.Struct, frozen=True):
     counts: Counts
     seconds: float
     """The time to read, predict and write the rows, after the model was loaded; 0 if the month was done before."""
+    unit: str = NO_METADATA.unit
+    """The unit of the errors."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,12 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
             # A run that was killed after its commit has not removed the files that it replaced.
             place.remove_unused(names, before)
             note_tag(place, before, source)
-            return ScoredMonth(place.location, True, before.counts, 0.0)
+            return ScoredMonth(place.location, True, before.counts, 0.0, model.unit)
         if before and not job.force:
             check_same(before, source, model, place)
         with place.temporary() as predictions, place.temporary() as rejections:
             outputs = predictions, rejections
-            trips = TripFile(file, source.location)
+            trips = TripFile(file, source.location, model.known_target, settings.time_zone)
             check_colour(trips, job.month, source)
             with loaded(settings) as predictor:
                 began = time.perf_counter()
@@ -128,26 +130,24 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
             manifest = Manifest(*job.month, source, model, counts, *found, columns, find_versions(), now())
             commit(place, manifest, outputs)
         place.remove_unused(names, manifest)
-    return ScoredMonth(place.location, False, manifest.counts, seconds)
-
-
-def settings_from(environment: Mapping[str, str]) -> ModelSettings:
-    """Return the settings of the model; PREDICTION_FIELD names the column of predicted values. Raises SettingsError."""
-    settings = ModelSettings.from_environment(environment)
-    if settings.prediction_field:
-        check_column(settings.prediction_field)
-    return settings
+    return ScoredMonth(place.location, False, manifest.counts, seconds, model.unit)
 
 
 def identify_model(settings: ModelSettings) -> ModelIdentity:
-    """Return the identity of the model that the settings name, without loading it. Raises ModelError."""
+    """Return the identity of the model that the settings name, without loading it.
+
+    PREDICTION_FIELD names the column of predicted values. Raises SettingsError if the predictions have such a column
+    already, and ModelError if the model cannot be read.
+    """
     location = find_location(settings)
-    version, metadata = describe_model(location)
-    digest, field = find_digest(location), settings.prediction_field or f"predicted_{metadata.target}"
-    # Loading finds that out too, but a month that is done needs no model.
-    if settings.sha256 not in (None, digest):
-        raise ModelError(f"{location} is not what MODEL_SHA256 names: its digest is {digest}, not {settings.sha256}")
-    return ModelIdentity(settings.name, settings.run_id or version, digest, field)
+    # Loading verifies the digest too, but a month that is done needs no model.
+    found = describe_model(location, sha256=settings.sha256, version=settings.run_id)
+    field = settings.prediction_field or f"predicted_{found.metadata.target}"
+    zone = settings.time_zone if found.metadata.wants_time else None
+    names = found.metadata.target, found.metadata.unit
+    model = ModelIdentity(settings.name, found.version, found.sha256, field, *names, zone)
+    check_column(model)
+    return model
 
 
 @contextlib.contextmanager
@@ -184,8 +184,8 @@ def note_tag(place: Place, manifest: Manifest, source: InputIdentity) -> None:
 
 def check_same(before: Manifest, source: InputIdentity, model: ModelIdentity, place: Place) -> None:
     """Raise TakenError if a manifest names another input or model."""
-    pairs = {"input": (before.input.sha256, source.sha256), "model": (before.model, model)}
-    if changed := [f"another {name}" for name, (then, now) in pairs.items() if then != now]:
+    changes = ["input" if before.input.sha256 != source.sha256 else "", before.model.name_change(model)]
+    if changed := [f"another {change}" for change in changes if change]:
         reason = f"has the predictions of {' and '.join(changed)}"
         raise TakenError(f"{place.location} {reason}: --force replaces them")
 
@@ -229,7 +229,7 @@ def main() -> int:
         parser.error(str(error))
     try:
         job = Job(month, options.input, options.output, options.force)
-        outcome = score_month(job, settings_from(os.environ))
+        outcome = score_month(job, ModelSettings.from_environment(os.environ))
     except EXPLAINED as error:
         print(f"batch_job: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from artifacts import Artifact, ModelError, describe, in_one_line, open_artifact
-from digests import check_digest, digest_of, digest_of_files, verified_copy
+from artifacts import KeptArtifact, ModelError, in_one_line
+from digests import copy_pinned
 from served.arrays import MAX_BYTES, FormError
 from served.forms import FLAVOR, read_form
 
@@ -18,13 +18,13 @@ Call: TypeAlias = Callable[[Features], Any]
 """Predicts a value for each ride, whose features are a dictionary."""
 
 
-def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str | None) -> Iterator[Call]:
+def load_calls(artifact: KeptArtifact, description: Mapping[str, Any], *, is_pinned: bool) -> Iterator[Call]:
     """Load the model and yield the ways to call it, one for each form of input that it may have been fitted with.
 
     Args:
         artifact: the model's files.
         description: the content of its MLmodel file.
-        sha256: the pinned digest, as ``model.load_model`` describes it.
+        is_pinned: whether the user has pinned the digest of the model, which ``digests.open_pinned`` has verified.
 
     Raises:
         ModelError: if the model has no flavor that can be loaded, or if loading it is unsafe or impossible here.
@@ -33,40 +33,20 @@ def load_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str |
     if not isinstance(flavors, dict):
         raise ModelError(f"{artifact.location}: its MLmodel names no flavors")
     if isinstance(flavors.get(FLAVOR), dict):
-        yield _load_form(artifact, flavors[FLAVOR], sha256)
+        yield _load_form(artifact, flavors[FLAVOR])
     elif isinstance(flavors.get("sklearn"), dict):
         # Imported here because a served form does not need these modules.
         from sklearn_flavor import load_pipeline_calls
 
-        yield from load_pipeline_calls(artifact, description, sha256)
+        yield from load_pipeline_calls(artifact, description, is_pinned=is_pinned)
     elif isinstance(flavors.get("python_function"), dict):
-        yield _load_pyfunc(artifact, flavors, sha256)
+        yield _load_pyfunc(artifact, flavors, is_pinned=is_pinned)
     else:
         names = ", ".join(map(str, flavors))
         raise ModelError(f"{artifact.location}: its MLmodel names no flavor that can be loaded, only {names}")
 
 
-def find_digest(location: str) -> str:
-    """Return the digest with which ``MODEL_SHA256`` pins the model as it is now. Raises ModelError.
-
-    It is the digest of the served form's file; without a served form, it is the digest of the scikit-learn pipeline's
-    file. All other models have the digest of their whole folder.
-    """
-    artifact = open_artifact(location)
-    flavors = describe(artifact).get("flavors")
-    found = flavors if isinstance(flavors, dict) else {}
-    served, pipeline = found.get(FLAVOR), found.get("sklearn")
-    file = None
-    if isinstance(served, dict):
-        file = served.get("data")
-    elif isinstance(pipeline, dict) and not pipeline.get("code"):
-        file = pipeline.get("pickled_model")
-    if isinstance(file, str):
-        return digest_of(artifact.read(file))
-    return digest_of_files({name: artifact.read(name) for name in artifact.names()})
-
-
-def _load_form(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None) -> Call:
+def _load_form(artifact: KeptArtifact, flavor: Mapping[str, Any]) -> Call:
     """Read a served form. It holds no code, so it needs no pinned digest."""
     name = flavor.get("data")
     if not isinstance(name, str):
@@ -74,9 +54,7 @@ def _load_form(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None
     what = f"{artifact.location}/{name}"
     content = artifact.read(name, MAX_BYTES + 1)
     # A file that is too large is not read to its end, and refused for its size.
-    digest = digest_of(content) if len(content) <= MAX_BYTES else None
-    if digest and sha256 is not None:
-        check_digest(what, "the served form, which is loaded instead of the pipeline", digest, sha256)
+    digest = artifact.digest(name) if len(content) <= MAX_BYTES else None
     # The file of another model could be loaded, and would predict something else.
     if digest and flavor.get("sha256", digest) != digest:
         raise ModelError(f"{what} is not the file that its MLmodel names: its digest is {digest}: log the model again")
@@ -88,7 +66,7 @@ def _load_form(artifact: Artifact, flavor: Mapping[str, Any], sha256: str | None
         ) from error
 
 
-def _load_pyfunc(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | None) -> Call:
+def _load_pyfunc(artifact: KeptArtifact, flavors: Mapping[str, Any], *, is_pinned: bool) -> Call:
     names = ", ".join(map(str, flavors))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
@@ -101,7 +79,7 @@ def _load_pyfunc(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | N
         ) from error
     from pickled_code import check_python
 
-    verified = verified_copy(artifact, f"of the flavor {names}", sha256)
+    verified = copy_pinned(artifact, f"of the flavor {names}", is_pinned=is_pinned)
     for name in verified.names():
         check_python(f"{artifact.location}/{name}", verified.read(name), flavors)
     try:

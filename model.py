@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from artifacts import MAX_MESSAGE_LENGTH, MLMODEL, ModelError, describe, find_run, in_one_line, open_artifact
+from artifacts import MAX_MESSAGE_LENGTH, MLMODEL, ModelError, find_run, in_one_line
+from digests import find_digest, open_pinned
 from features import SAMPLE_RIDE, Features, NoTimeError, prepare_features
 from flavors import load_calls
 from model_metadata import NO_METADATA, ModelMetadata, read_metadata
@@ -107,14 +109,23 @@ def find_location(settings: "ModelSettings") -> str:
     return settings.location or find_run(settings.bucket, settings.experiment_id, settings.run_id)
 
 
-def describe_model(location: str) -> tuple[str, ModelMetadata]:
-    """Return the id of the run that logged a model, and what its artifact says about it, without loading it.
+@dataclass(frozen=True)
+class ModelDescription:
+    """What an artifact says about its model, and the model's digest."""
 
-    Raises ModelError if there is no such model, or no id.
-    """
-    artifact = open_artifact(location)
-    description = describe(artifact)
-    return _name_run(description, artifact.location), read_metadata(description, artifact.location)
+    version: str
+    """The id of the run that logged the model, unless the caller gave another version."""
+    metadata: ModelMetadata
+    sha256: str
+    """The digest of the file that is loaded, or of the whole folder, as ``digests.find_digest`` describes it."""
+
+
+def describe_model(location: str, *, sha256: str | None = None, version: str | None = None) -> ModelDescription:
+    """Describe the model at ``location`` without loading it; the arguments and errors are those of ``load_model``."""
+    artifact, description = open_pinned(location, sha256)
+    name = version or _name_run(description, artifact.location)
+    metadata = read_metadata(description, artifact.location)
+    return ModelDescription(name, metadata, find_digest(artifact, description))
 
 
 def load_model(
@@ -124,20 +135,20 @@ def load_model(
 
     Args:
         location: the folder or ``s3://`` URI that holds the ``MLmodel`` file.
-        sha256: the hex digest that the model must have: of the served form's file if there is one, otherwise of the
-            serialized file for the sklearn flavor, and of the whole folder for other flavors and for a model with code
-            of its own (there, ``find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it). It is
-            verified if it is given, and required for a model that can run code when it is loaded.
+        sha256: the hex digest that the model must have. It is that of the whole folder (there, ``find . -type f |
+            LC_ALL=C sort | xargs sha256sum | sha256sum`` prints it), or that of the file that is loaded: the served
+            form's if there is one, otherwise the serialized file of the sklearn flavor. Other flavors and models with
+            code of their own only have the digest of the folder. It is verified if it is given, and required for a
+            model that can run code when it is loaded.
         version: the version to tag predictions with; by default the run id that the artifact names.
         time_zone: the time zone in which a model that wants the pickup's time gets it.
 
     Raises:
         ModelError: if there is no such model, or if loading or using it here is unsafe or impossible.
     """
-    artifact = open_artifact(location)
-    description = describe(artifact)
+    artifact, description = open_pinned(location, sha256)
     metadata = read_metadata(description, artifact.location)
-    call = _choose_call(load_calls(artifact, description, sha256), location, metadata)
+    call = _choose_call(load_calls(artifact, description, is_pinned=sha256 is not None), location, metadata)
     return Model(call, version or _name_run(description, artifact.location), metadata, time_zone)
 
 

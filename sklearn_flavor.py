@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from artifacts import Artifact, ModelError, in_one_line
-from digests import check_digest, digest_of, verified_copy
+from artifacts import KeptArtifact, ModelError, in_one_line
+from digests import copy_pinned, refuse_unpinned
 from forests import find_tree_sum
 from linear_models import find_formula
 from pickled_code import check_python
@@ -51,16 +51,16 @@ Call: TypeAlias = Callable[[Features], Any]
 """Predicts a value for each ride, whose features are a dictionary."""
 
 
-def load_pipeline_calls(artifact: Artifact, description: Mapping[str, Any], sha256: str | None) -> Iterator[Call]:
+def load_pipeline_calls(artifact: KeptArtifact, description: Mapping[str, Any], *, is_pinned: bool) -> Iterator[Call]:
     """Load the pipeline and yield the ways to call it, one for each form of input that it may have been fitted with.
 
     The arguments and errors are those of ``flavors.load_calls``.
     """
-    pipeline = _load_pipeline(artifact, description["flavors"], sha256)
+    pipeline = _load_pipeline(artifact, description["flavors"], is_pinned=is_pinned)
     yield from input_forms(pipeline, _signature_columns(description), artifact.location)
 
 
-def _load_pipeline(artifact: Artifact, flavors: Mapping[str, Any], sha256: str | None) -> Pipeline:
+def _load_pipeline(artifact: KeptArtifact, flavors: Mapping[str, Any], *, is_pinned: bool) -> Pipeline:
     flavor = flavors["sklearn"]
     _check_sklearn(artifact, flavor.get("sklearn_version"))
     name, serialization = flavor.get("pickled_model"), str(flavor.get("serialization_format") or DEFAULT_FORMAT)
@@ -71,16 +71,16 @@ def _load_pipeline(artifact: Artifact, flavors: Mapping[str, Any], sha256: str |
     what = f"{artifact.location}/{name}"
     if code := flavor.get("code"):
         # The digest covers the code too, because the model imports it.
-        artifact = verified_copy(artifact, "which brings code of its own", sha256)
+        artifact = copy_pinned(artifact, "which brings code of its own", is_pinned=is_pinned)
         _add_to_path(artifact, str(code))
     try:
         # These very bytes are loaded: the file could change after it was checked.
         content = artifact.read(name)
-        if serialization == "skops" and sha256 is None:
-            pipeline = _load_unpinned_skops(what, content)
+        if serialization == "skops" and not is_pinned:
+            pipeline = _load_unpinned_skops(what, content, artifact.digest(name))
         else:
-            if not code:
-                check_digest(what, f"a {serialization}", digest_of(content), sha256)
+            if not is_pinned:
+                refuse_unpinned(what, f"a {serialization}", artifact.digest(name))
             pipeline = _load_pinned_skops(content) if serialization == "skops" else _unpickle(what, content, flavors)
         return _on_one_core(pipeline, what)
     except ModelError:
@@ -95,7 +95,7 @@ def _unpickle(what: str, content: bytes, flavors: Mapping[str, Any]) -> Pipeline
     return pickle.loads(content)  # noqa: S301
 
 
-def _load_unpinned_skops(what: str, content: bytes) -> Pipeline:
+def _load_unpinned_skops(what: str, content: bytes, digest: str) -> Pipeline:
     # Imported here because it takes as long as loading a small pickle, which does not need it.
     import skops.io
 
@@ -105,7 +105,7 @@ def _load_unpinned_skops(what: str, content: bytes) -> Pipeline:
     try:
         check_schema(file)
     except SchemaError as error:
-        raise ModelError(f"{what} cannot be loaded: {error}={digest_of(content)}") from error
+        raise ModelError(f"{what} cannot be loaded: {error}={digest}") from error
     return skops.io.load(file, trusted=TRUSTED_TYPES)
 
 
@@ -162,7 +162,7 @@ def _signature_columns(description: Mapping[str, Any]) -> list[str]:
         return []
 
 
-def _add_to_path(artifact: Artifact, code: str) -> None:
+def _add_to_path(artifact: KeptArtifact, code: str) -> None:
     """Let Python import the modules that were logged with the model by ``code_paths``. Raises ModelError."""
     folder = Path(artifact.location, code)
     files = folder.iterdir() if folder.is_dir() else ()
@@ -190,7 +190,7 @@ def _hint(error: Exception) -> str:
     return ""
 
 
-def _check_sklearn(artifact: Artifact, made_with: object) -> None:
+def _check_sklearn(artifact: KeptArtifact, made_with: object) -> None:
     """Refuse a model of another scikit-learn: the inner state of a pipeline changes from one minor to the next."""
     try:
         installed = importlib.metadata.version("scikit-learn")

@@ -105,7 +105,10 @@ _SPECIAL: dict[str, Rule] = {
     "sklearn.preprocessing._encoders.OrdinalEncoder": _rule(
         "_infrequent_enabled _infrequent_indices _default_to_infrequent_mappings _missing_indices"
     ),
-    "sklearn.preprocessing._target_encoder.TargetEncoder": _rule("_infrequent_enabled", checks.check_target_encoder),
+    # Only fit_transform calls the folds, which serving never does.
+    "sklearn.preprocessing._target_encoder.TargetEncoder": _rule(
+        "_infrequent_enabled", checks.check_target_encoder, cv=[_FOLDS]
+    ),
     _ENCODER: _rule(
         "_infrequent_enabled _infrequent_indices _default_to_infrequent_mappings _n_features_outs"
         " _drop_idx_after_grouping",

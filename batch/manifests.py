@@ -10,6 +10,9 @@ from typing import Any, BinaryIO, cast
 import msgspec
 from msgspec import Struct
 
+from model_metadata import NO_METADATA
+from targets import TARGETS, Target
+
 MANIFEST = "_manifest.json"
 """The file whose existence says that a month is done. Readers of partitioned tables ignore names that begin with _."""
 PACKAGES = ("numpy", "pyarrow", "scikit-learn")
@@ -30,7 +33,8 @@ class InputIdentity(Struct, frozen=True):
     """The ETag of a remote file, or else its date, which changes with the file; empty for a file of this machine."""
 
 
-class ModelIdentity(Struct, frozen=True):
+# omit_defaults keeps the manifests of most models as they were before models had these fields.
+class ModelIdentity(Struct, frozen=True, omit_defaults=True):
     """A model, and the name and version with which its predictions are tagged."""
 
     name: str
@@ -39,6 +43,29 @@ class ModelIdentity(Struct, frozen=True):
     """The digest with which MODEL_SHA256 pins it."""
     field: str
     """The name of the predicted value's column."""
+    target: str = NO_METADATA.target
+    """What the model predicts: a name in ``targets.TARGETS``, or a name of the user's own."""
+    unit: str = NO_METADATA.unit
+    time_zone: str | None = None
+    """The time zone of the hours that the model has predicted from; None if it does not want the time."""
+
+    @property
+    def actual_field(self) -> str:
+        """The name of the actual value's column."""
+        return f"actual_{self.target}"
+
+    @property
+    def known_target(self) -> Target | None:
+        """The target; None if it is the user's own, whose actual values no column of a trip record file has."""
+        target = TARGETS.get(self.target)
+        return target if target and target.unit == self.unit else None
+
+    def name_change(self, other: "ModelIdentity") -> str:
+        """Return what is different in another identity, in a word or two; empty if they are the same."""
+        if self == other:
+            return ""
+        has_same_model = msgspec.structs.replace(self, time_zone=other.time_zone) == other
+        return "time zone" if has_same_model else "model"
 
 
 class OutputFile(Struct, frozen=True):
@@ -50,7 +77,7 @@ class OutputFile(Struct, frozen=True):
 
 
 class Counts(Struct, frozen=True):
-    """The rows of a month, and the errors of the predictions for usual rides whose duration is known."""
+    """The rows of a month, and the errors of the predictions for usual rides whose actual value is known."""
 
     rows: int
     predicted: int
@@ -60,7 +87,7 @@ class Counts(Struct, frozen=True):
     measured: int = 0
     """The number of rides that the errors are computed from: the rides that ``trips.training_trips`` would return."""
     rmse: float | None = None
-    """Minutes; None if no ride is measured."""
+    """In the unit of the model's target; None if no ride is measured."""
     mae: float | None = None
 
 
@@ -111,6 +138,11 @@ def decode_manifest(content: bytes) -> Manifest:
         return _decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DamagedManifestError(str(error)) from error
+
+
+def name_error(name: str, unit: str) -> str:
+    """Return the name of an error, such as RMSE, with its unit, unless that is minutes."""
+    return name if unit == NO_METADATA.unit else f"{name}, {unit}"
 
 
 def find_versions() -> dict[str, str]:

@@ -50,7 +50,8 @@ def make_plan(months: Iterable[Month], location: str | None, output: str, model:
 
 def _look(month: Month, source: Source, output: str, model: ModelIdentity) -> PlannedMonth:
     manifest = open_place(output, month.place(model.version)).read_manifest()
-    changed = "the model has changed" if manifest and manifest.model != model else ""
+    change = manifest.model.name_change(model) if manifest else ""
+    changed = f"the {change} has changed" if change else ""
     try:
         fingerprint = source.fingerprint()
     except NoInputError:

@@ -1,6 +1,6 @@
 """Scoring a file: chunks of its rows become predictions or rejected rows, with one call of the model for each chunk."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from typing import Any, BinaryIO
 
@@ -15,7 +15,7 @@ from batch.tables import Predictions, Reason, Rejections, RunningCounts
 from model import Model
 from rides import RIDE_ID, Ride, RideEvent, encodable
 from trip_cells import RIDE
-from trips import TripChunk, TripFile
+from trips import TripChunk, TripFile, to_datetimes
 
 CHUNK_ROWS = 32_768
 """The rows that are in memory at once, and in a row group of the predictions. With half as many or twice as many, a
@@ -46,7 +46,7 @@ def score_file(
     Returns the counts, and the types of the predictions' columns. Raises TripRecordError if the file is damaged,
     and ModelError if the model runs out of memory.
     """
-    counts = RunningCounts()
+    counts = RunningCounts(identity)
     # Closed even if a chunk fails: otherwise pyarrow would do it later, in a file that is closed by then.
     with closing(Predictions(outputs[0], identity)) as predictions, closing(Rejections(outputs[1])) as rejections:
         for chunk in trips.chunks(CHUNK_ROWS):
@@ -89,24 +89,46 @@ def predict(chunk: TripChunk, ids: Any, model: Model) -> tuple[dict[int, float],
 
     Raises ModelError if the model runs out of memory.
     """
-    valid, invalid = pc.indices_nonzero(chunk.is_valid), pc.indices_nonzero(pc.invert(chunk.is_valid))
-    names = [*RIDE, "pickup"] if model.metadata.wants_time else RIDE
-    columns = (chunk.cells[name].take(valid).to_pylist() for name in names)
-    try:
-        outcomes = model.predict(list(map(Ride, *columns)))
-    except MemoryError as error:
-        raise ModelError(f"the model ran out of memory with {len(valid):,} rides: give the job more memory") from error
     values: dict[int, float] = {}
     reasons: dict[int, Reason] = {}
-    for row, outcome in zip(valid.to_pylist(), outcomes, strict=True):
-        if isinstance(outcome, float):
-            values[row] = outcome
-        else:
-            reasons[row] = Reason("prediction", encodable(str(outcome)))
+    for rows, rides in _split_rides(chunk, model.metadata.wants_time):
+        try:
+            outcomes = model.predict(rides)
+        except MemoryError as error:
+            raise ModelError(
+                f"the model ran out of memory with {len(rides):,} rides: give the job more memory"
+            ) from error
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if isinstance(outcome, float):
+                values[row] = outcome
+            else:
+                reasons[row] = Reason("prediction", encodable(str(outcome)))
+    invalid = pc.indices_nonzero(pc.invert(chunk.is_valid))
     rides = chunk.cells.select(RIDE).take(invalid).to_pylist()
     for row, ride, ride_id in zip(invalid.to_pylist(), rides, ids.take(invalid).to_pylist(), strict=True):
         reasons[row] = explain(ride, ride_id)
     return values, dict(sorted(reasons.items()))
+
+
+def _split_rides(chunk: TripChunk, wants_time: bool) -> Iterator[tuple[list[int], list[Ride]]]:
+    """Yield the rows that the contract accepts, and their rides.
+
+    For a model that wants the time, the rides without a pickup are apart: a call with one of them fails for all.
+    """
+    if not wants_time:
+        rows, columns = _take(chunk, chunk.is_valid)
+        yield rows.to_pylist(), list(map(Ride, *columns))
+        return
+    has_time = chunk.cells["local"].is_valid()
+    for is_chosen in (has_time, pc.invert(has_time)):
+        rows, columns = _take(chunk, pc.and_(chunk.is_valid, is_chosen))
+        yield rows.to_pylist(), list(map(Ride, *columns, to_datetimes(chunk.cells["local"].take(rows))))
+
+
+def _take(chunk: TripChunk, is_chosen: Any) -> tuple[Any, list[list[Any]]]:
+    """Return the indices of the chosen rows, and their zones and distances. numpy converts them faster than pyarrow."""
+    rows = pc.indices_nonzero(is_chosen)
+    return rows, [chunk.cells[name].take(rows).to_numpy().tolist() for name in RIDE]
 
 
 def explain(ride: dict[str, Any], ride_id: str) -> Reason:

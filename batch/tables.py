@@ -18,44 +18,41 @@ from targets import DURATION
 from trip_cells import IS_TEXT, RIDE
 from trips import usual_trips
 
-ACTUAL, DIFFERENCE = "actual_duration", "diff"
-"""Minutes: how long the trip took, and how much longer than predicted."""
+DIFFERENCE = "diff"
+"""The column that has how much larger the actual value is than the predicted one."""
 MAX_REASONS = 50
 """A manifest counts this many reasons by themselves. A model may give a reason of its own for each ride."""
 OTHER_REASONS = "other reasons"
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
-TYPES = {
+RIDE_TYPES = {
     RIDE_ID: pa.string(),
     "pickup_datetime": pa.timestamp("us"),
     "PULocationID": pa.int64(),
     "DOLocationID": pa.int64(),
     "trip_distance": pa.float64(),
-    ACTUAL: pa.float64(),
-    DIFFERENCE: pa.float64(),
-    "model_name": pa.string(),
-    "model_version": pa.string(),
 }
-"""The columns of the predictions, besides the predicted value's."""
-REPEATED = [*RIDE, ACTUAL, "model_name", "model_version"]
-"""Columns whose values occur often in a row group, so that a dictionary of them saves space. Trying it costs time."""
+MODEL_TYPES = {"model_name": pa.string(), "model_version": pa.string()}
+"""The columns of the predictions before and after the values."""
 PARTITIONS = ("colour", "year", "month", "model")
 """Columns that readers make of the folders' names."""
 
 
-def check_column(name: str) -> None:
-    """Raise SettingsError if the predicted value's column cannot have this name."""
+def check_column(model: ModelIdentity) -> None:
+    """Raise SettingsError if the predicted value's column cannot have its name."""
+    others = (*RIDE_TYPES, model.actual_field, DIFFERENCE, *MODEL_TYPES, *PARTITIONS)
     # Many readers of tables ignore case.
-    if name.lower() in (column.lower() for column in (*TYPES, *PARTITIONS)):
-        raise SettingsError(f"PREDICTION_FIELD is {name!r}, a column that predictions have already: choose another")
+    if model.field.lower() in (column.lower() for column in others):
+        raise SettingsError(
+            f"PREDICTION_FIELD is {model.field!r}, a column that predictions have already: choose another"
+        )
 
 
-def make_schema(prediction: str) -> Any:
-    """Return the columns of the predictions; the predicted value's is before the actual one."""
-    fields = list(TYPES.items())
-    place = list(TYPES).index(ACTUAL)
-    return pa.schema([*fields[:place], (prediction, pa.float64()), *fields[place:]])
+def make_schema(model: ModelIdentity) -> Any:
+    """Return the columns of the predictions."""
+    values = dict.fromkeys((model.field, model.actual_field, DIFFERENCE), pa.float64())
+    return pa.schema(RIDE_TYPES | values | MODEL_TYPES)
 
 
 class Predictions:
@@ -63,9 +60,11 @@ class Predictions:
 
     def __init__(self, file: BinaryIO, model: ModelIdentity) -> None:
         """Take the open file, and the model that all rows name."""
-        self.schema = make_schema(model.field)
+        self.schema = make_schema(model)
         self._model = model
-        self._writer = pq.ParquetWriter(file, self.schema, use_dictionary=REPEATED)
+        # Columns whose values occur often in a row group, so that a dictionary of them saves space. Trying costs time.
+        repeated = [*RIDE, model.actual_field, *MODEL_TYPES]
+        self._writer = pq.ParquetWriter(file, self.schema, use_dictionary=repeated)
 
     def write(self, cells: Any, values: Sequence[float]) -> Any:
         """Write rows of ``TripChunk.cells``, each with an id, and their predicted values; return the written table."""
@@ -74,7 +73,7 @@ class Predictions:
             **{name: cells[name] for name in (RIDE_ID, *RIDE)},
             "pickup_datetime": cells["pickup"],
             self._model.field: predicted,
-            ACTUAL: actual,
+            self._model.actual_field: actual,
             DIFFERENCE: pc.subtract(actual, predicted),
             "model_name": pa.repeat(self._model.name, len(cells)),
             "model_version": pa.repeat(self._model.version, len(cells)),
@@ -119,8 +118,9 @@ class Reason(NamedTuple):
 class RunningCounts:
     """Counts the rows of a month, and adds up the errors of its predictions."""
 
-    def __init__(self) -> None:
-        """Begin with no rows."""
+    def __init__(self, model: ModelIdentity) -> None:
+        """Begin with no rows. The model says which value and column the predictions are about."""
+        self._model = model
         self._predicted = self._measured = 0
         self._reasons: Counter[str] = Counter()
         self._squares = self._absolutes = 0.0
@@ -128,10 +128,8 @@ class RunningCounts:
     def add_predictions(self, table: Any) -> None:
         """Count rows that ``Predictions.write`` has returned."""
         self._predicted += len(table)
-        known = table.select(["pickup_datetime", "trip_distance", ACTUAL, DIFFERENCE]).rename_columns(
-            {ACTUAL: "actual"}
-        )
-        errors = known.filter(usual_trips(DURATION, "pickup_datetime"))[DIFFERENCE].to_numpy()
+        needed = ["pickup_datetime", "trip_distance", self._model.field, self._model.actual_field, DIFFERENCE]
+        errors = select_usual(table.select(needed), self._model)[DIFFERENCE].to_numpy()
         self._measured += len(errors)
         self._squares += float(errors @ errors)
         self._absolutes += float(abs(errors).sum())
@@ -154,6 +152,17 @@ class RunningCounts:
             rmse=math.sqrt(self._squares / self._measured) if self._measured else None,
             mae=self._absolutes / self._measured if self._measured else None,
         )
+
+
+def select_usual(table: Any, model: ModelIdentity) -> Any:
+    """Return the rows of predictions that models are trained on and measured on.
+
+    They have the predicted and the actual value in the columns "predicted" and "actual".
+    """
+    # Renamed at the same time, because PREDICTION_FIELD may be "actual".
+    table = table.rename_columns({model.field: "predicted", model.actual_field: "actual"})
+    # A target of the user's own has no range, but then the actual values are null, so that no row is selected.
+    return table.filter(usual_trips(model.known_target or DURATION, "pickup_datetime"))
 
 
 def _as_plain(column: Any) -> list[Any]:

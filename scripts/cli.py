@@ -30,6 +30,8 @@ SAMPLE_MODEL = Path(__file__).parent / "sample_model" / "model"
 """The model that commands run with unless another one is named."""
 INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
 """The names of the streams, unless others are given."""
+SHADOW_STREAM = f"{OUTPUT_STREAM}_shadow"
+"""The output stream of the shadow, the second consumer of ``run``."""
 CONSOLE = Console(stderr=True)
 """For people. A command prints its results for other programs to stdout."""
 SERVICES = ("kinesis", "s3", "cloudformation")
@@ -270,9 +272,7 @@ def require_stream(client: "KinesisClient", stream: str) -> None:
         client.list_shards(**stream_parameter(stream), MaxResults=1)
     except client.exceptions.ResourceNotFoundException as error:
         place = f"{client.meta.region_name} at {client.meta.endpoint_url}"
-        raise CommandError(
-            f"there is no stream {stream} in {place}: create it, or name another one with --stream"
-        ) from error
+        raise CommandError(f"there is no stream {stream} in {place}: create it, or name another stream") from error
 
 
 def check_writable(name: str) -> None:

@@ -139,6 +139,13 @@ _COLUMNS = {
             slice(1, 2),
         ),
     ],
+    "three targets": [
+        *(
+            (name, TargetEncoder(cv=KFold(3, shuffle=True, random_state=0)), ZONES)
+            for name in ("value", "rate", "miles")
+        ),
+        ("numbers", "passthrough", MILES),
+    ],
     "rest": [("miles", "passthrough", MILES)],
 }
 
@@ -155,6 +162,8 @@ def fit_common() -> Iterator[tuple[str, Any, Any]]:
         if name == "ordinal":
             transformer.set_output(transform="pandas")
         regressor = RandomForestRegressor(2) if name in ("one-hot", "union") else Ridge()
+        if name == "three targets":
+            regressor = HistGradientBoostingRegressor(max_iter=3, min_samples_leaf=5)
         yield f"columns-{name}", make_pipeline(transformer, regressor).fit(FRAME, DURATIONS), FRAME[7:9]
         objects = FRAME.assign(PU_DO=FRAME.PU_DO.astype(object))
         yield f"objects-{name}", Pipeline([("t", transformer), ("r", Ridge())]).fit(objects, DURATIONS), objects[7:9]

@@ -29,7 +29,7 @@ LAYERS = [
     ["batch_flow"],
     ["scripts.environment", "scripts.interrupts", "scripts.serving", "scripts.help_page"],
     ["scripts.cli", "scripts.density", "scripts.launcher"],
-    ["scripts.sources"],
+    ["scripts.sources", "scripts.pythons"],
     ["scripts.aws"],
     ["scripts.models", "scripts.scoring", "scripts.localaws"],
     ["scripts.benchmark", "scripts.image"],

@@ -26,16 +26,23 @@ def shard_ids(client: "KinesisClient", stream: str) -> list[str]:
 class ShardReader:
     """A position in one shard; each ``read`` returns the records that follow it."""
 
-    def __init__(self, client: "KinesisClient", stream: str, shard_id: str, start: Start = "TRIM_HORIZON") -> None:
-        """Begin at the shard's oldest record, or after its newest."""
+    is_caught_up = False
+    """Whether the last read found that there is no record yet which was not read."""
+
+    def __init__(
+        self, client: "KinesisClient", stream: str, shard_id: str, start: Start | datetime = "TRIM_HORIZON"
+    ) -> None:
+        """Begin at the shard's oldest record, after its newest, or at the first record that arrived from a time on."""
         self.shard_id = shard_id
         self._client = client
         self._stream = stream_parameter(stream)
         self._arn = {name: value for name, value in self._stream.items() if name == "StreamARN"}
         # If the first iterator expires, a new LATEST iterator would skip the records that came in between.
-        now: dict[str, Any] = {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": datetime.now(UTC)}
-        self._place = now if start == "LATEST" else {"ShardIteratorType": start}
-        self._iterator: str | None = self._iterator_at({"ShardIteratorType": start})
+        moment = start if isinstance(start, datetime) else datetime.now(UTC)
+        at_time: dict[str, Any] = {"ShardIteratorType": "AT_TIMESTAMP", "Timestamp": moment}
+        first = at_time if isinstance(start, datetime) else {"ShardIteratorType": start}
+        self._place = at_time if start == "LATEST" else first
+        self._iterator: str | None = self._iterator_at(first)
 
     @property
     def at_end(self) -> bool:
@@ -47,6 +54,7 @@ class ShardReader:
 
         An iterator lives for five minutes. An expired one is replaced by another for the same position.
         """
+        self.is_caught_up = False
         if self._iterator is None:
             return []
         try:
@@ -60,6 +68,8 @@ class ShardReader:
             return []
         self._iterator = response.get("NextShardIterator")
         records = response["Records"]
+        # A response without records may come before the newest record, for example after a gap of hours.
+        self.is_caught_up = not records and not response.get("MillisBehindLatest")
         if records:
             last = records[-1]["SequenceNumber"]
             self._place = {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": last}
@@ -90,4 +100,28 @@ def follow(
             readers = [reader for reader in readers if not reader.at_end]
             readers += [ShardReader(client, stream, shard_id) for shard_id in new]
         if not found:
+            time.sleep(pause)
+
+
+def read_window(
+    client: "KinesisClient", stream: str, since: datetime | None, until: datetime, pause: float = 0.2
+) -> Iterator["list[tuple[str, RecordTypeDef]]"]:
+    """Yield the records that arrived from ``since`` on and before ``until``, round after round.
+
+    If ``since`` is None, they begin with the oldest record. Give an ``until`` that is at most now: new shards are not
+    read. A round may be empty, and is followed by a pause in seconds then, as in ``follow``.
+    """
+    readers = [ShardReader(client, stream, one, since or "TRIM_HORIZON") for one in shard_ids(client, stream)]
+    while readers:
+        found, unfinished = [], []
+        for reader in readers:
+            records = reader.read()
+            within = [record for record in records if record["ApproximateArrivalTimestamp"] < until]
+            found += [(reader.shard_id, record) for record in within]
+            # Times of arrival need not increase from record to record, so one late record is not the end.
+            if not (reader.at_end or reader.is_caught_up or (records and not within)):
+                unfinished.append(reader)
+        yield found
+        readers = unfinished
+        if readers and not found:
             time.sleep(pause)

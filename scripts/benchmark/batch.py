@@ -18,9 +18,10 @@ from batch.months import Month
 from scripts.benchmark.batch_files import check_agreement, repeat
 from scripts.benchmark.consumers import OURS, OURS_SKLEARN
 from scripts.benchmark.inputs import CLOUDPICKLE, SERVED, SKOPS, LoggedModel, Plan
-from scripts.benchmark.processes import THREADS, install_python
+from scripts.benchmark.processes import THREADS
 from scripts.cli import CommandError
 from scripts.environment import ROOT
+from scripts.pythons import install_python
 from scripts.scoring.shown import BYTES_PER_UNIT
 from trips import COLOURS, MONTH_IN_NAME, TripFile
 

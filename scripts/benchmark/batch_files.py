@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,6 @@ from targets import DURATION
 from trip_cells import MICROSECONDS_A_MINUTE, RIDE, TIMES
 from trips import Trips
 
-FIRST_PICKUP = datetime(2023, 1, 1)
-SECONDS_BETWEEN_PICKUPS = 40
-"""So 60,000 trips are a month."""
 SAME = ("pickup_datetime", "PULocationID", "DOLocationID")
 """Columns whose values tell rides apart, beside the duration."""
 TOLERANCE = 1e-9
@@ -25,8 +22,10 @@ TOLERANCE = 1e-9
 
 def write_month(trips: Trips, path: Path) -> None:
     """Write trips as a trip record file of green taxis."""
-    pickups = [FIRST_PICKUP + timedelta(seconds=SECONDS_BETWEEN_PICKUPS * row) for row in range(len(trips.rides))]
-    dropoffs = [pickup + timedelta(minutes=length) for pickup, length in zip(pickups, trips.values, strict=True)]
+    pickups = [ride.pickup_datetime for ride in trips.rides]
+    dropoffs = [
+        pickup + timedelta(minutes=length) for pickup, length in zip(pickups, trips.values, strict=True) if pickup
+    ]
     columns = {TIMES["pickup"][0]: pickups, TIMES["dropoff"][0]: dropoffs}
     columns |= {name: [getattr(ride, name) for ride in trips.rides] for name in RIDE}
     pq.write_table(pa.table(columns), path)

@@ -12,20 +12,18 @@ from typing import Any
 import boto3
 import mlflow.pyfunc
 
+from scripts.benchmark.course_features import prepare_features, prepare_frame, wants_time
+
 MODEL_NAME = "ride_duration_prediction_model"
 PREDICTIONS_STREAM_NAME = os.environ["PREDICTIONS_STREAM_NAME"]
 RUN_ID = os.environ["RUN_ID"]
 
 model = mlflow.pyfunc.load_model(os.environ["MODEL_LOCATION"])
+prepare = prepare_frame if wants_time(model) else prepare_features
 kinesis_client = boto3.client("kinesis")
 
 
-def prepare_features(ride: dict[str, Any]) -> dict[str, Any]:
-    """Return the model's input for one ride."""
-    return {"PU_DO": f"{ride['PULocationID']}_{ride['DOLocationID']}", "trip_distance": ride["trip_distance"]}
-
-
-def predict(features: dict[str, Any]) -> float:
+def predict(features: Any) -> float:
     """Return the duration of one ride, in minutes."""
     return float(model.predict(features)[0])
 
@@ -39,7 +37,7 @@ def lambda_handler(event: dict[str, Any], context: object) -> dict[str, Any]:  #
         prediction = {
             "model": MODEL_NAME,
             "version": RUN_ID,
-            "prediction": {"ride_duration": predict(prepare_features(ride_event["ride"])), "ride_id": ride_id},
+            "prediction": {"ride_duration": predict(prepare(ride_event["ride"])), "ride_id": ride_id},
         }
         kinesis_client.put_record(
             StreamName=PREDICTIONS_STREAM_NAME, Data=json.dumps(prediction), PartitionKey=str(ride_id)

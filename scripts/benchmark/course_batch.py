@@ -13,6 +13,8 @@ from typing import Any
 import mlflow.pyfunc
 import pandas as pd
 
+from scripts.benchmark.course_features import wants_time
+
 PREFIXES = {"green": "lpep", "yellow": "tpep"}
 """How the names of the time columns begin in a colour's files."""
 PLACES = ["PULocationID", "DOLocationID"]
@@ -28,13 +30,18 @@ def read_rides(file: str, colour: str) -> Any:
     return rides
 
 
-def prepare_dictionaries(rides: Any) -> list[dict[str, Any]]:
-    """Return the model's input for each ride."""
+def prepare_input(rides: Any, *, with_time: bool) -> Any:
+    """Return the model's input for each ride: a DataFrame if it wants the time, or else dictionaries."""
     categories = rides[PLACES].astype(str)
     features = pd.DataFrame({"PU_DO": categories.PULocationID + "_" + categories.DOLocationID})
     features["trip_distance"] = rides.trip_distance
-    dictionaries: list[dict[str, Any]] = features.to_dict(orient="records")
-    return dictionaries
+    if not with_time:
+        return features.to_dict(orient="records")
+    features[PLACES] = categories
+    pickups = rides.pickup_datetime.dt
+    features["hour"] = pickups.hour + pickups.minute / 60 + pickups.second / 3600
+    features["weekday"] = pickups.weekday.astype(float)
+    return features
 
 
 def make_result(rides: Any, durations: Any, version: str) -> Any:
@@ -51,7 +58,7 @@ def main() -> None:
     """Score the month."""
     rides = read_rides(os.environ["INPUT_FILE"], sys.argv[1])
     model = mlflow.pyfunc.load_model(os.environ["MODEL_LOCATION"])
-    durations = model.predict(prepare_dictionaries(rides))
+    durations = model.predict(prepare_input(rides, with_time=wants_time(model)))
     result = make_result(rides, durations, os.environ["RUN_ID"])
     result.to_parquet(os.environ["OUTPUT_FILE"], engine="pyarrow", index=False)
 

@@ -9,17 +9,15 @@ from typing import Any
 import mlflow.pyfunc
 from flask import Flask, Response, jsonify, request
 
+from scripts.benchmark.course_features import prepare_features, prepare_frame, wants_time
+
 RUN_ID = os.environ["RUN_ID"]
 
 model = mlflow.pyfunc.load_model(os.environ["MODEL_LOCATION"])
+prepare = prepare_frame if wants_time(model) else prepare_features
 
 
-def prepare_features(ride: dict[str, Any]) -> dict[str, Any]:
-    """Return the model's input for one ride."""
-    return {"PU_DO": f"{ride['PULocationID']}_{ride['DOLocationID']}", "trip_distance": ride["trip_distance"]}
-
-
-def predict(features: dict[str, Any]) -> float:
+def predict(features: Any) -> float:
     """Return the duration of one ride, in minutes."""
     return float(model.predict(features)[0])
 
@@ -31,4 +29,4 @@ app = Flask("duration-prediction")
 def predict_endpoint() -> Response:
     """Answer a ride with its duration."""
     ride = request.get_json()
-    return jsonify({"duration": predict(prepare_features(ride)), "model_version": RUN_ID})
+    return jsonify({"duration": predict(prepare(ride)), "model_version": RUN_ID})

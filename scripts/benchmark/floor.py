@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis.type_defs import PutRecordsRequestEntryTypeDef
 
 ENTRIES_A_REQUEST = 500
-TRUSTED_TYPES = ["sklearn.tree._tree.Tree"]
+TRUSTED_TYPES = [
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.model_selection._split.KFold",
+    "sklearn.tree._tree.Tree",
+]
 MINUTES = 15.717900398172926
 """A duration of the usual length in characters: the entries are made before the model predicts."""
 CONFIG = Config(retries={"total_max_attempts": 1}, connect_timeout=1.0, read_timeout=5.0, parameter_validation=False)
@@ -52,14 +56,12 @@ RUN_ID = os.environ["RUN_ID"]
 
 def prepare(event: Mapping[str, Any]) -> Callable[[], list[float]]:
     """Make the features of the event's rides, and entries as large as ours; return a function that only uses them."""
-    features: list[dict[str, Any]] = []
+    features: Any = []
     entries: list[PutRecordsRequestEntryTypeDef] = []
     for record in event["Records"]:
         received = json.loads(base64.b64decode(record["kinesis"]["data"]))
         ride, ride_id = received["ride"], received["ride_id"]
-        features.append(
-            {"PU_DO": f"{ride['PULocationID']}_{ride['DOLocationID']}", "trip_distance": ride["trip_distance"]}
-        )
+        features.append(ride)
         prediction = {
             "model": "ride_duration_prediction_model",
             "version": RUN_ID,
@@ -68,6 +70,7 @@ def prepare(event: Mapping[str, Any]) -> Callable[[], list[float]]:
         }
         data = json.dumps(prediction, separators=(",", ":")).encode()
         entries.append({"Data": data, "PartitionKey": str(ride_id)})
+    features = _prepare_input(features)
     requests = [entries[at : at + ENTRIES_A_REQUEST] for at in range(0, len(entries), ENTRIES_A_REQUEST)]
 
     def handle() -> list[float]:
@@ -77,3 +80,18 @@ def prepare(event: Mapping[str, Any]) -> Callable[[], list[float]]:
         return durations
 
     return handle
+
+
+def _prepare_input(rides: list[dict[str, Any]]) -> Any:
+    """Return the pipeline's input for these rides, as dictionaries or as a DataFrame."""
+    if not hasattr(PIPELINE, "feature_names_in_"):
+        return [
+            {"PU_DO": f"{ride['PULocationID']}_{ride['DOLocationID']}", "trip_distance": ride["trip_distance"]}
+            for ride in rides
+        ]
+    # Imported here because only a pipeline that was fitted on a DataFrame needs pandas.
+    import pandas as pd
+
+    from scripts.benchmark.course_features import prepare_frame
+
+    return pd.concat([prepare_frame(ride) for ride in rides], ignore_index=True)

@@ -7,6 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from features import PAIR_AND_DISTANCE, prepare_features
+from model_metadata import KEY, ModelMetadata
 from rides import Ride
 from scripts.cli import CommandError
 from scripts.sources.chosen import read_tlc_rides
@@ -17,7 +21,7 @@ from scripts.sources.synthetic import generate_events, generate_rides
 from targets import DURATION
 from trips import Trips, training_trips
 
-RIDGE, FOREST = MODELS = ("ridge", "forest")
+RIDGE, FOREST, BOOSTED = MODELS = ("ridge", "forest", "boosted")
 SERVED, SKOPS, CLOUDPICKLE = FORMS = ("served form", "skops", "cloudpickle")
 """The forms of a model. A model with a served form has a skops file too, which the function does not read."""
 
@@ -111,6 +115,8 @@ class LoggedModel:
 
     run_id: str
     folders: Mapping[str, Path]
+    features: Sequence[str] = PAIR_AND_DISTANCE
+    """The names of the features that it wants."""
 
     def cloudpickle_sha256(self) -> str:
         """Return the digest of the cloudpickle file, for ``MODEL_SHA256``."""
@@ -160,26 +166,37 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
     from scripts.models import training  # isort: skip
     import mlflow
 
+    from scripts.models.boosting import WITH_TIME, fit_boosted
     from scripts.models.compiling import compile_pipeline
 
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     experiment = mlflow.create_experiment("bench", artifact_location=(folder / "models").as_uri())
     logged = {}
     for name in names:
-        estimator = training.MODELS[name]()
-        if name == FOREST:
-            estimator.set_params(n_estimators=trees)
-        pipeline = training.fit(estimator, training.features(trips.rides, min_pair_count=1), trips.values)
-        if name == FOREST:
-            # Training uses all cores, but people log a forest with scikit-learn's default, one core.
-            estimator.set_params(n_jobs=None)
-        served_form = compile_pipeline(pipeline, pipeline.predict)
+        features = WITH_TIME if name == BOOSTED else PAIR_AND_DISTANCE
+        if name == BOOSTED:
+            prepared = [prepare_features(ride, features) for ride in trips.rides]
+            pipeline = fit_boosted(prepared, trips.values, features, SEED)
+        else:
+            estimator = training.MODELS[name]()
+            if name == FOREST:
+                estimator.set_params(n_estimators=trees)
+            pipeline = training.fit(estimator, training.features(trips.rides, min_pair_count=1), trips.values)
+            if name == FOREST:
+                # Training uses all cores, but people log a forest with scikit-learn's default, one core.
+                estimator.set_params(n_jobs=None)
+        metadata = ModelMetadata(features=features)
+        served_form = compile_pipeline(pipeline, training.predict_with(pipeline, features), names=features)
         with mlflow.start_run(experiment_id=experiment) as run:
-            served = training.log_model(pipeline, served_form)
-            skops = training.log_model(pipeline, None)
+            served = training.log_model(pipeline, served_form, metadata)
+            skops = training.log_model(pipeline, None, metadata)
             cloudpickle = mlflow.sklearn.log_model(
-                pipeline, name=CLOUDPICKLE, serialization_format=CLOUDPICKLE, pip_requirements=[]
+                pipeline,
+                name=CLOUDPICKLE,
+                serialization_format=CLOUDPICKLE,
+                pip_requirements=[],
+                metadata={KEY: msgspec.to_builtins(metadata)},
             )
         folders = [Path(training.as_path(model.artifact_path)) for model in (served, skops, cloudpickle)]
-        logged[name] = LoggedModel(run.info.run_id, dict(zip(FORMS, folders, strict=True)))
+        logged[name] = LoggedModel(run.info.run_id, dict(zip(FORMS, folders, strict=True)), features)
     return logged

@@ -2,13 +2,11 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-import venv
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,9 +16,10 @@ from typing import NamedTuple
 from scripts.benchmark import endpoint
 from scripts.benchmark.consumers import COMMON, CONSUMERS, EMPTY, FLOOR, OURS, OURS_SKLEARN
 from scripts.benchmark.inputs import CLOUDPICKLE, SERVED, SKOPS, LoggedModel, Plan
-from scripts.cli import CONSOLE, OUTPUT_STREAM, CommandError
-from scripts.environment import ROOT, PipError, pip, requirements
+from scripts.cli import OUTPUT_STREAM, CommandError
+from scripts.environment import ROOT
 from scripts.localaws import setup
+from scripts.pythons import install_python
 
 WARM, COLD = PARTS = ("warm", "cold")
 LATENCY = 0.01
@@ -29,14 +28,6 @@ DELAYED = f"{WARM}, {LATENCY * 1000:g} ms a request"
 LATENCIES = {WARM: 0.0, DELAYED: LATENCY}
 """The latency of each case of warm batches."""
 
-ENVIRONMENTS = {
-    "mlflow": ["packages", "training"],
-    "lean": ["packages"],
-    "sklearn": ["packages", "sklearn"],
-    "lean-batch": ["packages", "batch"],
-    "sklearn-batch": ["packages", "sklearn", "batch"],
-}
-"""The environments in .bench, each with only the locked packages that its programs need: categories of the Pipfile."""
 ENVIRONMENT_OF = {COMMON: "mlflow", OURS_SKLEARN: "sklearn", OURS: "lean", FLOOR: "sklearn", EMPTY: "lean"}
 """The environment in which a consumer starts."""
 NO_MODEL = "no model"
@@ -236,24 +227,3 @@ def _expect_seconds(cell: Cell, samples: Mapping[Cell, list[Sample]]) -> float:
 def install_pythons() -> dict[str, Path]:
     """Return the Python that runs each consumer, in an environment with only the consumer's packages."""
     return {consumer: install_python(name) for consumer, name in ENVIRONMENT_OF.items()}
-
-
-def install_python(name: str) -> Path:
-    """Return the Python of the environment in .bench of this name, which is installed if it is not there.
-
-    Raises CommandError if a package cannot be installed; the message has pip's own words.
-    """
-    lines = requirements(ENVIRONMENTS[name])
-    digest = hashlib.sha256("\n".join([sys.version, *lines]).encode()).hexdigest()
-    folder = ROOT / ".bench" / name
-    mark, python = folder / "made-of", folder / "bin" / "python"
-    if not mark.exists() or mark.read_text() != digest:
-        with CONSOLE.status(f"Installing {len(lines)} packages into .bench/{name}, once"):
-            venv.create(folder, symlinks=True, clear=True)
-            try:
-                pip(["--python", str(python), "install", "--compile", "--quiet"], lines)
-            except PipError as error:
-                message = f"the locked packages cannot be installed for the benchmark: {error}"
-                raise CommandError(message) from error
-        mark.write_text(digest)
-    return python

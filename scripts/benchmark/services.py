@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from features import prepare_features
 from rides import Ride
 from scripts.benchmark import load
@@ -44,8 +46,8 @@ class Kind:
     form: str
     """The form of the model. All forms hold the same pipeline."""
     path: str
-    encode: Callable[[Sequence[Ride]], Any]
-    """Makes the JSON of a request for some rides."""
+    encode: Callable[[Sequence[Ride], Sequence[str]], Any]
+    """Makes the JSON of a request for some rides, and a model that wants the features of these names."""
     read: Callable[[Any], list[float]]
     """Returns the durations in the JSON of an answer."""
     takes_lists: bool = True
@@ -54,7 +56,8 @@ class Kind:
 
 
 def _as_bare_ride(ride: Ride) -> dict[str, Any]:
-    return {name: getattr(ride, name) for name in Ride.__struct_fields__}
+    bare: dict[str, Any] = msgspec.to_builtins(ride)
+    return bare
 
 
 GUNICORN = (sys.executable, "-m", "gunicorn", f"--bind={HOST}:{{port}}")
@@ -62,7 +65,7 @@ _OURS = Kind(
     command=(*GUNICORN, "web_service:app"),
     form=SERVED,
     path="/predict",
-    encode=lambda rides: [_as_bare_ride(ride) for ride in rides] if len(rides) > 1 else _as_bare_ride(rides[0]),
+    encode=lambda rides, _: [_as_bare_ride(ride) for ride in rides] if len(rides) > 1 else _as_bare_ride(rides[0]),
     read=lambda answer: [one["duration"] for one in (answer if isinstance(answer, list) else [answer])],
     folder=ROOT,
 )
@@ -74,7 +77,7 @@ KINDS = {
         command=(*GUNICORN, "scripts.benchmark.course_service:app"),
         form=CLOUDPICKLE,
         path="/predict",
-        encode=lambda rides: _as_bare_ride(rides[0]),
+        encode=lambda rides, _: _as_bare_ride(rides[0]),
         read=lambda answer: [answer["duration"]],
         takes_lists=False,
     ),
@@ -86,7 +89,7 @@ KINDS = {
         ),
         form=SKOPS,
         path="/invocations",
-        encode=lambda rides: {"dataframe_records": [prepare_features(ride) for ride in rides]},
+        encode=lambda rides, names: {"dataframe_records": [prepare_features(ride, names) for ride in rides]},
         read=lambda answer: answer["predictions"],
     ),
 }
@@ -109,6 +112,7 @@ class Service:
 
     name: str
     kind: Kind
+    model: LoggedModel
     process: "subprocess.Popen[bytes]"
     port: int
     log: Path
@@ -117,7 +121,7 @@ class Service:
 
     def send(self, rides: Sequence[Sequence[Ride]], connections: int, seconds: float, requests: int = 10**9) -> Answers:
         """Send requests, each with some of the rides, and return the answers. Raises CommandError if one is wrong."""
-        bodies = [json.dumps(self.kind.encode(of_request)) for of_request in rides]
+        bodies = [json.dumps(self.kind.encode(of_request, self.model.features)) for of_request in rides]
         cpu = self.read_cpu()
         answers = load.send(Traffic(self.port, self.kind.path, bodies, connections, seconds, requests))
         self.requests += answers.requests
@@ -197,7 +201,7 @@ def start(name: str, workers: int, model: LoggedModel, folder: Path) -> Iterator
             start_new_session=True,
         )
     try:
-        yield Service(name, kind, process, port, log)
+        yield Service(name, kind, model, process, port, log)
     finally:
         # Kill the whole group, because a killed server leaves its workers running. They have nothing to save.
         with contextlib.suppress(ProcessLookupError):

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from features import prepare_features
 from rides import Ride
 from scripts.benchmark import services
@@ -112,7 +114,8 @@ def make_batches(rides: Sequence[Ride], size: int, most: int) -> list[Sequence[R
 def predict_with_scikit_learn(model: LoggedModel, rides: Sequence[Ride]) -> dict[Ride, float]:
     """Return the durations that the services must give."""
     pipeline = pickle.loads((model.folders[CLOUDPICKLE] / "model.pkl").read_bytes())  # noqa: S301 - logged just now
-    values = pipeline.predict([prepare_features(ride) for ride in rides])
+    features = [prepare_features(ride, model.features) for ride in rides]
+    values = pipeline.predict(pd.DataFrame(features) if hasattr(pipeline, "feature_names_in_") else features)
     return dict(zip(rides, values.tolist(), strict=True))
 
 

@@ -120,7 +120,7 @@ def parse_arguments() -> argparse.Namespace:
         " (default: synthetic rides)",
     )
     add("--parts", nargs="+", choices=PARTS, help="stream only: warm batches, cold starts (default: both)")
-    add("--models", nargs="+", choices=MODELS, default=MODELS, help="(default: both)")
+    add("--models", nargs="+", choices=MODELS, default=MODELS, help="(default: all)")
     add("--quick", action="store_true", help="small models, small batches and few rounds: for a look, not for figures")
     add("--rounds", type=cli.count, metavar="N", help=f"the number of rounds {of_default(FULL.rounds, QUICK.rounds)}")
     add(

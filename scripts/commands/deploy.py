@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from artifacts import ModelError, find_run
-from flavors import find_digest
+from digests import find_digest, open_pinned
 from scripts import cli
 from scripts.aws.stack import find_stack
 from scripts.cli import CONSOLE, CommandError
@@ -110,7 +110,7 @@ def pin_models(current: Mapping[str, str], given: Mapping[str, str]) -> dict[str
                 location = (
                     f"s3://{bucket}/{folder}" if folder else find_run(bucket, wanted["ExperimentId"], run_id or "")
                 )
-                pinned[digest] = find_digest(location)
+                pinned[digest] = find_digest(*open_pinned(location, None))
                 CONSOLE.print(f"{digest}={pinned[digest]} pins the model in {location}", soft_wrap=True)
             except ModelError as error:
                 CONSOLE.print(

@@ -8,88 +8,62 @@ import argparse
 import contextlib
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
-
-from rich.file_proxy import FileProxy
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from artifacts import ModelError
 from scripts import cli, serving
 from scripts.cli import CONSOLE
-from scripts.localaws import account, chaos, faults, report, rules, setup
+from scripts.localaws import account, chaos, consumers, faults, report, setup
 from scripts.localaws.account import ExpectedRecord, PutRide
+from scripts.localaws.consumers import DeliveredRides
 from scripts.localaws.mapping import EventSourceMapping
-from scripts.localaws.rules import EventRecord, MappingSettings
-from scripts.localaws.sandbox import LambdaContext
+from scripts.localaws.setup import Outputs
 from scripts.sources import chosen
 from settings import SettingsError
-from streaming.records import decode_event
 from trip_cells import TripRecordError
 
-MAPPING = MappingSettings(
-    batch_size=500,
-    bisect_on_error=True,
-    maximum_retry_attempts=3,
-    report_batch_item_failures=True,
-    on_failure=f"s3://{setup.FAILURES_BUCKET}",
-)
-
-TIMEOUT_SECONDS = 10
-"""The function's timeout."""
 DELAY_SECONDS = 4
 """Late responses of ``--chaos`` come after a third of the function's time, when their requests have timed out."""
 EXPLAINED = (ModelError, SettingsError, TripRecordError)
 
 
-class DeliveredRides:
-    """Counts the rides that were predicted or rejected. An aggregated record has many of them."""
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.count = 0
-        self._lock = threading.Lock()
-
-    def add(self, records: Sequence[EventRecord]) -> None:
-        """Count the rides in records that the function has finished. Any thread may call this."""
-        received, rejections = decode_event(rules.event_of(records))
-        with self._lock:
-            self.count += len(received) + len(rejections)
-
-
 def main() -> int:
-    """Run the stack as the command line says; return the exit code, 0 if every ride was predicted or rejected."""
+    """Run the stack as the command line says; return the exit code, 0 if every ride was predicted or rejected.
+
+    A shadow's account does not change the exit code.
+    """
     options = parse_arguments()
     source = chosen.rides_from_options(options, options.seed)
-    model = setup.copy_chosen_model(os.environ, options.model)
-    CONSOLE.print(f"Model: {model.location}, run {model.run_id}", markup=False, highlight=False, soft_wrap=True)
+    chosen_consumers = consumers.choose_consumers(options.model, options.shadow)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
     decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
-    with setup.start(model, options.shards) as local, chaos.serve(local.endpoint, decide) as faulty:
-        setup.configure_function(os.environ, model)
-        try:
-            function = load_function(faulty.url if options.chaos else local.endpoint)
-        except ModelError as error:
-            raise ModelError(str(error).replace(model.uri, model.location)) from error
-        delivered = DeliveredRides()
-        with EventSourceMapping(
-            local.kinesis, local.s3, cli.INPUT_STREAM, function, MAPPING, on_delivered=delivered.add
-        ) as mapping:
-            rides: dict[str, PutRide] = {}
-            records, began = [ExpectedRecord(record) for record in source.records], time.time()
-            is_settled = account.put_and_wait(local.kinesis, records, mapping, rides)
-            seconds = time.time() - began
-            found = account.take_account(rides, local.kinesis, local.s3)
-            report.show(found, rides, mapping.counters().redelivered, seconds, stays=options.serve)
-            if options.chaos:
-                report.show_faults(faulty.faults)
-            if source.left_out:
-                print(f"{source.left_out:,} rows of {options.data} were left out: outside the contract")
-            if not is_settled:
-                abandon()
-            if options.serve:
-                serve(local, mapping, delivered)
+    delivered = DeliveredRides()
+    with (
+        setup.start(options.shards, [(one.model, one.outputs) for one in chosen_consumers]) as local,
+        chaos.serve(local.endpoint, decide) as faulty,
+        consumers.start(
+            chosen_consumers, local, faulty.url if options.chaos else local.endpoint, options.shards, delivered
+        ) as (mapping, *shadows),
+    ):
+        rides: dict[str, PutRide] = {}
+        records, began = [ExpectedRecord(record) for record in source.records], time.time()
+        is_settled = account.put_and_wait(local.kinesis, records, mapping, rides)
+        seconds = time.time() - began
+        found = account.take_account(rides, local.kinesis, local.s3)
+        report.show(found, rides, mapping.counters().redelivered, seconds, stays=options.serve)
+        others = [one.outputs for one in chosen_consumers[1:]]
+        for shadow, outputs in zip(shadows, others, strict=True):
+            show_shadow(local, shadow, outputs, rides, len(records), began, stays=options.serve)
+        if options.chaos:
+            report.show_faults(faulty.faults)
+        if source.left_out:
+            print(f"{source.left_out:,} rows of {options.data} were left out: outside the contract")
+        if not is_settled:
+            abandon()
+        if options.serve:
+            serve(local, mapping, delivered, others)
     return 0 if found.is_exact else 1
 
 
@@ -102,6 +76,11 @@ def parse_arguments() -> argparse.Namespace:
         " else the sample model). A pickled model needs its digest in MODEL_SHA256"
     )
     parser.add_argument("--model", metavar="LOCATION", help=model)
+    shadow = (
+        "folder or s3:// URI of a second model, whose function predicts the same rides to a stream of its own,"
+        f" {cli.SHADOW_STREAM}, independently of the first. A pickled one needs its digest in SHADOW_MODEL_SHA256"
+    )
+    parser.add_argument("--shadow", metavar="LOCATION", help=shadow)
     shards = "the number of shards of each stream, which are read concurrently (default: %(default)s)"
     parser.add_argument("--shards", type=cli.shards, default=1, metavar="N", help=shards)
     seed = "decides which rides are generated and which are bad (default: %(default)s)"
@@ -113,14 +92,24 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_function(endpoint: str) -> Callable[[dict[str, Any]], object]:
-    """Return the Lambda function, cold-started, with AWS at the endpoint; it logs to stderr from now on."""
-    usual, os.environ["AWS_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"], endpoint
-    # Its logger keeps the stdout of the import. On a terminal, log lines must not break the progress bars.
-    with contextlib.redirect_stdout(FileProxy(CONSOLE, sys.stderr) if CONSOLE.is_terminal else sys.stderr):
-        import lambda_function
-    os.environ["AWS_ENDPOINT_URL"] = usual
-    return lambda event: lambda_function.lambda_handler(event, LambdaContext(TIMEOUT_SECONDS))
+def show_shadow(
+    local: setup.LocalStack,
+    mapping: EventSourceMapping,
+    outputs: Outputs,
+    rides: Mapping[str, PutRide],
+    records: int,
+    began: float,
+    *,
+    stays: bool,
+) -> None:
+    """Wait until a shadow is done with the records, or stalls, and print its account."""
+    with CONSOLE.status(f"Waiting for {outputs.stream}"):
+        if not account.wait_until_settled(mapping, records, lambda: None):
+            CONSOLE.print(
+                f"The shadow settled nothing for {account.STALL_SECONDS} seconds: its account is not complete"
+            )
+    seconds, found = time.time() - began, account.take_account(rides, local.kinesis, local.s3, outputs)
+    report.show(found, rides, mapping.counters().redelivered, seconds, stays=stays, outputs=outputs)
 
 
 def abandon() -> NoReturn:
@@ -130,11 +119,13 @@ def abandon() -> NoReturn:
     os._exit(1)
 
 
-def serve(local: setup.LocalStack, mapping: EventSourceMapping, delivered: DeliveredRides) -> None:
+def serve(
+    local: setup.LocalStack, mapping: EventSourceMapping, delivered: DeliveredRides, shadows: Sequence[Outputs]
+) -> None:
     """Show how to use the local AWS from another terminal, and keep it up until the user ends it."""
     shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
     with serving.announce(setup.variables(local.endpoint)):
-        print(f"\nIn another terminal:\n\n{report.aws_commands(local.endpoint, shard_id)}\n", flush=True)
+        print(f"\nIn another terminal:\n\n{report.aws_commands(local.endpoint, shard_id, shadows)}\n", flush=True)
         stay_up(mapping, delivered)
     CONSOLE.print(f"Served {delivered.count:,} rides", highlight=False)
 

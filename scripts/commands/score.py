@@ -20,9 +20,10 @@ from pathlib import Path
 from rich.console import Console
 
 import batch_job
+from batch.manifests import ModelIdentity
 from batch.months import Month, months_between
 from batch.plan import PlannedMonth, make_plan
-from batch_job import Job, add_places, identify_model, settings_from
+from batch_job import Job, add_places, identify_model
 from scripts import cli
 from scripts.cli import CONSOLE
 from scripts.scoring import flow_runs, running, shown
@@ -53,7 +54,7 @@ def main() -> int:
     if options.report:
         cli.check_writable(options.report)  # before minutes have passed
     cli.choose_model(os.environ, options.model)
-    settings = settings_from(os.environ)
+    settings = ModelSettings.from_environment(os.environ)
     if not (options.plan or options.run or options.flow):
         score_one(Job(options.months[0], options.input, options.output, options.force), settings)
         report(options, options.months, settings)
@@ -63,8 +64,8 @@ def main() -> int:
     model = identify_model(settings)
     plan = make_plan(options.months, options.input, options.output, model)
     if options.plan:
-        Console().print(shown.plan_table(plan, model.version))
-    results = score_due(plan, options) if options.run else []
+        Console().print(shown.plan_table(plan, model))
+    results = score_due(plan, options, model) if options.run else []
     scored = [result.month for result in results if result.outcome]
     report(options, [planned.month for planned in plan if planned.state == "done"] + scored, settings)
     return 1 if any(result.error for result in results) else 0
@@ -81,13 +82,13 @@ def score_one(job: Job, settings: ModelSettings) -> None:
     print(outcome.location)
 
 
-def score_due(plan: Sequence[PlannedMonth], options: argparse.Namespace) -> list[MonthResult]:
+def score_due(plan: Sequence[PlannedMonth], options: argparse.Namespace, model: ModelIdentity) -> list[MonthResult]:
     """Score the months of a plan that are missing or stale, and return what became of them."""
     jobs = [Job(due.month, options.input, options.output, due.state == "stale") for due in plan if due.is_due]
     # Closed at once if Ctrl-C comes: otherwise the processes would go on until Python collects the iterator.
     with cli.progress_bar("months") as progress, closing(running.score_in_processes(jobs, options.jobs)) as found:
         results = list(progress.track(found, len(jobs), description="Scoring"))
-    CONSOLE.print(shown.results_table(results) if results else "Nothing is missing or stale")
+    CONSOLE.print(shown.results_table(results, model) if results else "Nothing is missing or stale")
     return results
 
 

@@ -112,7 +112,7 @@ def soak(options: argparse.Namespace) -> tuple[Account, dict[str, Any], bool]:
     records = list(expect_records(options.rides, options.bad, options.seed, load_model(str(SAMPLE_MODEL))))
     rides: dict[str, PutRide] = {}
     is_interrupted = False
-    with setup.start(model, options.shards) as local:
+    with setup.start(options.shards, [(model, setup.LIVE)]) as local:
         variables = dict(os.environ)
         setup.configure_function(variables, model)
         with (

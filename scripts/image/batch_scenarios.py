@@ -13,7 +13,7 @@ import msgspec
 from batch.manifests import MANIFEST, Manifest
 from batch.outputs import Place
 from batch.places import open_place
-from batch_job import Job, ScoredMonth, score_month, settings_from
+from batch_job import Job, ScoredMonth, score_month
 from scripts.cli import SAMPLE_MODEL
 from scripts.image import checks, container
 from scripts.image.checks import ScenarioError, expect
@@ -24,6 +24,7 @@ from scripts.image.trip_files import MONTH, make_trips, read_values
 from scripts.localaws import chaos
 from scripts.localaws.faults import Call, Delayed, Fault
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
+from settings import ModelSettings
 
 ROWS = 2_000
 MEMORY_MB, FLOW_MEMORY_MB = 512, 1024
@@ -144,7 +145,7 @@ def shows_how_it_is_used(stage: BatchStage) -> str:
 
 def scores_a_folder_without_s3(stage: BatchStage) -> str:
     """The job writes the same files of the month as outside of the image, and a second run changes nothing."""
-    settings = settings_from({"MODEL_LOCATION": str(SAMPLE_MODEL)})
+    settings = ModelSettings.from_environment({"MODEL_LOCATION": str(SAMPLE_MODEL)})
     with shared_folder(stage) as shared, tempfile.TemporaryDirectory() as own:
         trips = shared / MONTH.file_name
         trips.write_bytes(make_trips(ROWS))

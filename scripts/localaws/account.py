@@ -14,9 +14,9 @@ from model import Model
 from scripts.aws.kept_objects import DISCARDED, KeptObjects
 from scripts.aws.predictions import ReadPrediction, read_predictions
 from scripts.aws.shards import follow
-from scripts.cli import CONSOLE, INPUT_STREAM, OUTPUT_STREAM, CommandError, progress_bar
+from scripts.cli import CONSOLE, INPUT_STREAM, CommandError, progress_bar
 from scripts.localaws.mapping import EventSourceMapping
-from scripts.localaws.setup import REJECTIONS
+from scripts.localaws.setup import LIVE, Outputs
 from scripts.sources.bad import with_bad_rides
 from scripts.sources.records import RideRecord, aggregate
 from scripts.sources.synthetic import generate_rides
@@ -169,11 +169,13 @@ def wait_until_settled(
     return True
 
 
-def take_account(rides: Mapping[str, PutRide], kinesis: "KinesisClient", s3: "S3Client") -> Account:
-    """Return the account of rides that were put, by what the output stream and the failures bucket hold."""
-    rounds = itertools.takewhile(bool, follow(kinesis, OUTPUT_STREAM))
+def take_account(
+    rides: Mapping[str, PutRide], kinesis: "KinesisClient", s3: "S3Client", outputs: Outputs = LIVE
+) -> Account:
+    """Return the account of rides that were put, by what a consumer's output stream and failures bucket hold."""
+    rounds = itertools.takewhile(bool, follow(kinesis, outputs.stream))
     predictions = (prediction for found in rounds for prediction in read_predictions(found))
-    failures = KeptObjects(s3, REJECTIONS)
+    failures = KeptObjects(s3, outputs.rejections)
     kept = [record for key in failures.find() for record in failures.read(key).records]
     rejections = [msgspec.json.decode(one.source, type=RejectionLine) for one in kept if one.kind != DISCARDED]
     given_up = {msgspec.json.decode(one.source, type=KinesisRecord).event_id for one in kept if one.kind == DISCARDED}

@@ -16,7 +16,7 @@ from scripts.aws.kept_objects import ON_FAILURE_PREFIX
 from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, printable
 from scripts.localaws.account import Account, PutRide
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
-from scripts.localaws.setup import FAILURES_BUCKET, REJECTIONS
+from scripts.localaws.setup import LIVE, Outputs
 from targets import DURATION
 from trips import is_usual
 
@@ -34,9 +34,20 @@ SAMPLE_KEY = "256"
 _console = Console()
 
 
-def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float, *, stays: bool) -> None:
-    """Print the account of rides that were put, by event id; the run took ``seconds``, and its local AWS may stay."""
-    predicted = [event_id for event_id in rides if event_id in account.predicted]
+def show(
+    account: Account,
+    rides: Mapping[str, PutRide],
+    redelivered: int,
+    seconds: float,
+    *,
+    stays: bool,
+    outputs: Outputs = LIVE,
+) -> None:
+    """Print a consumer's account of rides that were put, by event id; only of the live consumer, the rides as well.
+
+    The run took ``seconds``, and its local AWS may stay.
+    """
+    predicted = [event_id for event_id in rides if event_id in account.predicted] if outputs is LIVE else []
     shown = predicted if len(predicted) <= MAX_ROWS else predicted[:FIRST_ROWS]
     if shown:
         _console.print(_rides_table(account, rides, shown))
@@ -44,10 +55,11 @@ def show(account: Account, rides: Mapping[str, PutRide], redelivered: int, secon
         _console.print(f"... and {len(predicted) - len(shown):,} more\n", highlight=False)
     if account.rejected:
         _console.print(_rejections_table(account))
-        _print_line(f"They {_stored(f'{REJECTIONS}/', stays)}\n")
-    _console.print(_summary_table(account, rides, redelivered, seconds))
+        _print_line(f"They {_stored(f'{outputs.rejections}/', stays)}\n")
+    title = "Summary" if outputs is LIVE else f"Summary of {outputs.stream}"
+    _console.print(_summary_table(title, account, rides, redelivered, seconds))
     if account.given_up:
-        place = f"s3://{FAILURES_BUCKET}/{ON_FAILURE_PREFIX}"
+        place = f"s3://{outputs.failures_bucket}/{ON_FAILURE_PREFIX}"
         _print_line(f"The function failed on the rides that were given up; they {_stored(place, stays)}")
     if account.missing:
         keys = ", ".join(printable(rides[event_id].record.partition_key) for event_id in account.missing[:MAX_MISSING])
@@ -114,7 +126,9 @@ def _rejections_table(account: Account) -> Table:
     return table
 
 
-def _summary_table(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float) -> Table:
+def _summary_table(
+    title: str, account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float
+) -> Table:
     problems = {
         "given up": account.given_up,
         "missing": account.missing,
@@ -131,7 +145,7 @@ def _summary_table(account: Account, rides: Mapping[str, PutRide], redelivered: 
         **{f"put to prediction, p{rank}": _milliseconds(latency(account, rides, rank)) for rank in (50, 95)},
         "rides/s": f"{account.put / seconds:,.0f}",
     }
-    table = _table("Summary", Column(), Column(justify="right"), show_header=False)
+    table = _table(title, Column(), Column(justify="right"), show_header=False)
     for row in rows.items():
         table.add_row(*row)
     return table
@@ -156,8 +170,10 @@ def show_faults(faults: Mapping[str, int]) -> None:
     _console.print(table)
 
 
-def aws_commands(endpoint: str, shard_id: str) -> str:
+def aws_commands(endpoint: str, shard_id: str, shadows: Sequence[Outputs]) -> str:
     """Return lines for another shell that put the ride of events/ride.json and read its prediction, in two ways.
+
+    Another line compares the predictions of each shadow with those of the live model.
 
     They can be pasted as a whole, because each of them ends. The AWS CLI comes last, because it may not be installed.
     """
@@ -169,6 +185,7 @@ def aws_commands(endpoint: str, shard_id: str) -> str:
         f"export {' '.join(f'{name}={value}' for name, value in variables.items())}",
         "./scripts/put-rides --json events/ride.json",
         "./scripts/read-predictions --json --distinct --idle 2",
+        *(f"./scripts/compare {OUTPUT_STREAM} {shadow.stream}" for shadow in shadows),
         f"ITERATOR=$(aws kinesis get-shard-iterator {iterator} --query ShardIterator --output text)",
         f"aws kinesis put-record --stream-name {INPUT_STREAM} --partition-key {SAMPLE_KEY} --data fileb://events/ride.json",
         "sleep 2",

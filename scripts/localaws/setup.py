@@ -5,8 +5,8 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import boto3
@@ -14,7 +14,7 @@ import boto3
 import clients
 from artifacts import MLMODEL, ModelError, describe, open_artifact
 from model import find_location
-from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL
+from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL, SHADOW_STREAM
 from scripts.localaws import moto
 from scripts.localaws.moto import environment_without_account
 from scripts.localaws.server import HOST
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
-REJECTIONS = f"s3://{FAILURES_BUCKET}/rejections"
-EXPERIMENT_ID = "1"
+EXPERIMENT_ID, SHADOW_EXPERIMENT_ID = "1", "2"
+SHADOW_PREFIX = "SHADOW_"
+"""Begins the names of variables about the shadow."""
 MODEL_VARIABLES = ("MLFLOW_EXPERIMENT_ID", "MODEL_BUCKET", "MODEL_LOCATION", "MODEL_SHA256", "RUN_ID")
 OTHER_VARIABLES = (
     *("FAILURES_LOCATION", "MODEL_NAME", "PREDICTION_FIELD", "PREDICTIONS_STREAM_NAME", "TEST_RUN", "TIME_ZONE"),
@@ -46,16 +47,41 @@ class ModelCopy:
     """Where the files go in the models bucket, relative to the experiment."""
     sha256: str | None = None
     """The digest that the user has pinned."""
+    experiment_id: str = EXPERIMENT_ID
+    """Each consumer has its own, because the files of two models may go to folders of one name."""
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of the files' keys in the models bucket."""
+        return f"{self.experiment_id}/{self.folder}"
 
     @property
     def uri(self) -> str:
         """Where the copy lies in the local AWS."""
-        return f"s3://{MODELS_BUCKET}/{EXPERIMENT_ID}/{self.folder}"
+        return f"s3://{MODELS_BUCKET}/{self.prefix}"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a consumer of the input stream writes. Each consumer has outputs of its own."""
+
+    stream: str = OUTPUT_STREAM
+    failures_bucket: str = FAILURES_BUCKET
+
+    @property
+    def rejections(self) -> str:
+        """The location of the rejections."""
+        return f"s3://{self.failures_bucket}/rejections"
+
+
+LIVE = Outputs()
+SHADOW = Outputs(SHADOW_STREAM, f"{FAILURES_BUCKET}-shadow")
+REJECTIONS = LIVE.rejections
 
 
 @dataclass(frozen=True)
 class LocalStack:
-    """The local AWS, with streams, buckets and a model in it."""
+    """The local AWS, with streams, buckets and models in it."""
 
     endpoint: str
     kinesis: "KinesisClient"
@@ -63,8 +89,11 @@ class LocalStack:
 
 
 @contextlib.contextmanager
-def start(model: ModelCopy, shards: int) -> Iterator[LocalStack]:
-    """Run the local AWS for the length of the block; this process reaches no other AWS from then on."""
+def start(shards: int, consumers: Iterable[tuple[ModelCopy, Outputs]]) -> Iterator[LocalStack]:
+    """Run the local AWS for the length of the block; this process reaches no other AWS from then on.
+
+    It has the input stream, and the model and the outputs of each consumer.
+    """
     # With more than ten shards, threads need more connections at once than a client keeps open.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     with moto.serve() as endpoint:
@@ -73,9 +102,11 @@ def start(model: ModelCopy, shards: int) -> Iterator[LocalStack]:
         boto3.setup_default_session()
         clients.start_session()
         kinesis, s3 = boto3.client("kinesis"), boto3.client("s3")
-        create(kinesis, s3, shards)
-        for name, content in model.files.items():
-            s3.put_object(Bucket=MODELS_BUCKET, Key=f"{EXPERIMENT_ID}/{model.folder}/{name}", Body=content)
+        models, outputs = zip(*consumers, strict=True)
+        create(kinesis, s3, shards, outputs)
+        for model in models:
+            for name, content in model.files.items():
+                s3.put_object(Bucket=MODELS_BUCKET, Key=f"{model.prefix}/{name}", Body=content)
         yield LocalStack(endpoint, kinesis, s3)
 
 
@@ -92,6 +123,13 @@ def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> M
         return copy_model(str(SAMPLE_MODEL))
     settings = ModelSettings.from_environment(variables)
     return copy_model(find_location(settings), settings.run_id, settings.sha256)
+
+
+def copy_shadow(environment: Mapping[str, str], location: str) -> ModelCopy:
+    """Copy the model of a shadow, whose digest is in SHADOW_MODEL_SHA256. Raises as ``copy_chosen_model`` does."""
+    variables = {"MODEL_LOCATION": location, "MODEL_SHA256": environment.get(f"{SHADOW_PREFIX}MODEL_SHA256", "")}
+    settings = ModelSettings.from_environment(variables)
+    return replace(copy_model(location, sha256=settings.sha256), experiment_id=SHADOW_EXPERIMENT_ID)
 
 
 def copy_model(location: str, run_id: str = "", sha256: str | None = None) -> ModelCopy:
@@ -121,16 +159,16 @@ def variables(endpoint: str) -> dict[str, str]:
     return {"AWS_ENDPOINT_URL": endpoint, **moto.DUMMY_CREDENTIALS, "NO_PROXY": HOST, "no_proxy": HOST}
 
 
-def create(kinesis: "KinesisClient", s3: "S3Client", shards: int) -> None:
-    """Create both streams, each with this number of shards, and both buckets."""
-    for stream in (INPUT_STREAM, OUTPUT_STREAM):
+def create(kinesis: "KinesisClient", s3: "S3Client", shards: int, outputs: Sequence[Outputs] = (LIVE,)) -> None:
+    """Create the input stream and the output streams, each with this number of shards, and the buckets."""
+    for stream in (INPUT_STREAM, *(one.stream for one in outputs)):
         kinesis.create_stream(StreamName=stream, ShardCount=shards)
         kinesis.get_waiter("stream_exists").wait(StreamName=stream)
-    for bucket in (MODELS_BUCKET, FAILURES_BUCKET):
+    for bucket in (MODELS_BUCKET, *(one.failures_bucket for one in outputs)):
         s3.create_bucket(Bucket=bucket)
 
 
-def configure_function(environment: MutableMapping[str, str], model: ModelCopy) -> None:
+def configure_function(environment: MutableMapping[str, str], model: ModelCopy, outputs: Outputs = LIVE) -> None:
     """Set the function's variables for the local AWS and an uploaded model; of the user's, only LOG_LEVEL stays.
 
     Raises SettingsError if that is not a level.
@@ -138,12 +176,12 @@ def configure_function(environment: MutableMapping[str, str], model: ModelCopy) 
     for name in FUNCTION_VARIABLES:
         environment.pop(name, None)
     environment.update(
-        PREDICTIONS_STREAM_NAME=OUTPUT_STREAM,
+        PREDICTIONS_STREAM_NAME=outputs.stream,
         MODEL_BUCKET=MODELS_BUCKET,
-        MLFLOW_EXPERIMENT_ID=EXPERIMENT_ID,
+        MLFLOW_EXPERIMENT_ID=model.experiment_id,
         RUN_ID=model.run_id,
         MODEL_SHA256=model.sha256 or "",
-        FAILURES_LOCATION=REJECTIONS,
+        FAILURES_LOCATION=outputs.rejections,
     )
     environment["LOG_LEVEL"] = environment.get("LOG_LEVEL") or "WARNING"
     # Metrics would be printed for every batch, and nothing here collects them.

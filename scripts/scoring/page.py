@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from batch.manifests import Manifest
+from batch.manifests import Manifest, ModelIdentity
 from rides import MAX_TRIP_DISTANCE
 from scripts.environment import ROOT
-from scripts.scoring.plots import draw_density, draw_durations, draw_errors, draw_zones
-from scripts.scoring.sums import MILES, ZONES, DurationSums
+from scripts.scoring.plots import draw_density, draw_errors, draw_values, draw_zones
+from scripts.scoring.sums import MILES, ZONES, ValueSums
 from targets import DURATION
 
 MIN_RIDES = 30
@@ -32,14 +32,9 @@ MONTH_NAMES = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
-USUAL = (
-    f"Errors are of usual rides, which models are trained on: {DURATION.least:g} to {DURATION.most:g} minutes, and more"
-    f" than 0 and at most {MAX_TRIP_DISTANCE:g} miles. An error is the actual duration minus the predicted one, in"
-    " minutes: above 0, the ride took longer than predicted."
-)
 
 
-def make_page(manifests: Sequence[Manifest], left_out: Sequence[str], sums: DurationSums) -> str:
+def make_page(manifests: Sequence[Manifest], left_out: Sequence[str], sums: ValueSums) -> str:
     """Return the page about months of one colour.
 
     Args:
@@ -53,10 +48,10 @@ def make_page(manifests: Sequence[Manifest], left_out: Sequence[str], sums: Dura
     models = dict.fromkeys((manifest.model.name, manifest.model.version) for manifest in manifests)
     parts = [
         f"<h1>{escape(title)}</h1>",
-        *(_paragraph(f"Ride durations predicted by {name}, version {version}") for name, version in models),
+        *(_paragraph(f"Ride {sums.target}s predicted by {name}, version {version}") for name, version in models),
         *([_paragraph(f"Not scored, and not in this report: {', '.join(left_out)}")] if left_out else []),
         _tiles(manifests, sums),
-        _paragraph(USUAL),
+        *_explain_errors(manifests[0].model),
         *_plots(sums),
         *_pairs(sums),
         *_months(manifests),
@@ -90,7 +85,22 @@ def _paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def _tiles(manifests: Sequence[Manifest], sums: DurationSums) -> str:
+def _explain_errors(model: ModelIdentity) -> Iterable[str]:
+    if target := model.known_target:
+        yield _paragraph(
+            f"Errors are of usual rides, which models are trained on: {target.least:g} to {target.most:g}"
+            f" {target.unit}, and more than 0 and at most {MAX_TRIP_DISTANCE:g} miles. An error is the actual"
+            f" {target.name} minus the predicted one, in {target.unit}: above 0, {_name_excess(target.name)}."
+        )
+
+
+def _name_excess(target: str) -> str:
+    """Return what it means that the actual value is larger than the predicted one."""
+    is_duration = target == DURATION.name
+    return "the ride took longer than predicted" if is_duration else f"the {target} is above the predicted one"
+
+
+def _tiles(manifests: Sequence[Manifest], sums: ValueSums) -> str:
     counts = [manifest.counts for manifest in manifests]
     measured = int(sums.all.rides[0])
     tiles = {
@@ -98,32 +108,36 @@ def _tiles(manifests: Sequence[Manifest], sums: DurationSums) -> str:
         "Predicted": f"{sum(count.predicted for count in counts):,}",
         "Left out": f"{sum(count.rejected for count in counts):,}",
         "Usual rides": f"{measured:,}",
-        "RMSE, minutes": _number(float(sums.all.rmse[0]), 3),
-        "MAE, minutes": _number(sums.mae if measured else None, 3),
-        "Mean error, minutes": _number(float(sums.all.errors[0]), 3),
+        f"RMSE, {sums.unit}": _number(float(sums.all.rmse[0]), 3),
+        f"MAE, {sums.unit}": _number(sums.mae if measured else None, 3),
+        f"Mean error, {sums.unit}": _number(float(sums.all.errors[0]), 3),
     }
     cells = "\n".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
     return f'<dl class="tiles">\n{cells}\n</dl>'
 
 
-def _plots(sums: DurationSums) -> Iterable[str]:
-    yield "<h2>Durations</h2>"
+def _plots(sums: ValueSums) -> Iterable[str]:
+    yield f"<h2>{escape(f'{sums.target}s'.capitalize())}</h2>"
     if not sums.predicted.any():
         yield _paragraph("No ride was predicted.")
         return
-    of_minutes = f"0 to {len(sums.predicted) - 2} minutes"
+    shown, steps = f"0 to {sums.top:g} {sums.unit}", f"in steps of {sums.step:g} {sums.unit}"
+    if sums.target == DURATION.name:
+        steps = "by the minute"
     if not sums.all.rides[0]:
-        beyond = f"Predictions outside {of_minutes}: {_outside(sums.predicted):,}."
-        figure = _figure("Distribution", f"All predicted rides. {beyond}", draw_durations(sums))
+        beyond = f"Predictions outside {shown}: {_outside(sums.predicted):,}."
+        figure = _figure("Distribution", f"All predicted rides. {beyond}", draw_values(sums))
         yield _grid([figure])
-        yield _paragraph("The errors are not known, because no usual ride has an actual duration.")
+        yield _paragraph(f"The errors are not known, because no usual ride has an actual {sums.target}.")
         return
-    beyond = f"Predictions outside {of_minutes}: {_outside(sums.usual.sum(axis=0)):,}."
-    same = "On the line, the prediction is right; below it, the ride took longer than predicted."
+    beyond = f"Predictions outside {shown}: {_outside(sums.usual.sum(axis=0)):,}."
+    if above := _outside(sums.usual.sum(axis=1)):
+        beyond += f" Actual values above: {above:,}."
+    same = f"On the line, the prediction is right; below it, {_name_excess(sums.target)}."
     yield _grid(
         [
-            _figure("Distribution", f"Usual rides by the minute. {beyond}", draw_durations(sums)),
-            _figure("Actual against predicted", f"Usual rides by the minutes of both. {same}", draw_density(sums)),
+            _figure("Distribution", f"Usual rides {steps}. {beyond}", draw_values(sums)),
+            _figure("Actual against predicted", f"Usual rides by the {sums.unit} of both. {same}", draw_density(sums)),
         ]
     )
     yield "<h2>Errors</h2>"
@@ -132,14 +146,14 @@ def _plots(sums: DurationSums) -> Iterable[str]:
     labels = [textwrap.fill(names[zone], LABEL_WIDTH) for zone in largest]
     hours = {float(hour): str(hour) for hour in range(0, len(sums.hours.rides), 2)}
     ends = {place - 0.5: f"{miles:g}" for place, miles in enumerate((*MILES, MAX_TRIP_DISTANCE))}
-    by_hour = draw_errors(sums.hours, hours, "hour of the pickup")
-    by_distance = draw_errors(sums.distances, ends, "miles")
+    by_hour = draw_errors(sums.hours, hours, "hour of the pickup", sums.unit)
+    by_distance = draw_errors(sums.distances, ends, "miles", sums.unit)
     of_zones = f"The zones with the most usual rides, {len(largest)} of {np.count_nonzero(rides)}, and their rides."
     yield _grid(
         [
             _figure("By hour", "A bar for each hour of the day, as clocks at the pickup show it.", by_hour),
             _figure("By distance", "A bar for the rides between two distances.", by_distance),
-            _figure("By pickup zone", of_zones, draw_zones(sums.pickups, largest, labels)),
+            _figure("By pickup zone", of_zones, draw_zones(sums.pickups, largest, labels, sums.unit)),
         ]
     )
 
@@ -158,7 +172,7 @@ def _figure(title: str, caption: str, svg: str) -> str:
     return f"<figure>\n<h3>{escape(title)}</h3>\n<figcaption>{escape(caption)}</figcaption>\n{image}\n</figure>"
 
 
-def _pairs(sums: DurationSums) -> Iterable[str]:
+def _pairs(sums: ValueSums) -> Iterable[str]:
     """Yield the table of the pairs of zones with the largest RMSE."""
     pairs, names = sums.pairs, zone_names()
     if not pairs.rides.any():
@@ -169,7 +183,7 @@ def _pairs(sums: DurationSums) -> Iterable[str]:
     if not len(worst):
         yield _paragraph(f"No pair of zones has {MIN_RIDES} usual rides.")
         return
-    yield _paragraph(f"By RMSE, in minutes. Pairs with at least {MIN_RIDES} usual rides: {len(known):,}.")
+    yield _paragraph(f"By RMSE, in {sums.unit}. Pairs with at least {MIN_RIDES} usual rides: {len(known):,}.")
     actual, errors, rmse = pairs.actual, pairs.errors, pairs.rmse
     rows = [
         [

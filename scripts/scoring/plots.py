@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from scripts import density
 from scripts.density import drawable
-from scripts.scoring.sums import MAX_MINUTES, DurationSums, GroupErrors, Numbers
+from scripts.scoring.sums import STEPS, GroupErrors, Numbers, ValueSums
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -39,6 +39,8 @@ STYLE: "dict[RcKeyType, Any]" = {
     "font.family": ["sans-serif"],
     "axes.axisbelow": True,
     "legend.frameon": False,
+    # A model's unit may be dollars, as $.
+    "text.parse_math": False,
     "legend.fontsize": 9,
 }
 MARKS: dict[str, Any] = {
@@ -52,37 +54,39 @@ MARKS: dict[str, Any] = {
 
 
 @mpl.rc_context(STYLE)
-def draw_durations(sums: DurationSums) -> str:
-    """Draw how many rides took, and were predicted to take, how many minutes; without usual rides only the latter."""
+def draw_values(sums: ValueSums) -> str:
+    """Draw how many rides have which actual and which predicted value; without usual rides only the latter."""
     usual = {"actual": (sums.usual.sum(axis=1), FIRST), "predicted": (sums.usual.sum(axis=0), SECOND)}
     lines = usual if sums.usual.any() else {"predicted": (sums.predicted, SECOND)}
     figure, axes = _begin(TALL)
+    edges = np.linspace(0, sums.top, STEPS + 1)
     for name, (counts, colour) in lines.items():
-        axes.stairs(counts[1:-1], label=name, color=colour, linewidth=1.6, fill=name == "actual", alpha=0.9)
-    axes.set(xlabel="minutes", ylabel="rides", xlim=(0, MAX_MINUTES))
+        axes.stairs(counts[1:-1], edges, label=name, color=colour, linewidth=1.6, fill=name == "actual", alpha=0.9)
+    axes.set(xlabel=sums.unit, ylabel="rides", xlim=(0, sums.top))
     axes.set_ylim(0, max(1, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     _put_legend_above(axes)
-    return _as_svg(figure, "durations")
+    return _as_svg(figure, f"{sums.target}s")
 
 
 @mpl.rc_context(STYLE)
-def draw_density(sums: DurationSums) -> str:
-    """Draw how many usual rides have which actual and predicted duration, with a line where both are the same."""
+def draw_density(sums: ValueSums) -> str:
+    """Draw how many usual rides have which actual and predicted value, with a line where both are the same."""
     figure, axes = _begin(TALL)
-    density.draw(axes, sums.usual[1:-1, 1:-1], 0, MAX_MINUTES, "minutes")
+    density.draw(axes, sums.usual[1:-1, 1:-1], 0, sums.top, sums.unit)
     return _as_svg(figure, "density")
 
 
 @mpl.rc_context(STYLE)
-def draw_errors(groups: GroupErrors, labels: Mapping[float, str], name: str) -> str:
+def draw_errors(groups: GroupErrors, labels: Mapping[float, str], name: str, unit: str) -> str:
     """Draw upright bars of the RMSE, and marks of the mean error.
 
     Args:
         groups: the errors by group.
         labels: texts under the bars, by their places: 0 is the middle of the first bar, 0.5 its right end.
         name: says what the groups are.
+        unit: of the errors.
     """
     figure, axes = _begin()
     places = range(len(groups.rides))
@@ -91,13 +95,13 @@ def draw_errors(groups: GroupErrors, labels: Mapping[float, str], name: str) -> 
     axes.plot(places, errors, **MARKS)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_xticks(list(labels), list(labels.values()))
-    axes.set(xlabel=name, ylabel="minutes", ylim=_limits(rmse, errors))
+    axes.set(xlabel=name, ylabel=unit, ylim=_limits(rmse, errors))
     _put_legend_above(axes)
     return _as_svg(figure, name)
 
 
 @mpl.rc_context(STYLE)
-def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str]) -> str:
+def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str], unit: str) -> str:
     """Draw bars from left to right for some of the groups, with space for long labels."""
     figure, axes = _begin(1.2 + 0.44 * len(zones))
     chosen, places = list(zones), range(len(zones))
@@ -113,7 +117,7 @@ def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str])
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     low, high = _limits(rmse, errors)
-    axes.set(xlabel="minutes", xlim=(low, high * 1.2))  # with space for the number of rides
+    axes.set(xlabel=unit, xlim=(low, high * 1.2))  # with space for the number of rides
     _put_legend_above(axes)
     return _as_svg(figure, "zones")
 
@@ -126,7 +130,7 @@ def _begin(height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 
 def _limits(*values: Numbers) -> tuple[float, float]:
-    """Return limits a little beyond all values and zero, and at least a minute apart."""
+    """Return limits a little beyond all values and zero, and at least 1 apart."""
     known = np.nan_to_num(np.concatenate(values))
     high = max(1.0, 1.1 * float(known.max()))
     return min(0.0, 1.1 * float(known.min())) - high / 20, high

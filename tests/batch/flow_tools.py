@@ -17,6 +17,7 @@ import batch_job
 from batch.months import Month
 from scripts.cli import find_free_port
 from scripts.scoring import flow_runs
+from settings import ModelSettings
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import ROOT, wait_for
 from tests.trip_records import linear_trips, write
@@ -65,7 +66,7 @@ def write_months(folder: Path, months: Sequence[str], copies: int = 1) -> None:
 
 def expected_files(folder: Path, months: Sequence[str], output: Path) -> dict[str, set[str]]:
     """Score months by the batch job itself, and return the names of each month's files, which depend on content."""
-    settings = batch_job.settings_from({"MODEL_LOCATION": SAMPLE_MODEL})
+    settings = ModelSettings.from_environment({"MODEL_LOCATION": SAMPLE_MODEL})
     for month in months:
         batch_job.score_month(batch_job.Job(Month.parse("green", month), str(folder), str(output)), settings)
     return find_files(output)

@@ -49,7 +49,7 @@ class Written:
 
 def settings(model: str | Path = SAMPLE_MODEL, **variables: str) -> ModelSettings:
     """Build the settings of a model in a folder."""
-    return batch_job.settings_from({"MODEL_LOCATION": str(model), **variables})
+    return ModelSettings.from_environment({"MODEL_LOCATION": str(model), **variables})
 
 
 def score(

@@ -21,6 +21,7 @@ from digests import digest_of
 from scripts.localaws import chaos
 from scripts.localaws.chaos import ChaosEndpoint
 from scripts.localaws.faults import Decide
+from settings import ModelSettings
 from tests.conftest import SAMPLE_MODEL
 from tests.trip_records import linear_trips, trip, write
 
@@ -149,7 +150,7 @@ def score(
 ) -> batch_job.ScoredMonth:
     """Score the month in this process."""
     location = output.location if isinstance(output, Output) else output
-    settings = batch_job.settings_from({"MODEL_LOCATION": str(model), "RUN_ID": VERSION})
+    settings = ModelSettings.from_environment({"MODEL_LOCATION": str(model), "RUN_ID": VERSION})
     return batch_job.score_month(Job(MONTH, str(source), location, force), settings)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from batch.plan import make_plan
-from batch_job import Job, arguments_of, identify_model, settings_from
+from batch_job import Job, arguments_of, identify_model
+from settings import ModelSettings
 from tests.batch.outputs import (
     MONTH,
     VERSION,
@@ -35,6 +36,7 @@ RANDOM_KILLS = {"folder": 50, "S3": 20}
 RUNNER = """
 import fcntl, functools, json, os, signal, socket, sys
 import boto3.session, batch_job
+from settings import ModelSettings
 
 CALLS = {os: "mkdir fsync replace unlink", fcntl: "flock", socket.socket: "sendall"}
 
@@ -54,7 +56,7 @@ def count_calls(last):
             setattr(place, name, counted(getattr(place, name)))
 
 # What loading imports is imported once.
-batch_job.load_from_settings(batch_job.settings_from(os.environ))
+batch_job.load_from_settings(ModelSettings.from_environment(os.environ))
 for line in sys.stdin:
     if child := os.fork():
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -113,7 +115,8 @@ def killed_and_completed(scene: Scene, job: Job, output: Output) -> Iterator[Non
     """Check the output after the block, which kills a run, and again after another run that nobody kills."""
     yield
     manifest = check_nothing_half(output.read())
-    (planned,) = make_plan([MONTH], str(scene.source), output.location, identify_model(settings_from(os.environ)))
+    model = identify_model(ModelSettings.from_environment(os.environ))
+    (planned,) = make_plan([MONTH], str(scene.source), output.location, model)
     assert planned.manifest == manifest
     assert (planned.state == "missing") == (manifest is None)
     assert list(scene.temporary.iterdir()) == []

@@ -11,8 +11,9 @@ import pytest
 from batch.buckets import CONFLICT
 from batch.manifests import MANIFEST
 from batch.outputs import BusyError
-from batch_job import Job, Watcher, arguments_of, score_month, settings_from
+from batch_job import Job, Watcher, arguments_of, score_month
 from scripts.localaws.faults import Call, DroppedAfter, FailedRequest, Fault
+from settings import ModelSettings
 from tests.batch.outputs import MONTH, VERSION, Output, behind, check_done, check_nothing_half, score, write_month
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import PATIENCE, ROOT
@@ -46,7 +47,7 @@ def score_during(
 
     def run(job: Job, watcher: Watcher) -> None:
         try:
-            score_month(job, settings_from(os.environ), watcher)
+            score_month(job, ModelSettings.from_environment(os.environ), watcher)
         except BusyError as error:
             ends.append(error)
         else:

@@ -18,7 +18,7 @@ from batch.scoring import CHUNK_ROWS
 from batch.tables import MAX_REASONS, OTHER_REASONS, Reason, RunningCounts
 from features import Features
 from scripts.models import training
-from tests.batch.jobs import read, score, score_table
+from tests.batch.jobs import IDENTITY, read, score, score_table
 from tests.conftest import SAMPLE_MODEL
 from tests.trip_records import PICKUP, linear_trips, trip, write
 from trips import training_trips
@@ -173,7 +173,7 @@ def test_reasons_beyond_a_number_are_counted_together() -> None:
         return [0.0]
 
     written = score_table(table(80), call)
-    counts = RunningCounts()
+    counts = RunningCounts(IDENTITY)
     counts.add_rejections([Reason("prediction", line["reason"]) for line in written.rejections])
     reasons = counts.total().reasons
     assert len({line["reason"] for line in written.rejections}) == 79
@@ -196,5 +196,5 @@ def test_the_errors_are_those_that_training_measures(tmp_path: Path) -> None:
 
 def test_a_month_without_known_durations_has_no_errors() -> None:
     """They are null, not zero."""
-    counts = RunningCounts().total()
+    counts = RunningCounts(IDENTITY).total()
     assert (counts.measured, counts.rmse, counts.mae) == (0, None, None)

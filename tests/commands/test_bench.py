@@ -26,7 +26,6 @@ from scripts.benchmark.load import HOST, Answers, Traffic, send
 from scripts.benchmark.processes import (
     DELAYED,
     ENVIRONMENT_OF,
-    ENVIRONMENTS,
     FORMS_OF,
     NO_MODEL,
     WARM,
@@ -42,6 +41,7 @@ from scripts.benchmark.web import LIST_RIDES, check
 from scripts.cli import CommandError
 from scripts.commands.bench import WEB
 from scripts.environment import locked_packages
+from scripts.pythons import ENVIRONMENTS
 from scripts.sources.synthetic import generate_rides
 from streaming.delivery import SDK_CONFIG
 from tests.conftest import SAMPLE_MODEL

@@ -20,11 +20,12 @@ from batch.manifests import Counts, InputIdentity, Manifest, ModelIdentity, Outp
 from batch.months import Month
 from batch.places import open_place
 from batch.tables import make_schema
-from batch_job import Job, score_month, settings_from
+from batch_job import Job, score_month
 from scripts.cli import CommandError
 from scripts.scoring.page import make_page
 from scripts.scoring.report import write_report
-from scripts.scoring.sums import MILES, DurationSums, read_sums
+from scripts.scoring.sums import MILES, ValueSums, read_sums
+from settings import ModelSettings
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import ROOT, failed, finish
 from tests.trip_records import trip, write
@@ -33,8 +34,9 @@ from tests.web.browser import NEEDS_BROWSER, Page, open_browser
 pytestmark = pytest.mark.slow
 HOSTILE = "<script>document.title = 'taken'</script><img src=https://example.com/x>"
 VERSION = "a/run"
-FIELD = "minutes"
+FIELD = "actual"
 """A name for the predicted value's column that pyarrow's filters use for something else."""
+MODEL = ModelIdentity("m", "1", "m", FIELD)
 MONTHS = [Month("green", 2023, 1), Month("green", 2023, 2)]
 ZONES = (7, 74, 75, 105, 264, 265, 9999)
 USUAL = "actual_duration BETWEEN 1 AND 60 AND trip_distance > 0 AND trip_distance <= 100"
@@ -67,7 +69,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def score(folder: Path, output: str) -> None:
     """Score both months into files of several row groups."""
-    settings = settings_from({"MODEL_LOCATION": SAMPLE_MODEL, "MODEL_NAME": HOSTILE, "RUN_ID": VERSION})
+    variables = {"MODEL_LOCATION": SAMPLE_MODEL, "MODEL_NAME": HOSTILE, "RUN_ID": VERSION}
+    settings = ModelSettings.from_environment(variables)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "CHUNK_ROWS", 1000)
         for month in MONTHS:
@@ -285,9 +288,9 @@ def test_months_with_little_or_odd_content_have_a_page(
     rows: list[dict[str, object]], expected: list[str], plots: int
 ) -> None:
     """What is not known is said in words, and never shown as NaN."""
-    sums = DurationSums()
-    schema = make_schema(FIELD)
-    sums.add(pa.Table.from_pylist([{"ride_id": "1"} | row for row in rows], schema=schema), FIELD)
+    sums = ValueSums(MODEL)
+    schema = make_schema(MODEL)
+    sums.add(pa.Table.from_pylist([{"ride_id": "1"} | row for row in rows], schema=schema), MODEL)
     page = make_page([manifest(predicted=len(rows), rejected=2)], [], sums)
     assert [text for text in expected if text.lower() not in page.lower()] == []
     assert page.count("<svg") == plots
@@ -296,7 +299,7 @@ def test_months_with_little_or_odd_content_have_a_page(
 
 def test_months_of_two_models_say_which_is_whose() -> None:
     """Two models can have the same version, if somebody sets it by RUN_ID."""
-    page = make_page([manifest(1, "ridge"), manifest(2, "forest")], [], DurationSums())
+    page = make_page([manifest(1, "ridge"), manifest(2, "forest")], [], ValueSums(MODEL))
     assert [row[0] for row in rows_of(page, "Months")] == [
         "2023-01, 1.parquet, by ridge (ridge)",
         "2023-02, 2.parquet, by forest (forest)",

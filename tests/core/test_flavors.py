@@ -231,7 +231,7 @@ class TestLoading:
         """The image holds mlflow only if it was built with it."""
         monkeypatch.setitem(sys.modules, "mlflow.pyfunc", None)
         with pytest.raises(ModelError, match="--build-arg CATEGORIES="):
-            load_model(saved("pyfunc"), sha256="0" * 64)
+            load_model(saved("pyfunc"), sha256=folder_digest(saved("pyfunc")))
 
     def test_every_n_jobs_is_set_to_one(self, saved: Saved) -> None:
         """The forest was saved with a job for every core."""

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from features import prepare_features
 from rides import MAX_TRIP_DISTANCE
-from scripts.models import proof_rides, tabulating
+from scripts.models import proof_rides, tabulating, tree_rides
 from scripts.models.compiled_inputs import NotUnderstoodError
 from scripts.models.compiling import compile_arrays, compile_pipeline
 from scripts.models.limits import largest_up_to, smallest_above
@@ -132,7 +132,7 @@ def test_the_proof_compares_all_kinds_of_rides() -> None:
     rides = find_rides(form, pipeline)
     assert served.proof.rides == len(rides) > proof_rides.RANDOM_RIDES == 100_000
     pairs, distances = {ride["PU_DO"] for ride in rides}, {ride["trip_distance"] for ride in rides}
-    assert pairs >= {*proof_rides.UNSEEN_PAIRS, *proof_rides.known_pairs(form)}
+    assert pairs >= {*proof_rides.UNSEEN_PAIRS, *proof_rides.known_names(form, "PU_DO")}
     assert len(pairs - {f"{pickup}_{dropoff}" for pickup, dropoff in PAIRS}) > 1_000
     assert len(distances) > 40_000
     thresholds = form.thresholds(1)
@@ -149,7 +149,7 @@ def test_each_leaf_has_a_ride_at_both_ends_of_its_range(model: Any) -> None:
     pipeline = fit(model)
     trees = compile_arrays(pipeline)
     assert isinstance(trees, Trees)
-    matrix = pipeline[0].transform(proof_rides.leaf_rides(trees))
+    matrix = pipeline[0].transform(tree_rides.leaf_rides(trees))
     for tree, leaves in zip(np.ravel(pipeline[1].estimators_), pipeline[1].apply(matrix).T, strict=True):
         assert set(leaves.astype(int).tolist()) == set(np.flatnonzero(tree.tree_.children_left < 0).tolist())
 

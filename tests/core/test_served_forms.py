@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from artifacts import ModelError
 from digests import digest_of
-from flavors import find_digest
-from model import Model, PredictionError, load_model
+from model import Model, PredictionError, describe_model, load_model
 from rides import Ride
 from scripts.cli import SAMPLE_MODEL
 from served import arrays
@@ -272,9 +271,10 @@ class TestLoading:
     def test_its_digest_can_be_pinned(self, model: Callable[..., str]) -> None:
         """The digest is that of the served form's file. The error says so to a user who pinned the pipeline's file."""
         folder = model()
-        assert find_digest(folder) == digest_of(FILES["table"])
-        assert load_model(folder, sha256=find_digest(folder).upper()).predict([RIDE]) == [5.0]
-        with pytest.raises(ModelError, match="the served form, which is loaded .* is not what MODEL_SHA256 names"):
+        digest = digest_of(FILES["table"])
+        assert describe_model(folder).sha256 == digest
+        assert load_model(folder, sha256=digest.upper()).predict([RIDE]) == [5.0]
+        with pytest.raises(ModelError, match=f"what MODEL_SHA256 names, 0+: .*form.safetensors, which is .*{digest}$"):
             load_model(folder, sha256="0" * 64)
 
     @pytest.mark.parametrize(

@@ -256,6 +256,12 @@ FORGED: dict[str, tuple[str, Edit, str]] = {
     "a cache": ("Ridge-1", put("memory", "folder"), "memory must be None"),
     "a cache that another node names": ("Ridge-1", share_id("memory", "separator"), "memory must be None"),
     "an estimator in the place of a number": ("Ridge-1", hold_estimator, "in its attribute alpha sklearn"),
+    "a function in the place of folds": (
+        "columns-three targets",
+        label("cv", __module__="os", __class__="system"),
+        "not of a type that is safe",
+    ),
+    "a method of folds": ("columns-three targets", rename("shuffle", "split"), "has an attribute split"),
     "a function": ("objects-union", label("func", __loader__="FunctionNode"), "FunctionNode, which can run code"),
     "arguments": ("objects-union", put("kw_args", {"a": 1}), "plain value"),
     "itself": ("Ridge-1", hold_itself, "holds itself"),

@@ -21,9 +21,10 @@ from botocore.validate import validate_parameters
 
 from batch import objects
 from batch.months import Month
-from batch_job import Job, score_month, settings_from
+from batch_job import Job, score_month
 from scripts.image.batch_scenarios import MEMORY_MB, USER
 from scripts.localaws.chaos import ChaosEndpoint, serve
+from settings import ModelSettings
 from tests.conftest import SAMPLE_MODEL
 from tests.deploy.test_policies import as_calls, denied, grants, superfluous
 from tests.tools import PATIENCE, ROOT
@@ -156,7 +157,7 @@ def test_the_role_allows_what_the_job_does_and_nothing_else(
     for path in Path(SAMPLE_MODEL).iterdir():
         s3.upload_file(str(path), "my-models", f"{MODEL}/{path.name}")
     environment = {one["name"]: one["value"] for one in CONTAINER["env"]}
-    settings = settings_from(environment)
+    settings = ModelSettings.from_environment(environment)
 
     def score(force: bool = False) -> bool:
         return score_month(Job(MONTH, environment["INPUT"], environment["OUTPUT"], force), settings).was_done

@@ -4,13 +4,18 @@ import json
 import os
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model import PredictionError, load_model
+from rides import Ride
 from scripts.sources.chosen import read_tlc_rides
 from scripts.sources.events import kinesis_event
 from scripts.sources.records import RideRecord
@@ -111,3 +116,61 @@ def test_a_month_has_the_same_durations_and_rejections(
         without = copy_without_served_form(model, tmp_path / "without")
         other, _ = read(score(month, tmp_path / "other output", settings(without, RUN_ID="a-run")))
         assert other == written
+
+
+NEW_YORK = ZoneInfo("America/New_York")
+DAYS = [
+    datetime(2023, 2, 1, tzinfo=NEW_YORK),
+    datetime(2023, 3, 12, tzinfo=NEW_YORK),
+    datetime(2023, 11, 5, tzinfo=NEW_YORK),
+]
+"""An ordinary day, and both days that the clocks change in New York."""
+MOMENTS = [day.astimezone(UTC) + timedelta(minutes=number * 13) for day in DAYS for number in range(120)]
+IN_ZONE = [moment.astimezone(NEW_YORK) for moment in MOMENTS]
+LOCAL = [moment.replace(tzinfo=None) for moment in IN_ZONE]
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin"])
+@pytest.mark.parametrize(
+    ("column", "pickups"),
+    [
+        pytest.param(pa.array(LOCAL, pa.timestamp("us")), LOCAL, id="naive"),
+        pytest.param(pa.array(MOMENTS, pa.timestamp("us", "UTC")), MOMENTS, id="UTC"),
+        pytest.param(pa.array(MOMENTS, pa.timestamp("ns", "-05:00")), IN_ZONE, id="offset"),
+        pytest.param(pa.array([time.isoformat() for time in IN_ZONE]), IN_ZONE, id="text with offsets"),
+    ],
+)
+def test_a_pickup_has_the_same_duration_in_all_three(
+    zone: str,
+    column: pa.Array,
+    pickups: list[datetime],
+    tmp_path: Path,
+    boosted_model: str,
+    web_service: WebService,
+    cold_start: Callable[..., ModuleType],
+) -> None:
+    """However a pickup is written, on an ordinary day and on the days that the clocks change."""
+    rides = [event.ride for event in generate_events(len(pickups), seed=14)]
+    miles = [ride.trip_distance for ride in rides]
+    zones = {name: [row % 5 for row in range(len(rides))] for name in ("PULocationID", "DOLocationID")}
+    month = tmp_path / "green_tripdata_2023-02.parquet"
+    pq.write_table(pa.table({"lpep_pickup_datetime": column, **zones, "trip_distance": miles}), month)
+    written, _ = read(score(month, tmp_path / "output", settings(boosted_model, TIME_ZONE=zone)))
+    bodies = [
+        {"PULocationID": row % 5, "DOLocationID": row % 5, "trip_distance": miles[row], "pickup_datetime": f"{pickup}"}
+        for row, pickup in enumerate(pickups)
+    ]
+    variables = {"MODEL_LOCATION": boosted_model, "TIME_ZONE": zone, "LOG_LEVEL": "WARNING"}
+    records = [RideRecord("", json.dumps({"ride": ride, "ride_id": row}).encode()) for row, ride in enumerate(bodies)]
+    response = cold_start(TEST_RUN="True", **variables).lambda_handler(kinesis_event(records))
+    answers: Any = web_service(**variables).app.test_client().post("/predict", json=bodies).json
+    streamed = [found["prediction"]["ride_duration"] for found in response["predictions"]]
+    assert written.values == streamed == [answer["duration"] for answer in answers]
+    is_in_new_york = zone == NEW_YORK.key or pickups is LOCAL
+    assert (streamed == durations_of(LOCAL, miles, boosted_model)) == is_in_new_york
+
+
+def durations_of(pickups: list[datetime], miles: list[float], model: str) -> list[float | PredictionError]:
+    """Return what the model predicts for rides at what New York's clocks show."""
+    rides = [Ride(row % 5, row % 5, miles[row], pickup) for row, pickup in enumerate(pickups)]
+    return load_model(model).predict(rides)
