@@ -29,7 +29,7 @@ from scripts.models.publishing_proof import (
 from scripts.models.publishing_sources import FetchedModel, fetch, note_published
 from scripts.models.training import MLFLOW_ERRORS
 from settings import SettingsError
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 EPILOG = """\
 SOURCE is a run's id, models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID, a folder or an s3:// URI.

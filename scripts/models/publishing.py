@@ -1,6 +1,7 @@
 """Publishing a model: what is copied, how it is judged against the model that is live, and its manifest."""
 
 import datetime
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from scripts.models.verdicts import Verdict, judge
 from scripts.sources.download import open_trips
 from served.arrays import Floats
 from served.forms import FLAVOR
+from settings import DEFAULT_TIME_ZONE
+from targets import TARGETS
 from trips import training_trips
 
 DIGITS = 12
@@ -90,16 +93,19 @@ def compare_with_live(candidate: Candidate, live: LiveModel, files: Sequence[str
         PublishError: if the live model cannot be compared.
         TripRecordError: if a file cannot be read.
     """
-    live_model, metadata = _load_live(live), candidate.metadata
+    metadata, zone = candidate.metadata, os.environ.get("TIME_ZONE") or DEFAULT_TIME_ZONE
+    live_model = _load_live(live, zone)
     if (live_model.metadata.target, live_model.metadata.unit) != (metadata.target, metadata.unit):
         raise PublishError(
             f"{live.location} is live and predicts the {live_model.metadata.target}, and this model predicts the"
             f" {metadata.target}: publish it to another place"
         )
+    if metadata.target not in TARGETS:
+        raise PublishError(f"no trip record file has the {metadata.target}: --force publishes without a comparison")
     rides, values = [], list[float]()
     for file in files:
         with open_trips(file) as path:
-            trips = training_trips(path)
+            trips = training_trips(path, TARGETS[metadata.target], zone)
         rides += trips.rides
         values += trips.values
     if not rides:
@@ -108,7 +114,7 @@ def compare_with_live(candidate: Candidate, live: LiveModel, files: Sequence[str
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), candidate.files)
         pin = digest_of_files(candidate.files) if sha256 else None
-        ours = _predict(load_model(folder, sha256=pin), rides, "the model to publish")
+        ours = _predict(load_model(folder, sha256=pin, time_zone=zone), rides, "the model to publish")
     theirs = _predict(live_model, rides, live.location)
     return Comparison(
         live.location,
@@ -120,13 +126,13 @@ def compare_with_live(candidate: Candidate, live: LiveModel, files: Sequence[str
     )
 
 
-def _load_live(live: LiveModel) -> Model:
+def _load_live(live: LiveModel, zone: str) -> Model:
     """Load the live model, without running code of it: whoever may write to the bucket wrote its digest too."""
     try:
         artifact, _ = open_pinned(live.location, live.sha256)
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder), artifact.read_all())
-            return load_model(folder)
+            return load_model(folder, time_zone=zone)
     except ModelError as error:
         hint = "--force publishes without a comparison"
         raise PublishError(f"the live model in {live.location} cannot be compared: {error}: {hint}") from error
