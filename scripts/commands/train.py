@@ -57,9 +57,9 @@ def main() -> int:
         experiment_id = tracking.open_experiment(options.experiment or f"ride-{target.name}")
     chosen = BOOSTED_WITHOUT_TIME if options.without_time and options.model == BOOSTED else options.model
     names = [chosen] if options.alone else candidates.MODELS
-    comparison = candidates.compare(chosen, names, rides, validation, target, options.min_pair_count)
-    show_errors(comparison.evaluation)
-    logged = runs.log_run(experiment_id, comparison)
+    result = candidates.compare(chosen, names, rides, validation, target, options.min_pair_count)
+    show_errors(result.evaluation)
+    logged = runs.log_run(experiment_id, result)
     print("\n".join(report(logged, os.environ)))
     if options.register:
         # Last, so that a run that failed is never registered, and the lines above are printed if this fails.

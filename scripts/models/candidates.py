@@ -35,7 +35,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TrainingResult:
     """The chosen model, with its errors beside those of all others, and the rides that they were trained on."""
 
     chosen: Candidate
@@ -47,7 +47,7 @@ class Comparison:
 
 def compare(
     chosen: str, names: Iterable[str], rides: RideSet, validation: RideSet, target: Target, min_pair_count: int
-) -> Comparison:
+) -> TrainingResult:
     """Train these models, and return the chosen one of them with the errors of all.
 
     Args:
@@ -76,7 +76,7 @@ def compare(
         raise ValueError(f"{chosen} is not one of the models to train")
     candidate, predicted = wanted
     evaluation = Evaluation(chosen, target, validation.files, validation.rides, validation.values, predicted, table)
-    return Comparison(candidate, evaluation, rides, validation, min_pair_count)
+    return TrainingResult(candidate, evaluation, rides, validation, min_pair_count)
 
 
 def fit_candidate(name: str, rides: RideSet, min_pair_count: int = 1) -> Candidate:

@@ -21,7 +21,7 @@ from rides import MAX_TRIP_DISTANCE
 from scripts.models import card, plots, served_flavor
 from scripts.models.baseline import FILE as BASELINE_FILE
 from scripts.models.baseline import encode, find_pairs, make_baseline, make_edges
-from scripts.models.candidates import MEAN, PAIR_MEDIAN, Comparison
+from scripts.models.candidates import MEAN, PAIR_MEDIAN, TrainingResult
 from scripts.models.compiled_inputs import NotUnderstoodError
 from scripts.models.compiling import ServedForm, compile_pipeline
 from scripts.models.training import ShowProgress, predict_with, stage
@@ -47,28 +47,28 @@ class LoggedRun:
     """The model's served form, or why it has none."""
 
 
-def log_run(experiment_id: str, comparison: Comparison) -> LoggedRun:
+def log_run(experiment_id: str, result: TrainingResult) -> LoggedRun:
     """Log a run with its parameters, errors, plots, model and card; the model is in the form that the services load.
 
     If anything fails, the run has the status FAILED.
     """
-    chosen, evaluation = comparison.chosen, comparison.evaluation
+    chosen, evaluation = result.chosen, result.evaluation
     with stage("Compiling the served form") as show_progress:
         served_form = compile_served_form(chosen.pipeline, chosen.features, show_progress)
     compiled = served_form if isinstance(served_form, ServedForm) else None
     baseline = make_baseline(
-        comparison.validation,
+        result.validation,
         evaluation.predicted,
         evaluation.target,
-        make_edges(comparison.rides.values),
-        find_pairs(comparison.rides),
+        make_edges(result.rides.values),
+        find_pairs(result.rides),
     )
     content = encode(baseline)
-    metadata = describe(comparison, BaselineFile(BASELINE_FILE, digest_of(content)))
+    metadata = describe(result, BaselineFile(BASELINE_FILE, digest_of(content)))
     with stage("Logging to MLflow"), mlflow.start_run(experiment_id=experiment_id) as run:
-        mlflow.log_params(parameters_of(comparison))
-        mlflow.log_metrics(metrics_of(comparison))
-        mlflow.set_tags(tags_of(comparison))
+        mlflow.log_params(parameters_of(result))
+        mlflow.log_metrics(metrics_of(result))
+        mlflow.set_tags(tags_of(result))
         for name, figure in plots.draw(evaluation).items():
             mlflow.log_figure(figure, f"{card.PLOTS}/{name}")
         model = log_model(chosen.pipeline, compiled, metadata, content)
@@ -79,52 +79,52 @@ def log_run(experiment_id: str, comparison: Comparison) -> LoggedRun:
     return LoggedRun(experiment_id, run.info.run_id, model.model_id, location, card_location, served_form)
 
 
-def describe(comparison: Comparison, baseline: BaselineFile) -> ModelMetadata:
+def describe(result: TrainingResult, baseline: BaselineFile) -> ModelMetadata:
     """Return what the artifact says about the chosen model."""
-    target, rides = comparison.evaluation.target, comparison.rides
+    target, rides = result.evaluation.target, result.rides
     return ModelMetadata(
         target=target.name,
         field=target.field,
         unit=target.unit,
-        features=tuple(comparison.chosen.features),
+        features=tuple(result.chosen.features),
         trained_on=TrainedOn(list(rides.files), len(rides.rides), rides.first, rides.last),
         baseline=baseline,
     )
 
 
-def parameters_of(comparison: Comparison) -> dict[str, Any]:
+def parameters_of(result: TrainingResult) -> dict[str, Any]:
     """Return the parameters of the run: of the model, and of the rides that it was trained and measured on."""
-    target = comparison.evaluation.target
+    target = result.evaluation.target
     return {
-        "estimator": str(comparison.chosen.pipeline[-1]),
-        "features": ",".join(comparison.chosen.features),
-        "min_pair_count": comparison.min_pair_count,
+        "estimator": str(result.chosen.pipeline[-1]),
+        "features": ",".join(result.chosen.features),
+        "min_pair_count": result.min_pair_count,
         f"min_{target.name}": target.least,
         f"max_{target.name}": target.most,
         "max_trip_distance": MAX_TRIP_DISTANCE,
     }
 
 
-def metrics_of(comparison: Comparison) -> dict[str, float]:
+def metrics_of(result: TrainingResult) -> dict[str, float]:
     """Return the errors of the chosen model, of the mean and of the pair's median, and the numbers of rows."""
-    table = comparison.evaluation.table
-    rows = {"": table[comparison.chosen.name], "mean_": table[MEAN], "pair_median_": table[PAIR_MEDIAN]}
+    table = result.evaluation.table
+    rows = {"": table[result.chosen.name], "mean_": table[MEAN], "pair_median_": table[PAIR_MEDIAN]}
     metrics: dict[str, float] = {}
     for prefix, errors in rows.items():
         metrics |= {f"{prefix}rmse": errors.rmse, f"{prefix}mae": errors.mae}
-    for name, part in (("training", comparison.rides), ("validation", comparison.validation)):
+    for name, part in (("training", result.rides), ("validation", result.validation)):
         metrics |= {f"{name}_rides": len(part.rides), f"{name}_left_out": part.left_out}
     return metrics
 
 
-def tags_of(comparison: Comparison) -> dict[str, str]:
+def tags_of(result: TrainingResult) -> dict[str, str]:
     """Return the tags of the run, by which people look for it."""
     return {
-        "model": comparison.chosen.name,
-        "target": comparison.evaluation.target.name,
-        "training_data": ", ".join(comparison.rides.files),
-        "validation_data": ", ".join(comparison.validation.files),
-        "uses_time": str(wants_time(comparison.chosen.features)),
+        "model": result.chosen.name,
+        "target": result.evaluation.target.name,
+        "training_data": ", ".join(result.rides.files),
+        "validation_data": ", ".join(result.validation.files),
+        "uses_time": str(wants_time(result.chosen.features)),
     }
 
 
