@@ -118,7 +118,7 @@ def compare_with_manifest(artifact: KeptArtifact) -> str:
     # A changed manifest can name anything, and an error is one line.
     found = [f"{ascii(name[:100])[1:-1]} is {what}" for what, names in differences.items() for name in names]
     if not found:
-        return f"its files are those that its {MANIFEST} names, so that file itself is another one"
+        return f"only its {MANIFEST} can have changed, or MODEL_SHA256 names another model"
     more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
     return f"{', '.join(found[:MAX_NAMED])}{more}, according to its {MANIFEST}"
 

@@ -16,7 +16,7 @@ from scripts.models import publishing
 from scripts.models.publishing_places import open_target
 from scripts.models.publishing_sources import fetch
 from tests.builders import kinesis_event
-from tests.tools import failed, finish
+from tests.tools import finish
 from tests.trip_records import PICKUP, trip, write
 from tests.web.servers import serve
 
@@ -82,12 +82,10 @@ def test_the_local_stack_verifies_the_digest_of_the_folder(published: tuple[str,
     location, digest = published
     done = finish("run", "--rides", "3", "--model", location, MODEL_SHA256=digest)
     assert done.returncode == 0, done.stderr
-    refused = finish("run", "--rides", "3", "--model", location, MODEL_SHA256="0" * 64)
-    assert refused.returncode == 1
-    assert "is not what MODEL_SHA256 names" in refused.stderr
-    assert "is not what MODEL_SHA256 names" in failed(
-        finish("score", "green", "2023", "2", "--model", location, MODEL_SHA256="0" * 64)
-    )
+    for command in (("run", "--rides", "3"), ("score", "green", "2023", "2")):
+        refused = finish(*command, "--model", location, MODEL_SHA256="0" * 64)
+        assert refused.returncode == 1
+        assert "is not what MODEL_SHA256 names" in refused.stderr
 
 
 def _as_document(ride: Ride) -> dict[str, Any]:
