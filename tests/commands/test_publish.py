@@ -66,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["publish", *map(str, arguments)])
         # The handlers would stay for the tests that follow.
         monkeypatch.setattr(interrupts, "handle_with", lambda _: None)
-            code = cli.run(publish.main, publish.EXPLAINED)
+        code = cli.run(publish.main, publish.EXPLAINED)
         output = capsys.readouterr()
         assert code == int(refused), output.err
         return output.err.splitlines()[-1] if refused else output.out
@@ -152,10 +152,11 @@ def test_a_publish_that_was_killed_is_completed(
         written.append(name)
         put(self, name, content)
 
-    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="killed"):
+    with monkeypatch.context() as patch:
         patch.setattr(PublishTarget, "put_new", put_some)
         patch.setattr(PublishTarget, "replace_live", lambda self, live: put_some(self, LIVE, b""))
-        run(SAMPLE_MODEL, "--to", place)
+        with pytest.raises(AssertionError, match="killed"):
+            run(SAMPLE_MODEL, "--to", place)
     assert LIVE not in read_all(place)
     location, digest = find_published(run(SAMPLE_MODEL, "--to", place))
     assert load_model(location, sha256=digest)
