@@ -73,5 +73,13 @@ def prepare_features(
 
 SAMPLE_RIDE = Ride(130, 205, 3.66, datetime.datetime(2023, 2, 1, 8, 30))
 """An ordinary ride. A model that cannot predict it is refused when it is loaded."""
-SAMPLE_FEATURES = prepare_features(SAMPLE_RIDE, KNOWN)
-"""All features of an ordinary ride."""
+SAMPLE_FEATURES: Features = {
+    "PU_DO": "130_205",
+    "trip_distance": 3.66,
+    "PULocationID": "130",
+    "DOLocationID": "205",
+    "hour": 8.5,
+    "weekday": 2.0,
+}
+"""All features of an ordinary ride. They are not computed here, because ``--help`` imports this module without
+packages."""

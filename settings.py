@@ -60,7 +60,7 @@ class ModelSettings:
             name=_match(variables, "MODEL_NAME", TEXT, "text in UTF-8") or "ride_duration_prediction_model",
             prediction_field=given_field or None,
             sha256=digest.lower() or None,
-            time_zone=_time_zone(variables),
+            time_zone=read_time_zone(variables),
         )
 
 
@@ -151,7 +151,7 @@ def _check_model_place(variables: Mapping[str, str]) -> None:
         raise SettingsError("RUN_ID is not set: MODEL_BUCKET needs the id of the MLflow run that logged the model")
 
 
-def _time_zone(variables: Mapping[str, str]) -> str:
+def read_time_zone(variables: Mapping[str, str]) -> str:
     """Return the name of the time zone. Raises SettingsError if there is no such zone."""
     name = _match(variables, "TIME_ZONE", "[A-Za-z0-9_+/-]{1,64}", f"a time zone's name, such as {DEFAULT_TIME_ZONE}")
     if not name:

@@ -39,6 +39,7 @@ SLOW_MODULES = {
         "test_invoke",
         "test_put_rides",
         "test_run",
+        "test_shadow",
         "test_smoke",
         "test_soak",
         "test_interrupts",

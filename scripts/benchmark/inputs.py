@@ -162,10 +162,11 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
 
     Each model is logged with its served form, without it, and as cloudpickle, so all forms hold the same pipeline.
     """
-    # Imported here because mlflow takes seconds to import, and "training" before it because it configures mlflow.
-    from scripts.models import training  # isort: skip
+    # Imported here because mlflow takes seconds to import, and "tracking" before it because it configures mlflow.
+    from scripts.models import tracking  # isort: skip
     import mlflow
 
+    from scripts.models import runs, training
     from scripts.models.boosting import WITH_TIME, fit_boosted
     from scripts.models.compiling import compile_pipeline
 
@@ -188,8 +189,8 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
         metadata = ModelMetadata(features=features)
         served_form = compile_pipeline(pipeline, training.predict_with(pipeline, features), names=features)
         with mlflow.start_run(experiment_id=experiment) as run:
-            served = training.log_model(pipeline, served_form, metadata)
-            skops = training.log_model(pipeline, None, metadata)
+            served = runs.log_model(pipeline, served_form, metadata)
+            skops = runs.log_model(pipeline, None, metadata)
             cloudpickle = mlflow.sklearn.log_model(
                 pipeline,
                 name=CLOUDPICKLE,
@@ -197,6 +198,6 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
                 pip_requirements=[],
                 metadata={KEY: msgspec.to_builtins(metadata)},
             )
-        folders = [Path(training.as_path(model.artifact_path)) for model in (served, skops, cloudpickle)]
+        folders = [Path(tracking.as_path(model.artifact_path)) for model in (served, skops, cloudpickle)]
         logged[name] = LoggedModel(run.info.run_id, dict(zip(FORMS, folders, strict=True)), features)
     return logged

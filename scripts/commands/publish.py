@@ -16,7 +16,7 @@ from scripts import cli
 from scripts.cli import CONSOLE
 from scripts.models import publishing
 from scripts.models.golden_rides import golden_rides
-from scripts.models.publishing import Candidate, Comparison
+from scripts.models.publishing import LiveComparison, Release
 from scripts.models.publishing_places import LiveModel, PublishTarget, open_target
 from scripts.models.publishing_proof import (
     PublishError,
@@ -27,9 +27,9 @@ from scripts.models.publishing_proof import (
     serve_in_process,
 )
 from scripts.models.publishing_sources import FetchedModel, fetch, note_published
-from scripts.models.training import MLFLOW_ERRORS
+from scripts.models.tracking import MLFLOW_ERRORS
 from settings import SettingsError
-from trips import TripRecordError
+from trip_cells import TripRecordError
 
 EPILOG = """\
 SOURCE is a run's id, models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID, a folder or an s3:// URI.
@@ -49,10 +49,10 @@ def main() -> int:
     target = open_target(options.to)
     live = target.read_live()
     model = fetch(options.source, pinned_digest())
-    candidate = publishing.select(model)
-    proof, values = prove(model, candidate)
-    comparison = compare(candidate, live, target, options, model.sha256)
-    published = copy(target, model, candidate, proof, comparison)
+    release = publishing.select(model)
+    proof, values = prove(model, release)
+    comparison = compare(release, live, target, options, model.sha256)
+    published = copy(target, model, release, proof, comparison)
     verify(published, model, values)
     if live is None or live.location != published.location:
         target.replace_live(published)
@@ -93,11 +93,11 @@ def pinned_digest() -> str | None:
     return digest or None
 
 
-def prove(model: FetchedModel, candidate: Candidate) -> tuple[ServingProof, list[float]]:
+def prove(model: FetchedModel, release: Release) -> tuple[ServingProof, list[float]]:
     """Prove that the model serves, and say so."""
     rides = golden_rides()
     proof, values = prove_serving(
-        candidate.files, model.files, model.description, candidate.metadata, rides, sha256=model.sha256
+        release.files, model.files, model.description, release.metadata, rides, sha256=model.sha256
     )
     largest = proof.largest_relative_difference
     difference = f"differ by at most {largest:.1g} of their value" if largest else "are the same to the last bit"
@@ -109,10 +109,10 @@ def prove(model: FetchedModel, candidate: Candidate) -> tuple[ServingProof, list
 
 
 def compare(
-    candidate: Candidate, live: LiveModel | None, target: PublishTarget, options: argparse.Namespace, sha256: str | None
-) -> Comparison | None:
-    """Compare with the model that is live. Raises PublishError if the candidate may not replace it."""
-    if live is None or live.location == f"{target.location}/{candidate.folder}":
+    release: Release, live: LiveModel | None, target: PublishTarget, options: argparse.Namespace, sha256: str | None
+) -> LiveComparison | None:
+    """Compare with the model that is live. Raises PublishError if the release may not replace it."""
+    if live is None or live.location == f"{target.location}/{release.folder}":
         show("No other model is live there" if live is None else "This model is live already")
         return None
     if not options.months:
@@ -121,8 +121,8 @@ def compare(
                 f"{live.location} is live: compare with it by --months FILE, or publish without a comparison by --force"
             )
         return None
-    found = publishing.compare_with_live(candidate, live, options.months, sha256)
-    table = Table(candidate.metadata.unit, "live", "this model")
+    found = publishing.compare_with_live(release, live, options.months, sha256)
+    table = Table(release.metadata.unit, "live", "this model")
     for name in ("rmse", "mae"):
         table.add_row(name.upper(), *(f"{getattr(errors, name):.3f}" for errors in (found.live_errors, found.errors)))
     CONSOLE.print(table)
@@ -135,11 +135,11 @@ def compare(
 
 
 def copy(
-    target: PublishTarget, model: FetchedModel, candidate: Candidate, proof: ServingProof, comparison: Comparison | None
+    target: PublishTarget, model: FetchedModel, release: Release, proof: ServingProof, comparison: LiveComparison | None
 ) -> LiveModel:
     """Write the model's files, the manifest last, and return where it is."""
-    digest = publishing.write(target, candidate, publishing.make_manifest(model, candidate, proof, comparison))
-    return LiveModel(f"{target.location}/{candidate.folder}", candidate.version, digest, publishing.now())
+    digest = publishing.write(target, release, publishing.make_manifest(model, release, proof, comparison))
+    return LiveModel(f"{target.location}/{release.folder}", release.version, digest, publishing.now())
 
 
 def verify(published: LiveModel, model: FetchedModel, values: Sequence[float]) -> None:

@@ -47,6 +47,8 @@ def show(
 
     The run took ``seconds``, and its local AWS may stay.
     """
+    if outputs is not LIVE:
+        _print_line(f"\nThe predictions on {outputs.stream}")
     predicted = [event_id for event_id in rides if event_id in account.predicted] if outputs is LIVE else []
     shown = predicted if len(predicted) <= MAX_ROWS else predicted[:FIRST_ROWS]
     if shown:
@@ -56,8 +58,7 @@ def show(
     if account.rejected:
         _console.print(_rejections_table(account))
         _print_line(f"They {_stored(f'{outputs.rejections}/', stays)}\n")
-    title = "Summary" if outputs is LIVE else f"Summary of {outputs.stream}"
-    _console.print(_summary_table(title, account, rides, redelivered, seconds))
+    _console.print(_summary_table(account, rides, redelivered, seconds))
     if account.given_up:
         place = f"s3://{outputs.failures_bucket}/{ON_FAILURE_PREFIX}"
         _print_line(f"The function failed on the rides that were given up; they {_stored(place, stays)}")
@@ -126,9 +127,7 @@ def _rejections_table(account: Account) -> Table:
     return table
 
 
-def _summary_table(
-    title: str, account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float
-) -> Table:
+def _summary_table(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float) -> Table:
     problems = {
         "given up": account.given_up,
         "missing": account.missing,
@@ -145,7 +144,7 @@ def _summary_table(
         **{f"put to prediction, p{rank}": _milliseconds(latency(account, rides, rank)) for rank in (50, 95)},
         "rides/s": f"{account.put / seconds:,.0f}",
     }
-    table = _table(title, Column(), Column(justify="right"), show_header=False)
+    table = _table("Summary", Column(), Column(justify="right"), show_header=False)
     for row in rows.items():
         table.add_row(*row)
     return table

@@ -1,6 +1,6 @@
 """Two models that predict the same rides: their predictions are read from two output streams and joined by event_id.
 
-A million rides in both streams take about 400 MB, most of it for their event_ids and ride_ids.
+A million rides in both streams take about half a gigabyte, most of it for their event_ids and ride_ids.
 """
 
 import math

@@ -79,7 +79,7 @@ def _draw_columns(evaluation: Evaluation, groups: Sequence[ErrorGroup], name: st
     axes.axhline(0, color=DOT, linewidth=0.8)
     axes.set(ylabel=f"predicted − actual, {evaluation.target.unit}", ylim=_limits(groups))
     axes.grid(axis="y", color=GRID)
-    axes.yaxis.set_major_locator(MaxNLocator(9, steps=STEPS))
+    axes.yaxis.set_major_locator(MaxNLocator(10, steps=STEPS))
     _explain(figure, axes)
     below.bar(places, [group.rides for group in groups], color=BAR, width=0.7)
     below.set(xlabel=name, ylabel="rides")

@@ -1,6 +1,7 @@
 """Publishing a model: what is copied, how it is judged against the model that is live, and its manifest."""
 
 import datetime
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from scripts.models.verdicts import Verdict, judge
 from scripts.sources.download import open_trips
 from served.arrays import Floats
 from served.forms import FLAVOR
+from settings import DEFAULT_TIME_ZONE
+from targets import TARGETS
 from trips import training_trips
 
 DIGITS = 12
@@ -32,7 +35,7 @@ VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Release:
     """A model to publish."""
 
     version: str
@@ -46,7 +49,7 @@ class Candidate:
         return f"{self.version}-{digest_of_files(self.files)[:DIGITS]}"
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class LiveComparison(msgspec.Struct, frozen=True):
     """The errors of the model that was live and of the published model, on the same rides."""
 
     live: str
@@ -59,7 +62,7 @@ class Comparison(msgspec.Struct, frozen=True):
     verdict: Verdict
 
 
-def select(model: FetchedModel) -> Candidate:
+def select(model: FetchedModel) -> Release:
     """Return what an entry point reads of a model. Raises PublishError if a file is missing, and ModelError.
 
     Of a model with a served form, these are the MLmodel file, the form's file and the baseline. Any other model is
@@ -80,37 +83,40 @@ def select(model: FetchedModel) -> Candidate:
         raise PublishError(f"{model.origin}: {baseline.file} is not the file that its {MLMODEL} names: log it again")
     if isinstance(form, dict):
         files = {name: files[name] for name in sorted(set(wanted))}
-    return Candidate(found.version, found.metadata, files)
+    return Release(found.version, found.metadata, files)
 
 
-def compare_with_live(candidate: Candidate, live: LiveModel, files: Sequence[str], sha256: str | None) -> Comparison:
-    """Measure the live model and the candidate on the rides of some months.
+def compare_with_live(release: Release, live: LiveModel, files: Sequence[str], sha256: str | None) -> LiveComparison:
+    """Measure the live model and the release on the rides of some months.
 
     Raises:
         PublishError: if the live model cannot be compared.
         TripRecordError: if a file cannot be read.
     """
-    live_model, metadata = _load_live(live), candidate.metadata
+    metadata, zone = release.metadata, os.environ.get("TIME_ZONE") or DEFAULT_TIME_ZONE
+    live_model = _load_live(live, zone)
     if (live_model.metadata.target, live_model.metadata.unit) != (metadata.target, metadata.unit):
         raise PublishError(
             f"{live.location} is live and predicts the {live_model.metadata.target}, and this model predicts the"
             f" {metadata.target}: publish it to another place"
         )
+    if metadata.target not in TARGETS:
+        raise PublishError(f"no trip record file has the {metadata.target}: --force publishes without a comparison")
     rides, values = [], list[float]()
     for file in files:
         with open_trips(file) as path:
-            trips = training_trips(path)
+            trips = training_trips(path, TARGETS[metadata.target], zone)
         rides += trips.rides
         values += trips.values
     if not rides:
         raise PublishError(f"{', '.join(files)}: no rides to compare the models with: give other months")
     actual = np.array(values)
     with tempfile.TemporaryDirectory() as folder:
-        write_files(Path(folder), candidate.files)
-        pin = digest_of_files(candidate.files) if sha256 else None
-        ours = _predict(load_model(folder, sha256=pin), rides, "the model to publish")
+        write_files(Path(folder), release.files)
+        pin = digest_of_files(release.files) if sha256 else None
+        ours = _predict(load_model(folder, sha256=pin, time_zone=zone), rides, "the model to publish")
     theirs = _predict(live_model, rides, live.location)
-    return Comparison(
+    return LiveComparison(
         live.location,
         [Path(file).name for file in files],
         len(rides),
@@ -120,13 +126,13 @@ def compare_with_live(candidate: Candidate, live: LiveModel, files: Sequence[str
     )
 
 
-def _load_live(live: LiveModel) -> Model:
+def _load_live(live: LiveModel, zone: str) -> Model:
     """Load the live model, without running code of it: whoever may write to the bucket wrote its digest too."""
     try:
         artifact, _ = open_pinned(live.location, live.sha256)
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder), artifact.read_all())
-            return load_model(folder)
+            return load_model(folder, time_zone=zone)
     except ModelError as error:
         hint = "--force publishes without a comparison"
         raise PublishError(f"the live model in {live.location} cannot be compared: {error}: {hint}") from error
@@ -141,21 +147,21 @@ def _predict(model: Model, rides: Sequence[Any], name: str) -> Floats:
     return np.array(values)
 
 
-def write(target: PublishTarget, candidate: Candidate, manifest: Mapping[str, Any]) -> str:
+def write(target: PublishTarget, release: Release, manifest: Mapping[str, Any]) -> str:
     """Write the files and the manifest, which comes last; return the digest of the whole folder. Raises PublishError.
 
     A publish that was killed is completed. The manifest of an earlier publish of these files stays as it is.
     """
-    folder = candidate.folder
-    files = {name: FileDigest(len(content), digest_of(content)) for name, content in candidate.files.items()}
+    folder = release.folder
+    files = {name: FileDigest(len(content), digest_of(content)) for name, content in release.files.items()}
     content = msgspec.json.format(msgspec.json.encode({"format": 1, "files": files, **manifest}), indent=2) + b"\n"
     found = target.read(f"{folder}/{MANIFEST}")
     if found is not None and _names_files(found, files):
         content = found
-    for name, part in candidate.files.items():
+    for name, part in release.files.items():
         target.put_new(f"{folder}/{name}", part)
     target.put_new(f"{folder}/{MANIFEST}", content)
-    return digest_of_files({**candidate.files, MANIFEST: content})
+    return digest_of_files({**release.files, MANIFEST: content})
 
 
 def _names_files(manifest: bytes, files: Mapping[str, FileDigest]) -> bool:
@@ -166,13 +172,13 @@ def _names_files(manifest: bytes, files: Mapping[str, FileDigest]) -> bool:
 
 
 def make_manifest(
-    model: FetchedModel, candidate: Candidate, proof: ServingProof, comparison: Comparison | None
+    model: FetchedModel, release: Release, proof: ServingProof, comparison: LiveComparison | None
 ) -> dict[str, Any]:
     """Return what the manifest says beside the files and their digests."""
-    metadata = candidate.metadata
+    metadata = release.metadata
     return {
         "model": {
-            "version": candidate.version,
+            "version": release.version,
             "target": metadata.target,
             "field": metadata.field,
             "unit": metadata.unit,

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from artifacts import MLMODEL
 from digests import open_pinned
 from scripts.models.publishing_proof import PublishError
-from scripts.models.training import TRACKING_URI
+from scripts.models.tracking import TRACKING_URI
 
 RUN_ID = re.compile("[0-9a-f]{32}")
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")

@@ -11,7 +11,12 @@ from served.arrays import Floats
 CONFIDENCE = 0.99
 """The share of intervals that hold the true difference. Of two equal models, one comparison in a hundred is wrong."""
 LEAST_RIDES = 200
-"""With fewer rides there is no verdict, because a few long rides decide about the mean."""
+"""With fewer rides there is no verdict, because a few long rides decide about the mean.
+
+Simulated with a ridge's and a forest's errors on a month of green taxi rides, exchanged by chance: of 500 windows with
+200, 500 and 2,000 rides, 2, 4 and 4 had a false verdict; with percentiles of the draws as the interval, up to 16 of
+1,000.
+"""
 RESAMPLES, MOST_PARTS = 1_000, 1_000
 """How often the rides are drawn, and how many parts the rides are put into, by chance, if there are more of them."""
 

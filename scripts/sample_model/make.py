@@ -19,7 +19,7 @@ from scripts.localaws import moto
 
 MODEL = Path(__file__).parent / "model"
 BUCKET = "models"
-OPTIONS = ("--model", "ridge", "--min-pair-count", "8")
+OPTIONS = ("--model", "ridge", "--min-pair-count", "8", "--alone")
 
 
 def main() -> None:
@@ -51,11 +51,12 @@ def main() -> None:
 
 
 def replace(folder: Path, bucket: S3Artifact) -> None:
-    """Replace the files of the folder by those of the only model in the bucket."""
+    """Replace the files of the folder by those of the only model in the bucket, which has a run's files too."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name in bucket.names():
-        (folder / Path(name).name).write_bytes(bucket.read(name))
+        if "/models/" in name:
+            (folder / Path(name).name).write_bytes(bucket.read(name))
 
 
 if __name__ == "__main__":

@@ -87,9 +87,10 @@ def _paragraph(text: str) -> str:
 
 def _explain_errors(model: ModelIdentity) -> Iterable[str]:
     if target := model.known_target:
+        payment = ", paid by card" if target.by_card else ""
         yield _paragraph(
             f"Errors are of usual rides, which models are trained on: {target.least:g} to {target.most:g}"
-            f" {target.unit}, and more than 0 and at most {MAX_TRIP_DISTANCE:g} miles. An error is the actual"
+            f" {target.unit}{payment}, and more than 0 and at most {MAX_TRIP_DISTANCE:g} miles. An error is the actual"
             f" {target.name} minus the predicted one, in {target.unit}: above 0, {_name_excess(target.name)}."
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.sklearn
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -18,6 +19,7 @@ from batch.scoring import CHUNK_ROWS
 from batch.tables import MAX_REASONS, OTHER_REASONS, Reason, RunningCounts
 from features import Features
 from scripts.models import training
+from scripts.models.evaluation import measure_errors
 from tests.batch.jobs import IDENTITY, read, score, score_table
 from tests.conftest import SAMPLE_MODEL
 from tests.trip_records import PICKUP, linear_trips, trip, write
@@ -188,10 +190,11 @@ def test_the_errors_are_those_that_training_measures(tmp_path: Path) -> None:
     file = write(tmp_path / "green_tripdata_2023-02.parquet", [*linear_trips(500), *odd])
     file = Path(os.environ["TLC_DATA"]) / file.name if "TLC_DATA" in os.environ else file
     counts, trips = score(file, tmp_path / "output").counts, training_trips(file)
-    measured = training.measure(mlflow.sklearn.load_model(SAMPLE_MODEL), trips.values, trips)
+    predicted = training.predict_rides(mlflow.sklearn.load_model(SAMPLE_MODEL), trips.rides)
+    measured = measure_errors(np.array(trips.values), predicted)
     assert counts.measured == len(trips.rides) < counts.predicted
-    assert counts.rmse == pytest.approx(measured["rmse"], rel=1e-12)
-    assert counts.mae == pytest.approx(measured["mae"], rel=1e-12)
+    assert counts.rmse == pytest.approx(measured.rmse, rel=1e-12)
+    assert counts.mae == pytest.approx(measured.mae, rel=1e-12)
 
 
 def test_a_month_without_known_durations_has_no_errors() -> None:

@@ -100,7 +100,11 @@ def train(tmp_path: Path, month: Path) -> Callable[..., str]:
 
         pipeline, other = fit_to(factor), fit_to(form_of or factor)
         folder = str(tmp_path / f"{run_id[:4]}-{factor}")
-        options = {"serialization_format": "skops", "skops_trusted_types": TRUSTED_TYPES, "pip_requirements": []}
+        options: dict[str, Any] = {
+            "serialization_format": "skops",
+            "skops_trusted_types": TRUSTED_TYPES,
+            "pip_requirements": [],
+        }
         form = compile_pipeline(other, other.predict)
         served_flavor.save_model(pipeline, folder, mlflow.models.Model(run_id=run_id), form, **options)
         return folder
@@ -271,7 +275,11 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]
     pipeline = mlflow.sklearn.load_model(SAMPLE_MODEL)
     form = compile_pipeline(pipeline, pipeline.predict)
     with mlflow.start_run() as run:
-        options = {"serialization_format": "skops", "skops_trusted_types": TRUSTED_TYPES, "pip_requirements": []}
+        options: dict[str, Any] = {
+            "serialization_format": "skops",
+            "skops_trusted_types": TRUSTED_TYPES,
+            "pip_requirements": [],
+        }
         model = mlflow.models.Model.log(
             artifact_path=None, flavor=served_flavor, sk_model=pipeline, served_form=form, name="model", **options
         )

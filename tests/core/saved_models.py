@@ -66,13 +66,24 @@ def save_sklearn(serialization: str, estimator: Any, sparse: bool = True) -> Cal
     )
 
 
+SAVE_OPTIONS: dict[str, Any] = {
+    "serialization_format": "skops",
+    "skops_trusted_types": TRUSTED_TYPES,
+    "pip_requirements": [],
+}
+
+
 def save_with_served_form(estimator: Any, sparse: bool = True) -> Callable[[str], None]:
     """Prepare to save a pipeline and its served form, as ``./scripts/train`` logs them."""
 
     def save(folder: str) -> None:
         pipeline = fitted(estimator, sparse)
         form = compile_pipeline(pipeline, pipeline.predict)
-        options = {"serialization_format": "skops", "skops_trusted_types": TRUSTED_TYPES, "pip_requirements": []}
+        options: dict[str, Any] = {
+            "serialization_format": "skops",
+            "skops_trusted_types": TRUSTED_TYPES,
+            "pip_requirements": [],
+        }
         served_flavor.save_model(pipeline, folder, mlflow.models.Model(run_id="a-run"), form, **options)
 
     return save
@@ -102,7 +113,11 @@ def save_boosted(folder: str, metadata: ModelMetadata = WANTS_TIME) -> None:
         pipeline = fit_boosted(features, durations, names, seed=0)
         form = compile_pipeline(pipeline, predict_with(pipeline, names), names=names)
     model = mlflow.models.Model(run_id="a-run", metadata={KEY: msgspec.to_builtins(metadata)})
-    options = {"serialization_format": "skops", "skops_trusted_types": TRUSTED_TYPES, "pip_requirements": []}
+    options: dict[str, Any] = {
+        "serialization_format": "skops",
+        "skops_trusted_types": TRUSTED_TYPES,
+        "pip_requirements": [],
+    }
     served_flavor.save_model(pipeline, folder, model, form, **options)
 
 

@@ -106,7 +106,10 @@ def test_a_model_with_such_metadata_is_not_loaded(said: object, tmp_path: Path) 
 
 def test_a_model_says_what_its_artifact_says(boosted_model: str) -> None:
     """It is the same when the model is loaded and when it is only described."""
-    run, metadata = describe_model(boosted_model)
-    model = load_model(boosted_model)
-    assert (run, metadata) == (model.version, model.metadata) == ("a-run", ModelMetadata(features=WITH_TIME))
-    assert describe_model(str(SAMPLE_MODEL))[1] is NO_METADATA
+    found, model = describe_model(boosted_model), load_model(boosted_model)
+    assert (
+        (found.version, found.metadata)
+        == (model.version, model.metadata)
+        == ("a-run", ModelMetadata(features=WITH_TIME))
+    )
+    assert describe_model(str(SAMPLE_MODEL)).metadata is NO_METADATA

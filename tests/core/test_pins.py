@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from artifacts import FolderArtifact, ModelError
-from batch_job import identify_model, settings_from
+from batch_job import identify_model
 from digests import MANIFEST, digest_of, digest_of_files
 from model import describe_model, load_model
 from rides import Ride
+from settings import ModelSettings
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import PATIENCE, ROOT
 from tests.trip_records import linear_trips, write
@@ -81,7 +82,7 @@ def test_the_folder_and_the_file_have_digests_for_the_same_model(published: Path
     models = [load_model(location, sha256=pin) for pin in pins]
     assert len({model.predict([RIDE])[0] for model in models}) == 1
     variables = [{"MODEL_LOCATION": location, "MODEL_SHA256": pin or ""} for pin in pins]
-    (identity,) = {identify_model(settings_from(one)) for one in variables}
+    (identity,) = {identify_model(ModelSettings.from_environment(one)) for one in variables}
     assert identity.sha256 == file
 
 

@@ -71,7 +71,11 @@ def test_a_boosted_model_predicts_the_same_doubles_in_both_of_its_forms(
     served = compile_pipeline(pipeline, predict, names=names)
     assert (served.kind, served.proof.largest_relative_difference) == ("trees", 0.0)
     metadata = {KEY: msgspec.to_builtins(ModelMetadata(features=names))}
-    options = {"serialization_format": "skops", "skops_trusted_types": TRUSTED_TYPES, "pip_requirements": []}
+    options: dict[str, Any] = {
+        "serialization_format": "skops",
+        "skops_trusted_types": TRUSTED_TYPES,
+        "pip_requirements": [],
+    }
     folder, description = str(tmp_path / "model"), mlflow.models.Model(run_id="a-run", metadata=metadata)
     served_flavor.save_model(pipeline, folder, description, served, **options)
     models = [load_model(folder), load_model(copy_without_served_form(folder, tmp_path / "pipeline"))]

@@ -22,6 +22,7 @@ from tests.tools import PATIENCE, ROOT
 
 VALID = [
     json.dumps(ride_event()).encode(),
+    json.dumps(ride_event(pickup_datetime="2023-11-05T01:30:00.5-04:00")).encode(),
     b'{"ride_id":"r-\xc3\xbc","ride":{"DOLocationID":-1,"PULocationID":9,"trip_distance":0,"more":[{"a":null}]}}',
     rb'{"ride_id":"\ud83d\ude00","ride":{"PULocationID":74,"DOLocationID":75,"trip_distance":1.5E+1},"\u0000":true}',
 ]

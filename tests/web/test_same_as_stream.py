@@ -130,6 +130,7 @@ IN_ZONE = [moment.astimezone(NEW_YORK) for moment in MOMENTS]
 LOCAL = [moment.replace(tzinfo=None) for moment in IN_ZONE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin"])
 @pytest.mark.parametrize(
     ("column", "pickups"),

@@ -1,0 +1,121 @@
+"""The rides that a model is trained on, and the later ones that it is measured on: files of months, split by time."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rides import MAX_TRIP_DISTANCE, Ride
+from scripts import cli
+from scripts.sources.download import open_trips
+from settings import read_time_zone
+from targets import Target
+from trips import training_trips
+
+LAST_SHARE = 1 / 5
+"""The share of one month's rides that a model is measured on: the last ones."""
+LEAST_RIDES = 10
+"""Fewer rides cannot be parted, as the encoders of the boosted model part them."""
+LEAST_SHARE_OF_A_MONTH = 1 / 1_000
+"""If fewer of the rides have their pickup in a month, their clocks were wrong: some say 2008. The file of a month has
+a few such rides, and a few of the days beside it."""
+
+
+class TrainingError(Exception):
+    """A model cannot be trained from these files; the message is one line."""
+
+
+@dataclass(frozen=True)
+class RideSet:
+    """The rides of some files, or a part of them, each with its target."""
+
+    files: tuple[str, ...]
+    """The names of the files, without folders: a run may be seen by others than whoever trained it."""
+    rides: Sequence[Ride]
+    """The pickup of each is what a clock shows where the ride takes place."""
+    values: NDArray[np.float64]
+    left_out: int
+    """The number of rows of the files that were left out."""
+
+    @cached_property
+    def pickups(self) -> NDArray[np.datetime64]:
+        """The pickups, to the second."""
+        return np.array([ride.pickup_datetime for ride in self.rides], "datetime64[s]")
+
+    @cached_property
+    def is_usual(self) -> NDArray[np.bool_]:
+        """Whether each pickup is in a month that has its share of the rides, so that its clock can be believed."""
+        _, places, counts = np.unique(self.pickups.astype("datetime64[M]"), return_inverse=True, return_counts=True)
+        enough: NDArray[np.bool_] = (counts >= len(self.rides) * LEAST_SHARE_OF_A_MONTH)[places]
+        return enough
+
+    @property
+    def first(self) -> str:
+        """The first usual pickup, in ISO 8601."""
+        return str(self.pickups[self.is_usual].min())
+
+    @property
+    def last(self) -> str:
+        """The last usual pickup, in ISO 8601."""
+        return str(self.pickups[self.is_usual].max())
+
+    def select(self, rows: NDArray[Any], left_out: int = 0) -> "RideSet":
+        """Return the rides with these indices."""
+        return RideSet(self.files, [self.rides[row] for row in rows.tolist()], self.values[rows], left_out)
+
+
+def read_months(files: Sequence[str], validate: Sequence[str], target: Target) -> tuple[RideSet, RideSet]:
+    """Return the rides to train on, and those to measure on: of the files ``validate``, or else the last ones.
+
+    Raises TrainingError if there are too few rides or a file is named twice, and TripRecordError if a file cannot be
+    read.
+    """
+    twice = [file for place, file in enumerate([*files, *validate]) if file in [*files, *validate][:place]]
+    if twice:
+        raise TrainingError(f"{twice[0]} is named twice: a model is measured on other rides than it is trained on")
+    parts = [_read_file(file, target) for file in files]
+    if validate:
+        return _join(parts), _join([_read_file(file, target) for file in validate])
+    return split_by_time(parts)
+
+
+def split_by_time(parts: Sequence[RideSet]) -> tuple[RideSet, RideSet]:
+    """Return the rides of the earlier months, and those of the last month; of one month, those of its last fifth.
+
+    The month of a file is that of its median pickup, so that a few wrong clocks do not matter.
+    """
+    months = [np.sort(part.pickups)[len(part.rides) // 2].astype("datetime64[M]") for part in parts]
+    last = max(months)
+    if min(months) < last:
+        dated = list(zip(parts, months, strict=True))
+        earlier = [part for part, month in dated if month < last]
+        return _join(earlier), _join([part for part, month in dated if month == last])
+    every = _join(parts)
+    order = np.argsort(every.pickups, kind="stable")
+    at = len(order) - int(len(order) * LAST_SHARE)
+    return every.select(order[:at], every.left_out), every.select(order[at:])
+
+
+def _read_file(file: str, target: Target) -> RideSet:
+    with open_trips(file) as path:
+        trips = training_trips(path, target, read_time_zone(os.environ))
+        name = path.name
+    text = f"{name}: {len(trips.rides):,} rides, {trips.left_out:,} rows left out"
+    cli.CONSOLE.print(text, highlight=False)
+    if len(trips.rides) < LEAST_RIDES:
+        paid = "are paid by card, " if target.by_card else ""
+        raise TrainingError(
+            f"{file}: of its rides fewer than {LEAST_RIDES} {paid}have a {target.name} of {target.least:g} to"
+            f" {target.most:g} {target.unit}, and go at most {MAX_TRIP_DISTANCE:g} miles"
+        )
+    return RideSet((name,), trips.rides, np.array(trips.values), trips.left_out)
+
+
+def _join(parts: Sequence[RideSet]) -> RideSet:
+    rides = [ride for part in parts for ride in part.rides]
+    files = tuple(name for part in parts for name in part.files)
+    return RideSet(files, rides, np.concatenate([part.values for part in parts]), sum(part.left_out for part in parts))
