@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from rides import Ride
 from scripts.benchmark import endpoint as bench_endpoint
 from scripts.benchmark.consumers import COMMON, CONSUMERS, EMPTY, FLOOR, OURS, OURS_SKLEARN
-from scripts.benchmark.inputs import RIDGE, SERVED, SKOPS, LoggedModel, write_events
+from scripts.benchmark.inputs import BOOSTED, FOREST, RIDGE, SERVED, SKOPS, LoggedModel, write_events
 from scripts.benchmark.load import HOST, Answers, Traffic, send
 from scripts.benchmark.processes import (
     DELAYED,
@@ -162,11 +162,13 @@ def test_cold_start_of_each_consumer_predicts_and_reports_its_memory(tmp_path: P
     assert peaks[-1] > 20e6
 
 
-LOG_FOREST = """
+LOG_MODEL = """
 import json, sys
 from pathlib import Path
-from scripts.benchmark.inputs import FOREST, generate_inputs, log_models
-model = log_models([FOREST], generate_inputs(1_000).trips, Path(sys.argv[1]), trees=3)[FOREST]
+from scripts.benchmark.inputs import generate_inputs, log_models
+from scripts.models import proof_rides
+proof_rides.RANDOM_RIDES = proof_rides.GOLDEN_PAIRS = 10
+model = log_models([sys.argv[2]], generate_inputs(1_000).trips, Path(sys.argv[1]), trees=3)[sys.argv[2]]
 print(json.dumps([model.run_id, {form: str(path) for form, path in model.folders.items()}]))
 """
 PREDICT = """
@@ -184,10 +186,11 @@ def run(code: str, *arguments: str, variables: Any = None) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_all_consumers_predict_the_same_doubles_and_ours_without_scikit_learn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [FOREST, BOOSTED])
+def test_all_consumers_predict_the_same_doubles_and_ours_without_scikit_learn(name: str, tmp_path: Path) -> None:
     """The model is logged as the benchmark logs it, and each consumer gets the form with which it is measured."""
     write_events(generate_rides(300, seed=1), [300], tmp_path)
-    model = LoggedModel(*run(LOG_FOREST, str(tmp_path)))
+    model = LoggedModel(*run(LOG_MODEL, str(tmp_path), name))
 
     def predict(consumer: str) -> tuple[list[float], bool]:
         variables = make_variables(endpoint, model, FORMS_OF[consumer][0]) | {"TEST_RUN": "True"}

@@ -45,10 +45,14 @@ RANGE_NODES = nodes(
     2, *((1, 2.0, INFINITY, 2, 0), leaf(1, 5), (0, 0.5, 1.5, 4, 0), leaf(3, 7.5), leaf(4, 1), leaf(5, 2))
 )
 """The same trees, but the second test is for one pair."""
+ENCODINGS: list[Column] = [pairs(0.5, 1.5, other=1.0), pairs(2.5, 3.5, other=3.0), DISTANCE]
+ENCODING_NODES = nodes(1, *((0, 1.0, INFINITY, 1, 0), (1, 3.0, INFINITY, 3, 0), leaf(2, 5), leaf(3, 1), leaf(4, 2)))
+"""A tree with tests of two encodings of the pair."""
 FORMS: dict[str, Form] = {
     "linear": Linear([pairs(1.5, -2, 0.25, other=0), Number("trip_distance", single=False)], np.array([1, 3.5, 0.5])),
     "table": Table([pairs(0, 1, 2, other=3), DISTANCE], np.array([0.5, 2.0]), np.arange(12.0).reshape(4, 3)),
     "leaf sets": Trees(TREE_COLUMNS, THRESHOLD_NODES, np.array([10.0, 2.0])),
+    "encodings": Trees(ENCODINGS, ENCODING_NODES, np.array([0.0, 1.0])),
     "step by step": Trees(TREE_COLUMNS, RANGE_NODES, np.array([10.0, 2.0])),
 }
 """A form of each kind, and two forms with trees: one for each way to find their leaves."""

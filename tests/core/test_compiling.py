@@ -127,6 +127,11 @@ FRAMES: dict[str, tuple[Any, Any, str]] = {
         HistGradientBoostingRegressor(max_iter=20, monotonic_cst=[0, 1]),
         "table",
     ),
+    "three encodings": (
+        columns(*((TargetEncoder(smooth=smooth), PAIR) for smooth in (2.0, 20.0, 200.0)), ("passthrough", MILES)),
+        HistGradientBoostingRegressor(max_iter=20),
+        "trees",
+    ),
     "both encodings": (
         columns((TargetEncoder(), PAIR), (DENSE_ONE_HOT, PAIR), ("passthrough", MILES)),
         GradientBoostingRegressor(**QUICK),

@@ -45,6 +45,7 @@ class TestPredicting:
             ("table", [0.0, 5.0, 10.0, 8.0]),
             ("leaf sets", [8.0, 11.25, 8.0, 11.25]),
             ("step by step", [8.0, 11.25, 8.0, 11.25]),
+            ("encodings", [1.0, 5.0, 1.0, 1.0]),
         ],
     )
     def test_a_form_predicts_what_its_arrays_say(self, kind: str, expected: list[float]) -> None:
