@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "scripts" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCHERS = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
 UNTESTED_COMMANDS = re.compile(
-    r"(git|aws|export|sleep|curl|ITERATOR)\b|\./scripts/(train|score|put-rides|read-predictions|replay)\b"
+    r"(git|aws|export|sleep|curl|ITERATOR)\b|\./scripts/(train|publish|score|put-rides|read-predictions|replay)\b"
 )
 """Commands in examples whose output depends on data or on a server: tests of commands run most. All others are run."""
 MEASURED = re.compile(r"\d ms|rides/s")
