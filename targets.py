@@ -35,3 +35,9 @@ TARGETS = {
     )
 }
 """The targets by their names."""
+
+
+def find_target(name: str, unit: str) -> Target | None:
+    """Return the target; None if it is the user's own, whose actual values no column of a trip record file has."""
+    target = TARGETS.get(name)
+    return target if target and target.unit == unit else None

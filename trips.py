@@ -95,14 +95,14 @@ def is_usual(ride: Ride, value: float, target: Target = DURATION) -> bool:
     return target.least <= value <= target.most and 0 < ride.trip_distance <= MAX_TRIP_DISTANCE
 
 
-def ride_events(path: Path, target: Target = DURATION, zone: str = DEFAULT_TIME_ZONE) -> TripEvents:
+def ride_events(path: Path, target: Target | None = DURATION, zone: str = DEFAULT_TIME_ZONE) -> TripEvents:
     """Return the rides of a file as the stream takes them, without the rows that the contract refuses.
 
     A ``ride_id`` is "<year>/<month>_<row>", such as "2023/02_17" for the row at index 17. Year and month come from the
     file's name, or else from the pickup; the row counts the whole file, so an id is unique in it and always the same.
 
     A ride has its pickup, as ``training_trips`` gives it, if the file tells it. Its actual value may be out of the
-    target's range.
+    target's range, and is not known if the target is None.
 
     Raises:
         TripRecordError: if the file cannot be read, or lacks a column.
@@ -220,7 +220,7 @@ def to_datetimes(times: Any) -> list[datetime | None]:
     return found
 
 
-def _read(path: Path, target: Target, zone: str, required: Collection[str]) -> Any:
+def _read(path: Path, target: Target | None, zone: str, required: Collection[str]) -> Any:
     """Return the table of ``clean`` for all rows of the file, in order. ``required`` is beside the ride's columns."""
     file = pq.ParquetFile(path)
     required = [*RIDE, *required]

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from model_metadata import NO_METADATA
-from targets import TARGETS, Target
+from targets import Target, find_target
 
 MANIFEST = "_manifest.json"
 """The file whose existence says that a month is done. Readers of partitioned tables ignore names that begin with _."""
@@ -56,9 +56,8 @@ class ModelIdentity(Struct, frozen=True, omit_defaults=True):
 
     @property
     def known_target(self) -> Target | None:
-        """The target; None if it is the user's own, whose actual values no column of a trip record file has."""
-        target = TARGETS.get(self.target)
-        return target if target and target.unit == self.unit else None
+        """The target; None if it is the user's own."""
+        return find_target(self.target, self.unit)
 
     def name_change(self, other: "ModelIdentity") -> str:
         """Return what is different in another identity, in a word or two; empty if they are the same."""

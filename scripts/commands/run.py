@@ -17,11 +17,12 @@ from scripts import cli, serving
 from scripts.cli import CONSOLE
 from scripts.localaws import account, chaos, consumers, faults, report, setup
 from scripts.localaws.account import ExpectedRecord, PutRide
-from scripts.localaws.consumers import DeliveredRides
+from scripts.localaws.consumers import DeliveredRides, LocalConsumer
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.setup import Outputs
 from scripts.sources import chosen
 from settings import SettingsError
+from targets import Target, find_target
 from trip_cells import TripRecordError
 
 DELAY_SECONDS = 4
@@ -35,8 +36,11 @@ def main() -> int:
     A shadow's account does not change the exit code.
     """
     options = parse_arguments()
-    source = chosen.rides_from_options(options, options.seed)
     chosen_consumers = consumers.choose_consumers(options.model, options.shadow)
+    metadata = chosen_consumers[0].model.metadata
+    unit, target = metadata.unit, find_target(metadata.target, metadata.unit)
+    source = chosen.rides_from_options(options, options.seed, target)
+    consumers.announce(chosen_consumers)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
     decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
     delivered = DeliveredRides()
@@ -52,10 +56,9 @@ def main() -> int:
         is_settled = account.put_and_wait(local.kinesis, records, mapping, rides)
         seconds = time.time() - began
         found = account.take_account(rides, local.kinesis, local.s3)
-        report.show(found, rides, mapping.counters().redelivered, seconds, stays=options.serve)
-        others = [one.outputs for one in chosen_consumers[1:]]
-        for shadow, outputs in zip(shadows, others, strict=True):
-            show_shadow(local, shadow, outputs, rides, len(records), began, stays=options.serve)
+        report.show(found, rides, mapping.counters().redelivered, seconds, unit, target, stays=options.serve)
+        for shadow, consumer in zip(shadows, chosen_consumers[1:], strict=True):
+            show_shadow(local, shadow, consumer, rides, len(records), began, target, stays=options.serve)
         if options.chaos:
             report.show_faults(faulty.faults)
         if source.left_out:
@@ -63,7 +66,7 @@ def main() -> int:
         if not is_settled:
             abandon()
         if options.serve:
-            serve(local, mapping, delivered, others)
+            serve(local, mapping, delivered, [one.outputs for one in chosen_consumers[1:]])
     return 0 if found.is_exact else 1
 
 
@@ -95,21 +98,28 @@ def parse_arguments() -> argparse.Namespace:
 def show_shadow(
     local: setup.LocalStack,
     mapping: EventSourceMapping,
-    outputs: Outputs,
+    consumer: LocalConsumer,
     rides: Mapping[str, PutRide],
     records: int,
     began: float,
+    target: Target | None,
     *,
     stays: bool,
 ) -> None:
-    """Wait until a shadow is done with the records, or stalls, and print its account."""
+    """Wait until a shadow is done with the records, or stalls, and print its account.
+
+    The rides' true values are those of the target, the live model's. They are not compared with a shadow's of another.
+    """
+    outputs, metadata = consumer.outputs, consumer.model.metadata
     with CONSOLE.status(f"Waiting for {outputs.stream}"):
         if not account.wait_until_settled(mapping, records, lambda: None):
             CONSOLE.print(
                 f"The shadow settled nothing for {account.STALL_SECONDS} seconds: its account is not complete"
             )
     seconds, found = time.time() - began, account.take_account(rides, local.kinesis, local.s3, outputs)
-    report.show(found, rides, mapping.counters().redelivered, seconds, stays=stays, outputs=outputs)
+    same = target if find_target(metadata.target, metadata.unit) == target else None
+    redelivered = mapping.counters().redelivered
+    report.show(found, rides, redelivered, seconds, metadata.unit, same, stays=stays, outputs=outputs)
 
 
 def abandon() -> NoReturn:

@@ -51,14 +51,18 @@ class DeliveredRides:
 
 
 def choose_consumers(model: str | None, shadow: str | None) -> list[LocalConsumer]:
-    """Copy the models of the live consumer and of the shadow, if there is one, and say which models run."""
+    """Copy the models of the live consumer and of the shadow, if there is one."""
     consumers = [LocalConsumer(setup.copy_chosen_model(os.environ, model), setup.LIVE)]
     if shadow:
         consumers.append(LocalConsumer(setup.copy_shadow(os.environ, shadow), setup.SHADOW))
+    return consumers
+
+
+def announce(consumers: Sequence[LocalConsumer]) -> None:
+    """Say which models run."""
     for name, one in zip(("Model", "Shadow"), consumers, strict=False):
         line = f"{name}: {one.model.location}, run {one.model.run_id}"
         CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
-    return consumers
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, printable
 from scripts.localaws.account import Account, PutRide
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
 from scripts.localaws.setup import LIVE, Outputs
-from targets import DURATION
+from targets import DURATION, Target
 from trips import is_usual
 
 MAX_ROWS, FIRST_ROWS = 50, 20
@@ -26,8 +26,6 @@ MAX_EXAMPLES = 2
 """Examples of reasons for each kind of rejection."""
 MAX_MISSING = 10
 """Missing rides that are listed."""
-USUAL = f"rides of {DURATION.least:g} to {DURATION.most:g} minutes, above 0 miles"
-"""The rides that `train` uses, in the summary."""
 SAMPLE_KEY = "256"
 """The partition key of events/ride.json: its ride_id."""
 
@@ -39,26 +37,29 @@ def show(
     rides: Mapping[str, PutRide],
     redelivered: int,
     seconds: float,
+    unit: str,
+    target: Target | None,
     *,
     stays: bool,
     outputs: Outputs = LIVE,
 ) -> None:
     """Print a consumer's account of rides that were put, by event id; only of the live consumer, the rides as well.
 
-    The run took ``seconds``, and its local AWS may stay.
+    The run took ``seconds``, and its local AWS may stay. The predictions have the unit. The rides' true
+    values are those of the target, or no values to compare with if it is None.
     """
     if outputs is not LIVE:
         _print_line(f"\nThe predictions on {outputs.stream}")
     predicted = [event_id for event_id in rides if event_id in account.predicted] if outputs is LIVE else []
     shown = predicted if len(predicted) <= MAX_ROWS else predicted[:FIRST_ROWS]
     if shown:
-        _console.print(_rides_table(account, rides, shown))
+        _console.print(_rides_table(account, rides, shown, unit))
     if len(shown) < len(predicted):
         _console.print(f"... and {len(predicted) - len(shown):,} more\n", highlight=False)
     if account.rejected:
         _console.print(_rejections_table(account))
         _print_line(f"They {_stored(f'{outputs.rejections}/', stays)}\n")
-    _console.print(_summary_table(account, rides, redelivered, seconds))
+    _console.print(_summary_table(account, rides, redelivered, seconds, target))
     if account.given_up:
         place = f"s3://{outputs.failures_bucket}/{ON_FAILURE_PREFIX}"
         _print_line(f"The function failed on the rides that were given up; they {_stored(place, stays)}")
@@ -81,39 +82,45 @@ def latency(account: Account, rides: Mapping[str, PutRide], percent: int) -> flo
     return latencies[-(-len(latencies) * percent // 100) - 1] if latencies else None
 
 
-def _rides_table(account: Account, rides: Mapping[str, PutRide], event_ids: Sequence[str]) -> Table:
-    has_true = any(ride.record.minutes is not None for ride in rides.values())
-    names = ("pickup", "dropoff", "miles", "predicted minutes", *(("true minutes",) if has_true else ()))
+def _rides_table(account: Account, rides: Mapping[str, PutRide], event_ids: Sequence[str], unit: str) -> Table:
+    has_true = any(ride.record.true_value is not None for ride in rides.values())
+    names = ("pickup", "dropoff", "miles", f"predicted {unit}", *((f"true {unit}",) if has_true else ()))
     numbers = [Column(name, justify="right") for name in names]
     table = _table("Rides and their predictions", Column("ride_id", overflow="fold"), *numbers)
     for event_id in event_ids:
         record, predicted = rides[event_id].record, account.predicted[event_id].prediction.value
         event = decode_ride(record.data)
         trip = (str(event.ride.PULocationID), str(event.ride.DOLocationID), f"{event.ride.trip_distance:.2f}")
-        true = "" if record.minutes is None else f"{record.minutes:.2f}"
+        true = "" if record.true_value is None else f"{record.true_value:.2f}"
         table.add_row(Text(printable(str(event.ride_id))), *trip, f"{predicted:.2f}", *((true,) if has_true else ()))
     return table
 
 
-def errors(account: Account, rides: Mapping[str, PutRide]) -> dict[str, str]:
-    """Return the rows of the summary that compare predictions with true durations, if any is known.
+def errors(account: Account, rides: Mapping[str, PutRide], target: Target) -> dict[str, str]:
+    """Return the rows of the summary that compare predictions with the target's true values, if any is known.
 
     Rides that ``train`` would use have rows of their own if there are other rides too, because one meter that was left
     on for a day would outweigh all of them.
     """
     found = ((rides[event_id].record, read) for event_id, read in account.predicted.items() if event_id in rides)
-    known = [(one.event, one.minutes, read.prediction.value) for one, read in found if one.event and one.minutes]
-    usual = [(event, true, predicted) for event, true, predicted in known if is_usual(event.ride, true)]
-    rows = {"true duration known": f"{len(known):,}", **_errors("", known)} if known else {}
+    known = [
+        (one.event, one.true_value, read.prediction.value)
+        for one, read in found
+        if one.event and one.true_value is not None
+    ]
+    usual = [(event, true, predicted) for event, true, predicted in known if is_usual(event.ride, true, target)]
+    unit = "min" if target == DURATION else target.unit
+    rows = {f"true {target.name} known": f"{len(known):,}", **_errors("", known, unit)} if known else {}
     if 0 < len(usual) < len(known):
-        rows |= {USUAL: f"{len(usual):,}", **_errors(" of these", usual)}
+        name = f"rides of {target.least:g} to {target.most:g} {target.unit}, above 0 miles"
+        rows |= {name: f"{len(usual):,}", **_errors(" of these", usual, unit)}
     return rows
 
 
-def _errors(suffix: str, rides: Sequence[tuple[RideEvent, float, float]]) -> dict[str, str]:
+def _errors(suffix: str, rides: Sequence[tuple[RideEvent, float, float]], unit: str) -> dict[str, str]:
     misses = [predicted - true for _, true, predicted in rides]
     rmse, mae = math.sqrt(statistics.fmean(miss * miss for miss in misses)), statistics.fmean(map(abs, misses))
-    return {f"RMSE{suffix}": f"{rmse:.3f} min", f"MAE{suffix}": f"{mae:.3f} min"}
+    return {f"RMSE{suffix}": f"{rmse:.3f} {unit}", f"MAE{suffix}": f"{mae:.3f} {unit}"}
 
 
 def _rejections_table(account: Account) -> Table:
@@ -127,7 +134,9 @@ def _rejections_table(account: Account) -> Table:
     return table
 
 
-def _summary_table(account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float) -> Table:
+def _summary_table(
+    account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float, target: Target | None
+) -> Table:
     problems = {
         "given up": account.given_up,
         "missing": account.missing,
@@ -140,7 +149,7 @@ def _summary_table(account: Account, rides: Mapping[str, PutRide], redelivered: 
         "rejected": f"{len(account.rejected):,}",
         "redelivered": f"{redelivered:,}",
         **{name: f"{len(event_ids):,}" for name, event_ids in problems.items() if event_ids},
-        **errors(account, rides),
+        **(errors(account, rides, target) if target else {}),
         **{f"put to prediction, p{rank}": _milliseconds(latency(account, rides, rank)) for rank in (50, 95)},
         "rides/s": f"{account.put / seconds:,.0f}",
     }

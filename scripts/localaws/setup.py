@@ -14,6 +14,7 @@ import boto3
 import clients
 from artifacts import MLMODEL, ModelError, describe, open_artifact
 from model import find_location
+from model_metadata import ModelMetadata, read_metadata
 from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL, SHADOW_STREAM
 from scripts.localaws import moto
 from scripts.localaws.moto import environment_without_account
@@ -42,6 +43,7 @@ class ModelCopy:
 
     location: str
     run_id: str
+    metadata: ModelMetadata
     files: Mapping[str, bytes]
     folder: str
     """Where the files go in the models bucket, relative to the experiment."""
@@ -144,7 +146,8 @@ def copy_model(location: str, run_id: str = "", sha256: str | None = None) -> Mo
     model_id = str(description.get("model_id"))
     is_beside_run = re.fullmatch("m-[^/]+", model_id) and description.get("run_id") == version
     folder = f"models/{model_id}/artifacts" if is_beside_run else f"{version}/artifacts/model"
-    return ModelCopy(location, version, {name: artifact.read(name) for name in artifact.names()}, folder, sha256)
+    files = {name: artifact.read(name) for name in artifact.names()}
+    return ModelCopy(location, version, read_metadata(description, location), files, folder, sha256)
 
 
 def isolate(environment: MutableMapping[str, str], endpoint: str) -> None:

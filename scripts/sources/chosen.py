@@ -16,6 +16,7 @@ from scripts.sources.records import RideRecord, encode_ride
 from scripts.sources.synthetic import generate_rides
 from streaming.delivery import MAX_ENTRY_BYTES
 from streaming.envelope import is_partition_key, partition_key
+from targets import DURATION, Target
 from trips import ride_events
 
 DEFAULT_RIDES = 25
@@ -52,8 +53,8 @@ def add_options(parser: argparse.ArgumentParser, *, documents: bool) -> None:
     parser.add_argument("--bad", type=percent, default=0.0, metavar="PERCENT", help=bad)
 
 
-def rides_from_options(options: argparse.Namespace, seed: int) -> RideSource:
-    """Return the rides that the options of ``add_options`` ask for.
+def rides_from_options(options: argparse.Namespace, seed: int, target: Target | None = DURATION) -> RideSource:
+    """Return the rides that the options of ``add_options`` ask for, with the target's true values if a file has them.
 
     The seed alone decides which rides are generated and which rides go bad. Raises TripRecordError if a TLC file cannot
     be read, and CommandError if a file has no ride, if a JSON file cannot be read, is not JSON or has a record that no
@@ -62,7 +63,7 @@ def rides_from_options(options: argparse.Namespace, seed: int) -> RideSource:
     if getattr(options, "raw", False) and not options.json:
         raise CommandError("--raw is about the lines of a file: name the file with --json")
     if options.data:
-        source = read_tlc_rides(options.data)
+        source = read_tlc_rides(options.data, target)
     elif getattr(options, "json", None):
         source = RideSource(read_json_rides(options.json, raw=options.raw))
     else:
@@ -72,10 +73,10 @@ def rides_from_options(options: argparse.Namespace, seed: int) -> RideSource:
     return RideSource(with_bad_rides(source.records[: options.rides], options.bad, seed), source.left_out)
 
 
-def read_tlc_rides(source: str) -> RideSource:
-    """Return the rides of a TLC file or URL. Raises TripRecordError."""
+def read_tlc_rides(source: str, target: Target | None = DURATION) -> RideSource:
+    """Return the rides of a TLC file or URL, with the true values of the target, if any. Raises TripRecordError."""
     with open_trips(source) as path:
-        trips = ride_events(path)
+        trips = ride_events(path, target)
     return RideSource(list(map(encode_ride, trips.events, trips.actual)), trips.left_out)
 
 

@@ -24,15 +24,15 @@ class RideRecord:
     data: bytes
     event: RideEvent | None = None
     """The ride in the data. It is None for a bad ride, for an aggregated record, and if nobody has decoded the data."""
-    minutes: float | None = None
-    """The ride's true duration. It is None if nobody knows it."""
+    true_value: float | None = None
+    """What the model should predict, such as the ride's duration in minutes. It is None if nobody knows it."""
     rides: int = 1
     """The number of rides in the data: more than one in an aggregated record."""
 
 
-def encode_ride(event: RideEvent, minutes: float | None = None) -> RideRecord:
-    """Return the record of a ride, which took ``minutes`` if that is known."""
-    return RideRecord(partition_key(event.ride_id), msgspec.json.encode(event), event, minutes)
+def encode_ride(event: RideEvent, true_value: float | None = None) -> RideRecord:
+    """Return the record of a ride, with the true value that the model should predict if it is known."""
+    return RideRecord(partition_key(event.ride_id), msgspec.json.encode(event), event, true_value)
 
 
 def aggregate(records: Sequence[RideRecord], most: int = MAX_PACKED) -> list[RideRecord]:

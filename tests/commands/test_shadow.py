@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import pytest
 import yaml
 
+from model_metadata import KEY
 from scripts.cli import OUTPUT_STREAM, SHADOW_STREAM
-from tests.commands.test_run import changed_model, read_commands, stop, summary
+from tests.commands.test_run import changed_model, read_commands, rows_of_rides, stop, summary
 from tests.conftest import SAMPLE_MODEL
 from tests.core.saved_models import copy_without_served_form
 from tests.tools import finish, start
+from tests.trip_records import trip, write
 
 
 class EndsItsProcess:
@@ -72,3 +75,20 @@ def test_the_live_consumer_goes_on_if_the_shadow_fails(tmp_path: Path) -> None:
     assert (counts(shadow)["predicted"], counts(shadow)["given up"]) == ("0", "1")
     assert "s3://ride-failures-shadow/aws/lambda/" in shadow
     assert summary(done)["put"] == "1"
+
+
+def test_predictions_are_compared_with_true_values_of_their_own_target(tmp_path: Path) -> None:
+    """The fares that a model predicts are compared with fares, in dollars. Its shadow's durations are not."""
+    metadata = {KEY: {"target": "fare", "field": "fare_amount", "unit": "dollars"}}
+    arguments = ("--model", str(changed_model(tmp_path, metadata=metadata)), "--shadow", str(SAMPLE_MODEL))
+    write(tmp_path / "green_tripdata_2023-02.parquet", [trip(20)])
+    done = finish("run", "--data", "green_tripdata_2023-02.parquet", *arguments, cwd=tmp_path)
+    live, shadow = split_summaries(done.stdout)
+    ((*_, predicted, true),) = rows_of_rides(live)
+    assert (true, counts(live)["true fare known"]) == ("12.50", "1")
+    assert counts(live)["MAE"] == counts(live)["RMSE"]
+    assert float(counts(live)["MAE"].removesuffix(" dollars")) == pytest.approx(abs(float(predicted) - 12.5), abs=0.01)
+    assert "predicted dollars" in live
+    assert "min" not in live
+    assert counts(shadow)["predicted"] == "1"
+    assert "MAE" not in counts(shadow)
