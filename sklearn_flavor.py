@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from artifacts import KeptArtifact, ModelError, in_one_line
+from artifacts import MAX_MESSAGE_LENGTH, KeptArtifact, ModelError, in_one_line
 from digests import copy_pinned, refuse_unpinned
+from features import SAMPLE_RIDE, prepare_features
 from forests import find_tree_sum
 from linear_models import find_formula
+from model_metadata import KEY, read_metadata
 from pickled_code import check_python
 
 TRUSTED_TYPES = [
@@ -57,6 +59,7 @@ def load_pipeline_calls(artifact: KeptArtifact, description: Mapping[str, Any], 
     The arguments and errors are those of ``flavors.load_calls``.
     """
     pipeline = _load_pipeline(artifact, description["flavors"], is_pinned=is_pinned)
+    _check_vectorizer(pipeline, read_metadata(description, artifact.location).features, artifact.location)
     yield from input_forms(pipeline, _signature_columns(description), artifact.location)
 
 
@@ -114,6 +117,24 @@ def _load_pinned_skops(content: bytes) -> Pipeline:
     import skops.io
 
     return skops.io.loads(content, trusted=skops.io.get_untrusted_types(data=content))
+
+
+def _check_vectorizer(pipeline: Pipeline, names: Sequence[str], location: str) -> None:
+    """Raise ModelError if the pipeline's DictVectorizer was fitted on features that it will not get.
+
+    It would take 0 for each of them, without an error, and the pipeline would predict wrong values.
+    """
+    vectorizer: Any = pipeline.steps[0][1] if getattr(pipeline, "steps", None) else None
+    if type(vectorizer).__name__ != "DictVectorizer":
+        return
+    # A category is a column of its own, such as "PU_DO=130_205".
+    fitted = {str(column).partition(vectorizer.separator)[0] for column in vectorizer.vocabulary_}
+    if missing := sorted(fitted - prepare_features(SAMPLE_RIDE, names).keys()):
+        shown = ascii(", ".join(missing))[1:-1][:MAX_MESSAGE_LENGTH]
+        raise ModelError(
+            f"{location} was fitted on features that it does not get: {shown}; train it on features that `features.py`"
+            f" makes, and log it with their names in metadata.{KEY}.features"
+        )
 
 
 def input_forms(pipeline: Pipeline, signature_columns: Sequence[str], location: str) -> Iterator[Call]:

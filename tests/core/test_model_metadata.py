@@ -1,16 +1,22 @@
 """What a model's artifact says about the model: the defaults, and what is refused."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import mlflow.sklearn
 import msgspec
 import pytest
 import yaml
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
 
 from artifacts import ModelError
-from features import PAIR_AND_DISTANCE
+from features import PAIR_AND_DISTANCE, SAMPLE_RIDE, ZONES, prepare_features
 from model import describe_model, load_model
 from model_metadata import KEY, NO_METADATA, BaselineFile, ModelMetadata, TrainedOn, read_metadata
+from rides import Ride
 from scripts.cli import SAMPLE_MODEL
 from scripts.models.boosting import WITH_TIME
 from tests.builders import copy_saying
@@ -113,3 +119,26 @@ def test_a_model_says_what_its_artifact_says(boosted_model: str) -> None:
         == ("a-run", ModelMetadata(features=WITH_TIME))
     )
     assert describe_model(str(SAMPLE_MODEL)).metadata is NO_METADATA
+
+
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [
+        (None, "DOLocationID, PULocationID, hour, weekday"),
+        ({"features": [*PAIR_AND_DISTANCE]}, "DOLocationID, PULocationID, hour, weekday"),
+        ({"features": [*PAIR_AND_DISTANCE, *ZONES]}, "hour, weekday"),
+        ({"features": [*WITH_TIME]}, ""),
+    ],
+    ids=["no metadata", "the usual ones", "no time", "all"],
+)
+def test_a_pipeline_gets_all_features_that_it_was_fitted_on(tmp_path: Path, said: object, missing: str) -> None:
+    """A DictVectorizer takes 0 for a missing one without an error, so such a pipeline would predict wrong values."""
+    features = [prepare_features(Ride(1, 1, 5.0, datetime(2023, 2, 1, hour)), WITH_TIME) for hour in range(24)]
+    pipeline = make_pipeline(DictVectorizer(), LinearRegression()).fit(features, [one["hour"] for one in features])
+    folder, metadata = str(tmp_path / "model"), {KEY: said} if said else None
+    mlflow.sklearn.save_model(pipeline, folder, serialization_format="skops", metadata=metadata)
+    if missing:
+        with pytest.raises(ModelError, match=f"{folder} was fitted on features that it does not get: {missing}; "):
+            load_model(folder, version="1")
+    else:
+        assert load_model(folder, version="1").predict([SAMPLE_RIDE]) == [pytest.approx(8.5)]
