@@ -7,7 +7,7 @@ read if a number or time can be made of it. If it is null, NaN, or out of all bo
 import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterator
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -171,11 +171,15 @@ def _times(name: str, column: Any) -> Any:
 
 def _local_times(name: str, column: Any, zone: str) -> Any:
     """Return what a clock in the zone shows; a time without a zone or UTC offset is such a time already."""
-    times = _times(name, _without_text(column, functools.partial(_local_time, zone=ZoneInfo(zone))))
+    local_zone = ZoneInfo(zone)
+    times = _times(name, _without_text(column, functools.partial(_local_time, zone=local_zone)))
     if not times.type.tz:
         return times
+    # pyarrow's own conversion knows no summer time after 2037.
+    moments = times.cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us")).to_numpy().tolist()
+    local = [None if moment is None else _in_zone(moment.replace(tzinfo=UTC), local_zone) for moment in moments]
     # Its first hours are before the first time if the zone is west of UTC.
-    return _within_bounds(pc.local_timestamp(times.cast(pa.timestamp("us", zone))))
+    return _within_bounds(pa.chunked_array([pa.array(local, pa.timestamp("us"))]))
 
 
 def _within_bounds(times: Any) -> Any:
@@ -257,4 +261,8 @@ def _naive_time(text: str) -> datetime:
 
 def _local_time(text: str, zone: tzinfo) -> datetime:
     time = datetime.fromisoformat(text)
-    return time.astimezone(zone).replace(tzinfo=None) if time.tzinfo else time
+    return _in_zone(time, zone) if time.tzinfo else time
+
+
+def _in_zone(moment: datetime, zone: tzinfo) -> datetime:
+    return moment.astimezone(zone).replace(tzinfo=None)

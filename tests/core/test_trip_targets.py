@@ -21,6 +21,8 @@ MOMENTS = [
     # Clocks go from 2 to 3 at 7 UTC on the first day, and from 2 to 1 at 6 UTC on the second day.
     *(datetime(2023, 3, 12, hour, 59, 59, 999_999, tzinfo=UTC) for hour in (6, 7)),
     *(datetime(2023, 11, 5, hour, 30, tzinfo=UTC) for hour in (5, 6)),
+    # Time zone files list the days on which clocks change until 2037, and have a rule for later years.
+    *(datetime(year, 7, 1, 12, tzinfo=UTC) for year in (2037, 2038, 2099)),
 ]
 LOCAL = [moment.astimezone(NEW_YORK).replace(tzinfo=None) for moment in MOMENTS]
 
