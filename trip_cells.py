@@ -27,6 +27,8 @@ TIMES = {
 PAYMENT, BY_CARD = "payment_type", 1
 """The column of the way to pay, and its number for a card (TLC's data dictionary)."""
 MICROSECONDS_A_MINUTE = 60_000_000
+LAST_YEAR_OF_PYARROW = 2037
+"""pyarrow knows no summer time after this year. Python does, and takes some 80 times as long to convert a column."""
 MAX_ZONE = 2**31
 """Larger than every zone: TLC has 265 zones. A negative zone is a missing value that was converted to an integer."""
 
@@ -175,11 +177,15 @@ def _local_times(name: str, column: Any, zone: str) -> Any:
     times = _times(name, _without_text(column, functools.partial(_local_time, zone=local_zone)))
     if not times.type.tz:
         return times
-    # pyarrow's own conversion knows no summer time after 2037.
-    moments = times.cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us")).to_numpy().tolist()
-    local = [None if moment is None else _in_zone(moment.replace(tzinfo=UTC), local_zone) for moment in moments]
+    moments = times.cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us"))
+    if (pc.max(moments).as_py() or FIRST_TIME).year <= LAST_YEAR_OF_PYARROW:
+        local = pc.local_timestamp(times.cast(pa.timestamp("us", zone)))
+    else:
+        utc = [moment and moment.replace(tzinfo=UTC) for moment in moments.to_numpy().tolist()]
+        found = [moment and _in_zone(moment, local_zone) for moment in utc]
+        local = pa.chunked_array([pa.array(found, pa.timestamp("us"))])
     # Its first hours are before the first time if the zone is west of UTC.
-    return _within_bounds(pa.chunked_array([pa.array(local, pa.timestamp("us"))]))
+    return _within_bounds(local)
 
 
 def _within_bounds(times: Any) -> Any:
