@@ -167,7 +167,7 @@ def create(kinesis: "KinesisClient", s3: "S3Client", shards: int, outputs: Seque
 
 
 def configure_function(environment: MutableMapping[str, str], model: ModelCopy, outputs: Outputs = LIVE) -> None:
-    """Set the function's variables for the local AWS and an uploaded model; of the user's, LOG_LEVEL and TIME_ZONE stay.
+    """Set the function's variables for the local AWS and an uploaded model. The user's LOG_LEVEL and TIME_ZONE stay.
 
     Raises SettingsError if one of them is not valid.
     """
