@@ -24,7 +24,7 @@ from scripts.models.verdicts import Verdict, judge
 from scripts.sources.download import open_trips
 from served.arrays import Floats
 from served.forms import FLAVOR
-from settings import DEFAULT_TIME_ZONE
+from settings import read_time_zone
 from targets import TARGETS
 from trips import training_trips
 
@@ -93,7 +93,7 @@ def compare_with_live(release: Release, live: LiveModel, files: Sequence[str], s
         PublishError: if the live model cannot be compared.
         TripRecordError: if a file cannot be read.
     """
-    metadata, zone = release.metadata, os.environ.get("TIME_ZONE") or DEFAULT_TIME_ZONE
+    metadata, zone = release.metadata, read_time_zone(os.environ)
     live_model = _load_live(live, zone)
     if (live_model.metadata.target, live_model.metadata.unit) != (metadata.target, metadata.unit):
         raise PublishError(
