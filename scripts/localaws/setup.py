@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
 EXPERIMENT_ID, SHADOW_EXPERIMENT_ID = "1", "2"
 SHADOW_PREFIX = "SHADOW_"
-"""Begins the names of variables about the shadow."""
+"""The beginning of the names of the shadow's variables."""
 MODEL_VARIABLES = ("MLFLOW_EXPERIMENT_ID", "MODEL_BUCKET", "MODEL_LOCATION", "MODEL_SHA256", "RUN_ID")
 OTHER_VARIABLES = (
     *("FAILURES_LOCATION", "MODEL_NAME", "PREDICTION_FIELD", "PREDICTIONS_STREAM_NAME", "TEST_RUN", "TIME_ZONE"),

@@ -47,7 +47,7 @@ def test_a_run_that_is_not_an_id_is_refused(tmp_path: Path, run: object) -> None
 
 
 def test_a_time_zone_that_the_system_does_not_know_is_an_error() -> None:
-    """It is named, with the package that has all zones. A model that does not want the time needs no zone."""
+    """The error names the zone and the package that has all zones. A model that does not use the time needs no zone."""
     wants_time = ModelMetadata(features=WITH_TIME)
     with pytest.raises(ModelError, match="does not know the time zone Mars/Base: install the package tzdata"):
         Model(lambda features: [], "v", wants_time, "Mars/Base")
