@@ -104,7 +104,7 @@ class TestPredicting:
                 assert duration == number
 
     def test_a_ride_without_a_time_is_an_error_for_a_model_that_wants_it(self) -> None:
-        """The other rides get their predictions. The entry points give each ride a time before that."""
+        """The other rides get predictions. The entry points give each ride a time before they call the model."""
         model = Model(lambda features: [one["hour"] for one in features], "v", ModelMetadata(features=WITH_TIME))
         timed = Ride(1, 2, 3.0, datetime(2023, 2, 1, 8, 30))
         first, second, third = model.predict([timed, Ride(1, 2, 3.0), timed])
