@@ -174,7 +174,7 @@ def predict_with_mlflow(
 
 
 def _trusted_digests(files: Mapping[str, bytes], flavor: Any) -> list[str]:
-    """Return the digests that cover all that MLflow loads. That of a served form's file does not, for example."""
+    """Return the digests that cover everything that MLflow loads. The digest of a served form's file does not."""
     digests = [digest_of_files(files)]
     if isinstance(flavor, dict) and not flavor.get("code") and flavor.get("pickled_model") in files:
         digests.append(digest_of(files[flavor["pickled_model"]]))
