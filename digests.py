@@ -47,7 +47,7 @@ def open_pinned(location: str, sha256: str | None) -> tuple[KeptArtifact, Mappin
     """Return a model's files and the content of its MLmodel file, verified if a digest is pinned.
 
     The digest is that of the file that is loaded, or that of the whole folder. If it is that of the folder, the MLmodel
-    file and all others are used from the verified bytes. Raises ModelError if it is another model, or there is none.
+    file and all others are used from the verified bytes. Raises ModelError if the digest differs, or there is no model.
     """
     artifact = KeptArtifact(open_artifact(location))
     if sha256 is None:
@@ -56,7 +56,7 @@ def open_pinned(location: str, sha256: str | None) -> tuple[KeptArtifact, Mappin
         description = describe(artifact)
         found = find_digest(artifact, description)
     except ModelError as error:
-        # A changed MLmodel file may name a file that does not exist. Its digest says more than that.
+        # A changed MLmodel file may name a file that does not exist. An error about the digest then says more.
         _check_folder(artifact, sha256, str(error))
         raise
     if found != sha256.lower():
@@ -92,7 +92,7 @@ def find_digest(artifact: KeptArtifact, description: Mapping[str, Any]) -> str:
 
 
 def _check_folder(artifact: KeptArtifact, sha256: str, reason: str) -> None:
-    """Raise ModelError unless the digest of the whole folder is the pinned one. ``reason`` is what was found."""
+    """Raise ModelError unless the digest of the whole folder is the pinned one. ``reason`` goes into the error."""
     digest = artifact.digest_of_all()
     if digest != sha256.lower():
         found = [f"the digest of the whole folder is {digest}", reason, compare_with_manifest(artifact)]

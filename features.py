@@ -31,7 +31,7 @@ KNOWN = (*PAIR_AND_DISTANCE, *ZONES, *TIMES)
 
 
 class NoTimeError(ValueError):
-    """A ride without the pickup's time, for a model that wants it."""
+    """The model wants the time of the pickup, and the ride has none."""
 
 
 def wants_time(names: Sequence[str]) -> bool:

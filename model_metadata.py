@@ -82,6 +82,6 @@ def read_metadata(description: Mapping[str, Any], location: str) -> ModelMetadat
             f"{location} wants the features {', '.join(unknown)}, which are not known here: update this service"
         )
     if metadata.features == PAIR_AND_DISTANCE:
-        # The same object, by which ``prepare_features`` knows quickly that nothing else is wanted.
+        # ``prepare_features`` asks for this very object, because comparing the names for each ride would take longer.
         return msgspec.structs.replace(metadata, features=PAIR_AND_DISTANCE)
     return metadata

@@ -14,8 +14,8 @@ MAX_TRIP_DISTANCE = 100.0
 """Miles. Training leaves longer trips out and serving refuses them: a stuck meter says 120,000."""
 
 FIRST_TIME, END_OF_TIME = datetime(1970, 1, 1), datetime(2100, 1, 1)
-"""The first time that is read, and the first that is not. Clocks that were never set say 2001 or 2008 and are read;
-1677, 1900, 2262 and 9999 are what programs write for a missing time."""
+"""A pickup is at the first of these times or later, and before the second. Clocks that were never set say 2001 or 2008,
+and such pickups are read. For a missing time, programs write 1677, 1900, 2262 or 9999."""
 
 MAX_ID_LENGTH = 256
 """Characters: a ride_id becomes a partition key, and PutRecords takes no longer key (API reference)."""

@@ -105,7 +105,7 @@ _SPECIAL: dict[str, Rule] = {
     "sklearn.preprocessing._encoders.OrdinalEncoder": _rule(
         "_infrequent_enabled _infrequent_indices _default_to_infrequent_mappings _missing_indices"
     ),
-    # Only fit_transform calls the folds, which serving never does.
+    # Only fit_transform uses the folds, and serving never calls it.
     "sklearn.preprocessing._target_encoder.TargetEncoder": _rule(
         "_infrequent_enabled", checks.check_target_encoder, cv=[_FOLDS]
     ),

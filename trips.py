@@ -221,7 +221,7 @@ def to_datetimes(times: Any) -> list[datetime | None]:
 
 
 def _read(path: Path, target: Target | None, zone: str, required: Collection[str]) -> Any:
-    """Return the table of ``clean`` for all rows of the file, in order. ``required`` is beside the ride's columns."""
+    """Return the table of ``clean`` for all rows of the file, in order. ``required`` adds to the ride's columns."""
     file = pq.ParquetFile(path)
     required = [*RIDE, *required]
     chosen = choose_columns(path, file.schema_arrow.names, target, required)

@@ -35,7 +35,7 @@ NAME, VERSION = SETTINGS.model.name, MODEL.version
 FIELD = SETTINGS.model.prediction_field or MODEL.metadata.target
 if FIELD in ANSWER_FIELDS:
     sys.exit(f"web_service: the model's target is {FIELD!r}, a field that answers have already: set PREDICTION_FIELD")
-# An artifact that says nothing may hold any model, and a name that the user chose says that it does.
+# An artifact without metadata counts as a model of durations. With a name of the user's own, it may be another model.
 UNIT = "" if SETTINGS.model.prediction_field and MODEL.metadata is NO_METADATA else MODEL.metadata.unit
 WANTS_TIME = MODEL.metadata.wants_time
 NAMES = {"model": NAME, "version": VERSION, "field": FIELD}

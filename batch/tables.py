@@ -19,7 +19,7 @@ from trip_cells import IS_TEXT, RIDE
 from trips import usual_trips
 
 DIFFERENCE = "diff"
-"""The column that has how much larger the actual value is than the predicted one."""
+"""The column of the error: the actual value minus the predicted one."""
 MAX_REASONS = 50
 """A manifest counts this many reasons by themselves. A model may give a reason of its own for each ride."""
 OTHER_REASONS = "other reasons"

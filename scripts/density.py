@@ -22,7 +22,7 @@ LARGEST = 1e6
 
 
 def draw(axes: Axes, counts: NDArray[Any], low: float, high: float, unit: str) -> None:
-    """Draw the density, with a line where both values are the same, and a bar that says how dark how many rides are.
+    """Draw the density, with a line where both values are the same, and a bar that explains the colours.
 
     Args:
         axes: where to draw.

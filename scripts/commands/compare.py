@@ -55,7 +55,7 @@ def main() -> int:
         raise CommandError(f"{live.name} is given twice: give the live model's stream and the shadow's stream")
     rides = JoinedRides(live, shadow)
     for stream in (live, shadow):
-        # The other prediction of a ride at the edge of the time may have come before or after it.
+        # Near the edges of the window, one prediction of a ride may be inside, and the other one just outside.
         last = min(until + MARGIN, datetime.now(UTC))
         read(stream.name, since and since - MARGIN, last, partial(rides.read, stream))
     comparison = rides.join(since, until)
@@ -83,8 +83,8 @@ def parse_arguments() -> argparse.Namespace:
     add("live", type=cli.stream, metavar="LIVE", help="the stream of the live model's predictions: its name or ARN")
     add("shadow", type=cli.stream, metavar="SHADOW", help="the stream of the shadow's predictions")
     form = "ISO 8601, in this machine's time zone if it has no offset, or an age such as 90s, 30m, 24h, 7d"
-    add("--since", type=moment, metavar="TIME", help=f"leave out rides that were predicted before it: {form}")
-    add("--until", type=moment, metavar="TIME", help="leave out rides that were predicted at that time or later")
+    add("--since", type=moment, metavar="TIME", help=f"leave out rides that were predicted before TIME: {form}")
+    add("--until", type=moment, metavar="TIME", help="leave out rides that were predicted at TIME or later")
     add("--live-version", metavar="VERSION", help="leave out the live stream's predictions of other versions")
     add("--shadow-version", metavar="VERSION", help="leave out the shadow's predictions of other versions")
     actual = (
@@ -92,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
         ' JSON such as {"ride_id": 256, "ride_duration": 14.5}'
     )
     add("--actual", type=actual_source, metavar="FILE|STREAM", help=actual)
-    target = "what was predicted, if the predictions' field does not tell: the column of FILE, and the usual range"
+    target = "the target, if the name of the predicted value does not say it: which column of FILE is read"
     add("--target", choices=TARGETS, help=target)
     top = "show at most N of the rides that differ most (default: %(default)s)"
     add("--top", type=top_count, default=DEFAULT_TOP, metavar="N", help=top)
@@ -132,7 +132,7 @@ def actual_source(text: str) -> str:
 
 
 def read(stream: str, since: datetime | None, until: datetime, take: Callable[[Rounds], Iterator[int]]) -> None:
-    """Let ``take`` have a stream's records of this time. Raises CommandError if there is no such stream."""
+    """Give a stream's records of this time to ``take``. Raises CommandError if there is no such stream."""
     client = cli.kinesis_client(stream)
     cli.require_stream(client, stream)
     with cli.CONSOLE.status(f"Reading {stream}") as status:

@@ -1,6 +1,7 @@
-"""Publish a model: prove that it serves, judge it against the model that is live, copy it, and make it live.
+"""Publish a model: prove that it serves, compare it with the live model, copy it, and make it live.
 
-The entry points load the copy by MODEL_LOCATION, and MODEL_SHA256 pins every byte of it.
+The function, the web service and the batch job load the copy if MODEL_LOCATION names it, and MODEL_SHA256 pins every
+byte of it.
 """
 
 import argparse
@@ -33,8 +34,8 @@ from trip_cells import TripRecordError
 
 EPILOG = """\
 SOURCE is a run's id, models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID, a folder or an s3:// URI.
-MLFLOW_TRACKING_URI names the tracking server. A model that can run code when it is loaded, such as a pickle, needs its
-digest in MODEL_SHA256.
+MLFLOW_TRACKING_URI names the tracking server or the database. A model that can run code when it is
+loaded, such as a pickle, needs its digest in MODEL_SHA256.
 
 examples:
   publish e1efc53e9bd149078b0c12aeaa6365df --to s3://my-models/duration
@@ -73,14 +74,14 @@ def parse_arguments() -> argparse.Namespace:
         required=True,
         help="an s3://bucket/prefix URI, or a folder: each model has a folder below it",
     )
-    months = "trip record files or URLs on which the model is compared with the one that is live"
+    months = "trip record files or URLs on which the model is compared with the live model"
     add("--months", metavar="FILE", nargs="+", default=[], help=months)
     add(
         "--force",
         action="store_true",
-        help="publish a model that is worse than the one that is live, or not compared with it",
+        help="publish a model that is worse than the live model, or was not compared with it",
     )
-    alias = "the alias that moves to the version of a registered model (default: %(default)s)"
+    alias = "the alias that moves to the version, if SOURCE is a registered model (default: %(default)s)"
     add("--alias", metavar="NAME", default="champion", help=alias)
     return parser.parse_args()
 

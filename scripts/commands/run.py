@@ -81,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", metavar="LOCATION", help=model)
     shadow = (
         "folder or s3:// URI of a second model, whose function predicts the same rides to a stream of its own,"
-        f" {cli.SHADOW_STREAM}, independently of the first. A pickled one needs its digest in SHADOW_MODEL_SHA256"
+        f" {cli.SHADOW_STREAM}, independently of the first. A pickled model needs its digest in SHADOW_MODEL_SHA256"
     )
     parser.add_argument("--shadow", metavar="LOCATION", help=shadow)
     shards = "the number of shards of each stream, which are read concurrently (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""Train a model on months of TLC trip records, compare it with simpler ones, and log it with MLflow."""
+"""Train a model on months of TLC trip records, compare it with other models, and log it with MLflow."""
 
 import argparse
 import os
@@ -23,11 +23,11 @@ the rides are split by time, because a model predicts later rides than it was tr
   with --validate       all FILEs train, and the other files measure
   with several months   the last month measures. The month of a file is that of its median pickup
   with one month        the last fifth of the rides measures
-A clock that was never set, such as one of 2008, does not matter: if fewer than one ride in a thousand has its pickup in
-a month, these rides train and measure like others, but the pickups that are printed and the baseline leave them out.
+Clocks that were never set, and say 2008 for example, do not matter: if fewer than one ride in a thousand has its pickup
+in a month, these rides train and measure like others, but the printed pickups and the baseline leave them out.
 
-The table compares all models. A forest that is not logged learns from at most {candidates.MOST_FOREST_RIDES:,} rides,
-drawn at random.
+The table compares all models. If the forest is not the model to log, it learns from at most
+{candidates.MOST_FOREST_RIDES:,} rides, drawn at random.
 
 MLflow's own variables say where the model is logged:
   MLFLOW_TRACKING_URI           a tracking server or a database (default: {tracking.TRACKING_URI}, in this folder)
@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--target", choices=TARGETS, default=DURATION.name, help="what the model predicts (default: %(default)s)")
     models = [*training.MODELS, BOOSTED]
     add("--model", choices=models, default=BOOSTED, help="the model to log (default: %(default)s)")
-    add("--without-time", action="store_true", help="log the boosted model that does not want the pickup's time")
+    add("--without-time", action="store_true", help="log the boosted model that does not use the time of the pickup")
     add("--alone", action="store_true", help="train only the model to log: the table has no other models")
     pairs = (
         "in linear, ridge and forest, learn only pairs of zones that N rides or more have, and predict rides of other"

@@ -3,12 +3,14 @@
 Some scenarios are the same functions as for the default image, with the lean image on the stage.
 """
 
+import datetime
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rides import Ride, RideEvent
 from scripts.image.checks import ScenarioError, expect
-from scripts.image.models import PIPELINE, SAMPLE
+from scripts.image.models import PIPELINE, SAMPLE, TIMED
 from scripts.image.scenarios import (
     COMPLETE,
     Stage,
@@ -20,6 +22,8 @@ from scripts.image.scenarios import (
     predicts_a_good_batch,
     starts_from_bytecode_alone,
 )
+from scripts.sources.events import kinesis_event
+from scripts.sources.records import encode_ride
 
 MOST_MB = 120
 """The most megabytes that the lean image may add to its base."""
@@ -61,6 +65,20 @@ def refuses_a_model_without_a_served_form(stage: LeanStage) -> str:
         return expect_failure(function, "ModelError", '--build-arg CATEGORIES="packages sklearn"')
 
 
+def knows_time_zones(stage: LeanStage) -> str:
+    """A model gets the hour where the ride takes place, without files of time zones in the base image.
+
+    Its digest is that of the whole folder.
+    """
+    pickup = datetime.datetime(2023, 7, 1, 12, tzinfo=datetime.UTC)
+    ride = encode_ride(RideEvent(Ride(130, 205, 3.66, pickup), 1))
+    before = len(stage.predictions())
+    with stage.function(model=TIMED, PYTHONTZPATH="") as function:
+        expect("response", function.invoke(kinesis_event([ride])), COMPLETE)
+    expect("hours", [one.value for one in stage.predictions()[before:]], [8.0])
+    return "12:00 in UTC is 8:00 in New York"
+
+
 LEAN_SCENARIOS: Sequence[Callable[[LeanStage], str]] = (
     holds_the_locked_packages_and_the_modules,
     adds_little_to_its_base,
@@ -69,6 +87,7 @@ LEAN_SCENARIOS: Sequence[Callable[[LeanStage], str]] = (
     predicts_a_good_batch,
     predicts_to_the_last_bit_as_the_default_image,
     needs_no_s3_with_a_model_in_it,
+    knows_time_zones,
     refuses_a_model_without_a_served_form,
 )
 

@@ -7,12 +7,17 @@ much memory, both in proportion to the rides.
 import functools
 from typing import Any
 
+import msgspec
+import numpy as np
 import yaml
 
 from artifacts import open_artifact
 from digests import digest_of, digest_of_files
+from model_metadata import KEY, ModelMetadata
 from scripts.cli import SAMPLE_MODEL
-from served.forms import FLAVOR
+from served.columns import Number
+from served.forms import FLAVOR, write_form
+from served.linear import Linear
 
 SAMPLE = "sample"
 """The sample model, which has a served form."""
@@ -20,6 +25,8 @@ PIPELINE = "pipeline"
 """The sample model without its served form, so that scikit-learn has to evaluate it."""
 OTHER = "other"
 """A model of another flavor than sklearn, which needs mlflow."""
+TIMED = "timed"
+"""A model that predicts the hour of the pickup. It has a served form alone."""
 SLOW = "manhattan"
 """With this metric, a ride takes some milliseconds on one vCPU and almost no memory."""
 GREEDY = "cosine"
@@ -51,13 +58,14 @@ def stage_models() -> dict[str, dict[str, bytes]]:
         SAMPLE: files,
         PIPELINE: _without_served_form(files),
         OTHER: other,
+        TIMED: _timed_model(),
         **{metric: _heavy_model(metric) for metric in (SLOW, GREEDY)},
     }
 
 
 def pinned(name: str) -> dict[str, str]:
     """Return the variable that pins a model of this name. It is missing if the model is loaded without a digest."""
-    if name == OTHER:
+    if name in (OTHER, TIMED):
         return {"MODEL_SHA256": digest_of_files(stage_models()[name])}
     return {"MODEL_SHA256": digest_of(stage_models()[name]["model.skops"])} if name in (SLOW, GREEDY) else {}
 
@@ -69,9 +77,15 @@ def _without_served_form(files: dict[str, bytes]) -> dict[str, bytes]:
     return others | {"MLmodel": yaml.safe_dump(description).encode()}
 
 
+def _timed_model() -> dict[str, bytes]:
+    form = write_form(Linear([Number("hour", single=False)], np.array([1.0, 0.0])))
+    metadata = {KEY: msgspec.to_builtins(ModelMetadata(features=("hour",)))}
+    flavor = {"data": "form", "sha256": digest_of(form)}
+    return {"MLmodel": _mlmodel(TIMED, FLAVOR, flavor, metadata=metadata), "form": form}
+
+
 def _heavy_model(metric: str) -> dict[str, bytes]:
     # Imported late, because scikit-learn takes a second, and few commands need a heavy model.
-    import numpy as np
     import skops.io
     from sklearn import __version__
     from sklearn.feature_extraction import DictVectorizer
@@ -86,5 +100,5 @@ def _heavy_model(metric: str) -> dict[str, bytes]:
     return {"MLmodel": _mlmodel(f"heavy-{metric}", "sklearn", flavor), "model.skops": skops.io.dumps(pipeline)}
 
 
-def _mlmodel(run_id: str, name: str, flavor: dict[str, Any]) -> bytes:
-    return yaml.safe_dump({"run_id": run_id, "flavors": {name: flavor}}).encode()
+def _mlmodel(run_id: str, name: str, flavor: dict[str, Any], **others: Any) -> bytes:
+    return yaml.safe_dump({"run_id": run_id, "flavors": {name: flavor}, **others}).encode()

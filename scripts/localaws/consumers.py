@@ -29,7 +29,7 @@ SHA256 = "MODEL_SHA256"
 
 @dataclass(frozen=True)
 class LocalConsumer:
-    """A consumer of the input stream: its model, and where it writes. The first one of a run is the live one."""
+    """A consumer of the input stream: its model, and where it writes. The first consumer of a run is the live one."""
 
     model: ModelCopy
     outputs: Outputs
@@ -110,7 +110,7 @@ def _start_sandboxes(
     setup.configure_function(variables, model, consumer.outputs)
     with Sandboxes(number, variables | {"AWS_ENDPOINT_URL": endpoint}, TIMEOUT_SECONDS) as sandboxes:
         try:
-            # A model that cannot be loaded is an error now, and not with each batch.
+            # The model is loaded now. Otherwise a model that cannot be loaded would make each batch fail.
             sandboxes.invoke({"Records": []})
         except FunctionError as error:
             message = str(error).replace(model.uri, model.location).replace(SHA256, f"{setup.SHADOW_PREFIX}{SHA256}")

@@ -43,7 +43,7 @@ def show(
     stays: bool,
     outputs: Outputs = LIVE,
 ) -> None:
-    """Print a consumer's account of rides that were put, by event id; only of the live consumer, the rides as well.
+    """Print a consumer's account of rides that were put, by event id; for the live consumer, print the rides too.
 
     The run took ``seconds``, and its local AWS may stay. The predictions have the unit. The rides' true
     values are those of the target, or no values to compare with if it is None.

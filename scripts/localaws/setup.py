@@ -28,13 +28,11 @@ if TYPE_CHECKING:
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
 EXPERIMENT_ID, SHADOW_EXPERIMENT_ID = "1", "2"
 SHADOW_PREFIX = "SHADOW_"
-"""Begins the names of variables about the shadow."""
+"""The beginning of the names of the shadow's variables."""
 MODEL_VARIABLES = ("MLFLOW_EXPERIMENT_ID", "MODEL_BUCKET", "MODEL_LOCATION", "MODEL_SHA256", "RUN_ID")
-OTHER_VARIABLES = (
-    *("FAILURES_LOCATION", "MODEL_NAME", "PREDICTION_FIELD", "PREDICTIONS_STREAM_NAME", "TEST_RUN", "TIME_ZONE"),
-)
+OTHER_VARIABLES = ("FAILURES_LOCATION", "MODEL_NAME", "PREDICTION_FIELD", "PREDICTIONS_STREAM_NAME", "TEST_RUN")
 FUNCTION_VARIABLES = (*MODEL_VARIABLES, *OTHER_VARIABLES)
-"""The variables that configure the function, but for LOG_LEVEL."""
+"""The variables that configure the function, but for LOG_LEVEL and TIME_ZONE."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +170,9 @@ def create(kinesis: "KinesisClient", s3: "S3Client", shards: int, outputs: Seque
 
 
 def configure_function(environment: MutableMapping[str, str], model: ModelCopy, outputs: Outputs = LIVE) -> None:
-    """Set the function's variables for the local AWS and an uploaded model; of the user's, only LOG_LEVEL stays.
+    """Set the function's variables for the local AWS and an uploaded model. The user's LOG_LEVEL and TIME_ZONE stay.
 
-    Raises SettingsError if that is not a level.
+    Raises SettingsError if one of them is not valid.
     """
     for name in FUNCTION_VARIABLES:
         environment.pop(name, None)
@@ -189,7 +187,7 @@ def configure_function(environment: MutableMapping[str, str], model: ModelCopy, 
     environment["LOG_LEVEL"] = environment.get("LOG_LEVEL") or "WARNING"
     # Metrics would be printed for every batch, and nothing here collects them.
     environment["POWERTOOLS_METRICS_DISABLED"] = "true"
-    StreamSettings.from_environment(environment)  # a wrong LOG_LEVEL would end each sandbox, one after the other
+    StreamSettings.from_environment(environment)  # a wrong variable would end each sandbox, one after the other
 
 
 def find_shard(kinesis: "KinesisClient", stream: str, partition_key: str) -> str:

@@ -21,7 +21,7 @@ from targets import Target
 FILE = "baseline.json"
 FORMAT = 1
 MILES = (0.1, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20, 30)
-"""About as far from each other as distances are from zero: a change of a tenth moves rides into other bins."""
+"""The edges are further apart for longer rides: a change of a tenth moves rides of each length into other bins."""
 HOURS = tuple(range(1, 24))
 PREDICTION_BINS = 20
 """Each has the same share of the training rides' values."""

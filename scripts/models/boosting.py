@@ -1,7 +1,7 @@
 """The boosted model: gradient boosting on what the zones and their pair usually mean for a ride, its distance and time.
 
-Each zone and each pair of zones becomes three numbers: the mean of the target, of the target a mile, and of the miles.
-The means are shrunk towards the mean of all rides, so that a rare pair says little.
+Each zone and each pair of zones becomes three numbers: the mean of the target, of the target per mile, and of the
+miles. The means are shrunk towards the mean of all rides, so that a rare pair says little.
 """
 
 import itertools
@@ -26,7 +26,7 @@ WITH_TIME = (*WITHOUT_TIME, *TIMES)
 SMOOTHING = 20.0
 """A mean counts as much as that of all rides if it comes from this number of rides."""
 LARGEST_RATE = 0.99
-"""The share of rides whose target a mile is taken as it is. The rest, which hardly moved, counts as this quantile."""
+"""The share of rides whose target per mile is taken as it is. The rest, which hardly moved, counts as this quantile."""
 PARTS = 5
 """The encoding of each part of the rides comes from the other parts."""
 ROWS_AT_ONCE = 100_000

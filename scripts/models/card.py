@@ -108,8 +108,8 @@ def _describe(metadata: ModelMetadata, evaluation: Evaluation, baseline: Mapping
     if metadata.wants_time:
         yield (
             "time of the pickup",
-            "used. If a ride has no `pickup_datetime`, the stream takes the time when its record arrived, and the web"
-            " service the present. The batch job takes the trip's own",
+            "used. If a ride has no `pickup_datetime`, the function takes the time when its record arrived, and the"
+            " web service takes the current time. The batch job takes the trip's own pickup",
         )
     else:
         yield "time of the pickup", "not used"
@@ -174,7 +174,7 @@ def _list_weeks(weeks: Iterable[Mapping[str, Any]]) -> Iterable[Row]:
 
 
 def _limits(evaluation: Evaluation, baseline: Mapping[str, Any]) -> Iterable[str]:
-    """Yield what the model cannot do, each in a sentence or a few."""
+    """Yield the limits of the model, each in one sentence or a few."""
     target, actual, predicted = evaluation.target, evaluation.actual, evaluation.predicted
     errors = predicted - actual
     low, high = np.quantile(errors, [0.05, 0.95])
@@ -191,7 +191,7 @@ def _limits(evaluation: Evaluation, baseline: Mapping[str, Any]) -> Iterable[str
     )
     yield (
         f"Rides with a {target.name} below {target.least:g} or above {target.most:g} {target.unit} were left out, so"
-        " these errors do not count them. Nobody knows before a ride that it will be one."
+        " these errors do not count them. Nobody knows before a ride that it will be such a ride."
     )
     outside = int(((predicted < target.least) | (predicted > target.most)).sum())
     if outside:
@@ -201,7 +201,7 @@ def _limits(evaluation: Evaluation, baseline: Mapping[str, Any]) -> Iterable[str
         )
     yield (
         f"The errors are those of rides of {_name_weeks(baseline)}, with the zones of New York's Taxi & Limousine"
-        f" Commission. Of other times, cities and kinds of taxis, nothing is known. The training had"
+        f" Commission. About other times, cities and kinds of taxis, nothing is known. The training rides have"
         f" {_count(len(baseline['pairs']), 'pair')} of zones."
     )
 
@@ -215,7 +215,7 @@ def _locate(location: str, sha256: str | None) -> Iterable[Row]:
 
 
 def _name_weeks(baseline: Mapping[str, Any]) -> str:
-    """Return the weeks of the rides. Unlike their first and last pickups, they do not tell of clocks that are wrong."""
+    """Return the weeks of the rides. Unlike the first and last pickup, they do not depend on wrong clocks."""
     weeks = baseline["weeks"]
     first, last = weeks[0]["week"], weeks[-1]["week"]
     return f"the week {first}" if first == last else f"the weeks {first} to {last}"

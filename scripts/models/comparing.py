@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kinesis.type_defs import RecordTypeDef
 
 MARGIN = timedelta(minutes=5)
-"""How much later than the first prediction of a ride, at most, the other stream's is still found at a window's edge."""
+"""At a window's edge, a ride's second prediction is found if it came at most this much later than the first one."""
 MAX_VALUE = 1e100
 """The square of a larger value, or a sum of such squares, may be infinite."""
 MAX_EXAMPLES = 3
@@ -45,7 +45,7 @@ class ReadStream:
 
     name: str
     version: str | None = None
-    """Predictions of other versions are left out. If it is None, none are."""
+    """Predictions of other versions are left out. If this is None, all versions are kept."""
     values: "array[float]" = field(default_factory=lambda: array("d"))
     """The predicted values by the ride's row, NaN if the stream has none."""
     arrived: "array[float]" = field(default_factory=lambda: array("d"))
@@ -54,7 +54,7 @@ class ReadStream:
     """The places in ``known_models`` of the models that predicted the rides."""
     known_models: dict[PredictingModel, int] = field(default_factory=dict)
     repeats: int = 0
-    """Predictions of a ride that the stream already has one of: redeliveries."""
+    """Predictions that repeat an event_id, because the input record was redelivered."""
     other_versions: Counter[str] = field(default_factory=Counter)
     """Predictions that were left out, by version."""
     not_predictions: int = 0
@@ -92,7 +92,7 @@ class JoinedRides:
     ride_ids: list[int | str] = field(default_factory=list)
 
     def read(self, stream: ReadStream, rounds: "Iterable[list[tuple[str, RecordTypeDef]]]") -> Iterator[int]:
-        """Add what ``stream`` has, round after round, and yield the number of the records of each round.
+        """Add the predictions of ``stream``, round after round, and yield the number of the records of each round.
 
         Raises CommandError if both streams have one event_id for different rides.
         """

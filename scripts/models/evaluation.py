@@ -34,7 +34,7 @@ class Evaluation:
     actual: Floats
     predicted: Floats
     table: Mapping[str, Errors]
-    """The errors on these rides by the name of what predicted them: the mean, the pair's median, and each model."""
+    """The errors on these rides, by name: of the mean, of the pair's median, and of each model."""
 
 
 def measure_errors(actual: Floats, predicted: Floats) -> Errors:

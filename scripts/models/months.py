@@ -19,10 +19,10 @@ from trips import training_trips
 LAST_SHARE = 1 / 5
 """The share of one month's rides that a model is measured on: the last ones."""
 LEAST_RIDES = 10
-"""Fewer rides cannot be parted, as the encoders of the boosted model part them."""
+"""The encoders of the boosted model cannot divide fewer rides into parts."""
 LEAST_SHARE_OF_A_MONTH = 1 / 1_000
-"""If fewer of the rides have their pickup in a month, their clocks were wrong: some say 2008. The file of a month has
-a few such rides, and a few of the days beside it."""
+"""If a smaller share of the rides has its pickup in a month, their clocks were wrong: some say 2008. The file of a
+month has a few such rides, and a few rides of the days before and after the month."""
 
 
 class TrainingError(Exception):

@@ -24,7 +24,7 @@ from scripts.models.verdicts import Verdict, judge
 from scripts.sources.download import open_trips
 from served.arrays import Floats
 from served.forms import FLAVOR
-from settings import DEFAULT_TIME_ZONE
+from settings import read_time_zone
 from targets import TARGETS
 from trips import training_trips
 
@@ -63,10 +63,10 @@ class LiveComparison(msgspec.Struct, frozen=True):
 
 
 def select(model: FetchedModel) -> Release:
-    """Return what an entry point reads of a model. Raises PublishError if a file is missing, and ModelError.
+    """Return the model with the files that the services read.
 
     Of a model with a served form, these are the MLmodel file, the form's file and the baseline. Any other model is
-    copied whole.
+    copied whole. Raises PublishError if a file is missing, and ModelError if the model cannot be used.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), model.files)
@@ -93,7 +93,7 @@ def compare_with_live(release: Release, live: LiveModel, files: Sequence[str], s
         PublishError: if the live model cannot be compared.
         TripRecordError: if a file cannot be read.
     """
-    metadata, zone = release.metadata, os.environ.get("TIME_ZONE") or DEFAULT_TIME_ZONE
+    metadata, zone = release.metadata, read_time_zone(os.environ)
     live_model = _load_live(live, zone)
     if (live_model.metadata.target, live_model.metadata.unit) != (metadata.target, metadata.unit):
         raise PublishError(
@@ -127,7 +127,7 @@ def compare_with_live(release: Release, live: LiveModel, files: Sequence[str], s
 
 
 def _load_live(live: LiveModel, zone: str) -> Model:
-    """Load the live model, without running code of it: whoever may write to the bucket wrote its digest too."""
+    """Load the live model, but run no code of it: whoever can write to the bucket can write its digest too."""
     try:
         artifact, _ = open_pinned(live.location, live.sha256)
         with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,7 @@ class PublishTarget(abc.ABC):
     """The content of ``live.json`` as it was read."""
 
     def put_new(self, name: str, content: bytes) -> None:
-        """Write an object that is not there yet. It may be there with the same content, from a publish that ended."""
+        """Write an object that is not there yet, or is there with the same content, from a publish that was killed."""
         if not self._put_if_missing(name, content) and self.read(name) != content:
             raise PublishError(
                 f"{self.location}/{name}: there is another object of this name, and a published one is never replaced:"
@@ -113,7 +113,7 @@ class BucketTarget(PublishTarget):
 
     def _replace_live(self, content: bytes) -> bool:
         condition = {"IfNoneMatch": "*"} if self._live_before is None else {"IfMatch": self._live_tag}
-        # The SDK repeats a request whose response was lost, and then the first request may have won.
+        # The SDK retries a request whose response was lost, and then the first attempt may have written the object.
         return self._put(LIVE, content, condition) or self.read(LIVE) == content
 
     def _put(self, name: str, content: bytes, condition: dict[str, Any]) -> bool:

@@ -29,7 +29,7 @@ from scripts.models.serving_check import ServedResult
 from scripts.models.training import predict_with
 from scripts.pythons import ENVIRONMENTS, LEAN, MLFLOW, SKLEARN, install_python
 from served.forms import FLAVOR
-from settings import DEFAULT_TIME_ZONE
+from settings import read_time_zone
 from sklearn_flavor import TRUSTED_TYPES
 from skops_schema import SchemaError, check_schema
 
@@ -152,7 +152,7 @@ def predict_with_mlflow(
 ) -> Any:
     """Return the predictions of the pipeline as MLflow loads it. Raises PublishError if that is not safe or fails."""
     flavors = description["flavors"]
-    names, zone = metadata.features, zoneinfo.ZoneInfo(os.environ.get("TIME_ZONE") or DEFAULT_TIME_ZONE)
+    names, zone = metadata.features, zoneinfo.ZoneInfo(read_time_zone(os.environ))
     features = [prepare_features(ride, names, zone) for ride in rides]
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), files)
@@ -174,7 +174,7 @@ def predict_with_mlflow(
 
 
 def _trusted_digests(files: Mapping[str, bytes], flavor: Any) -> list[str]:
-    """Return the digests that cover all that MLflow loads. That of a served form's file does not, for example."""
+    """Return the digests that cover everything that MLflow loads. The digest of a served form's file does not."""
     digests = [digest_of_files(files)]
     if isinstance(flavor, dict) and not flavor.get("code") and flavor.get("pickled_model") in files:
         digests.append(digest_of(files[flavor["pickled_model"]]))

@@ -106,7 +106,7 @@ def _open_client(source: str) -> MlflowClient:
 
 
 def _ask(call: Any, source: str, *arguments: Any, **options: Any) -> Any:
-    """Call MLflow. Raises PublishError if it has no such thing; other errors are explained by the command."""
+    """Call MLflow. Raises PublishError if MLflow has no such source; the command explains other errors."""
     try:
         return call(*arguments, **options)
     except MlflowException as error:

@@ -16,7 +16,7 @@ import msgspec
 from artifacts import ModelError
 from model import load_model
 from rides import Ride
-from settings import DEFAULT_TIME_ZONE
+from settings import read_time_zone
 
 
 class ServedResult(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ def main() -> int:
     """Load the model, predict, print the result as JSON, and return the exit code: 1 if the model is refused."""
     rides = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Ride])
     try:
-        zone = os.environ.get("TIME_ZONE") or DEFAULT_TIME_ZONE
+        zone = read_time_zone(os.environ)
         model = load_model(sys.argv[1], sha256=os.environ.get("MODEL_SHA256") or None, time_zone=zone)
     except ModelError as error:
         print(error, file=sys.stderr)

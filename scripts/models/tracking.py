@@ -81,7 +81,7 @@ def check_registry(name: str, alias: str) -> None:
             f"{registry} is a folder, which has no registry: set MLFLOW_TRACKING_URI to a database, such as"
             f" {TRACKING_URI}, or to a tracking server, or leave --register out"
         )
-    # Otherwise a wrong name would be found out after the training.
+    # Checked here, because MLflow would refuse a wrong name only after the training.
     for validate, text in (
         (_validate_model_name, name),
         (_validate_model_alias_name, alias),

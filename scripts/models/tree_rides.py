@@ -19,7 +19,7 @@ from served.trees import Trees
 UNSEEN = "no pair of zones"
 """A name that no category has."""
 BOXES_AT_ONCE = 1_000
-"""So many boxes are compared with all names at a time: 7 MB for 7,000 pairs of zones."""
+"""The number of boxes that are compared with all names at a time. It takes 7 MB for 7,000 pairs of zones."""
 
 Flags = NDArray[np.bool_]
 

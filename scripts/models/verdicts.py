@@ -9,16 +9,16 @@ import numpy as np
 from served.arrays import Floats
 
 CONFIDENCE = 0.99
-"""The share of intervals that hold the true difference. Of two equal models, one comparison in a hundred is wrong."""
+"""The share of intervals that hold the true difference. Of 100 comparisons of equal models, one verdict is false."""
 LEAST_RIDES = 200
 """With fewer rides there is no verdict, because a few long rides decide about the mean.
 
-Simulated with a ridge's and a forest's errors on a month of green taxi rides, exchanged by chance: of 500 windows with
-200, 500 and 2,000 rides, 2, 4 and 4 had a false verdict; with percentiles of the draws as the interval, up to 16 of
-1,000.
+Simulated with a ridge's and a forest's errors on a month of green taxi rides, exchanged by chance: of 500 windows each
+with 200, 500 and 2,000 rides, 2, 4 and 4 had a false verdict; if the interval consisted of percentiles of the draws,
+up to 16 of 1,000 windows had one.
 """
 RESAMPLES, MOST_PARTS = 1_000, 1_000
-"""How often the rides are drawn, and how many parts the rides are put into, by chance, if there are more of them."""
+"""The number of draws, and the number of parts into which the rides are put at random, if there are more rides."""
 
 
 @dataclass(frozen=True)

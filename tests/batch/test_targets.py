@@ -88,7 +88,7 @@ def test_the_actual_values_of_a_target_of_ones_own_are_not_known(metadata: Model
 
 
 def test_a_model_that_wants_the_time_gets_each_pickup() -> None:
-    """A row without one is rejected, the others are predicted together; a model without the time predicts all."""
+    """A row without a pickup is rejected, and the others are predicted together. An untimed model predicts all rows."""
     table = trips(lpep_pickup_datetime=[*(PICKUP.replace(hour=hour) for hour in range(7)), None])
     calls = []
 
@@ -115,7 +115,7 @@ def copy_model(folder: Path, metadata: ModelMetadata) -> Path:
 
 @pytest.mark.parametrize("name", ["actual_tip", "ACTUAL_TIP", "diff", "Model", "pickup_datetime"])
 def test_a_column_that_predictions_have_already_is_refused(tmp_path: Path, name: str) -> None:
-    """Some of the names come from the artifact. Readers of tables ignore case."""
+    """A name of another column is refused, in upper case too, because readers of tables ignore case."""
     model = copy_model(tmp_path / "model", TIP)
     with pytest.raises(SettingsError, match=f"^PREDICTION_FIELD is '{name}', a column that predictions have already"):
         identify_model(settings(model, PREDICTION_FIELD=name))
@@ -123,7 +123,7 @@ def test_a_column_that_predictions_have_already_is_refused(tmp_path: Path, name:
 
 
 def test_another_time_zone_makes_a_month_of_a_model_that_wants_the_time_stale(tmp_path: Path) -> None:
-    """The hours that it has predicted from may be others. For a model without the time, the zone does not matter."""
+    """In another zone, the model would get other hours. A model that does not use the time ignores the zone."""
     output = str(tmp_path / "output")
     pq.write_table(trips(), tmp_path / FEBRUARY.file_name)
     for model, state in ((copy_model(tmp_path / "model", TIMED), "stale"), (Path(SAMPLE_MODEL), "done")):
@@ -144,7 +144,7 @@ def test_another_time_zone_makes_a_month_of_a_model_that_wants_the_time_stale(tm
 
 @pytest.mark.slow
 def test_the_command_says_dollars(tmp_path: Path) -> None:
-    """The tables and the page are about tips, and nothing in them about minutes or durations."""
+    """The tables and the page of a model of tips name tips and dollars, and no minutes or durations."""
     model = copy_model(tmp_path / "model", TIP)
     pq.write_table(trips(), tmp_path / FEBRUARY.file_name)
     options = [f"--input={tmp_path}/", f"--model={model}"]

@@ -76,7 +76,7 @@ def refuse(run: Callable[..., str]) -> Callable[..., str]:
 def test_rides_are_joined_by_event_id(
     kinesis: "KinesisClient", stream: str, shadow: str, run: Callable[..., str]
 ) -> None:
-    """The first prediction of each event_id counts; what is in one stream alone, or is no prediction, is counted."""
+    """The first prediction of an event_id counts. Rides of only one stream, and other records, are reported."""
     put(kinesis, stream, output(1, 10), output("a", 20), output(1, 99), output(3, 30), b"none", output(4, 40))
     put(kinesis, shadow, output(4, 40, "v2"), output(3, 26, "v2"), output(1, 11, "v2"), output(9, 1, "v2"))
     put(kinesis, shadow, output(7, 0, "v2").replace(b'"ride_duration": 0', b'"ride_duration": 1e300'))
@@ -106,7 +106,7 @@ def test_rides_are_joined_by_event_id(
 def test_what_cannot_be_compared_is_one_line(
     kinesis: "KinesisClient", stream: str, shadow: str, refuse: Callable[..., str]
 ) -> None:
-    """It says what was found, and what to do."""
+    """The error says in one line what was found and what to do."""
     assert "is given twice" in failed(finish("compare", stream, stream))
     assert f"there is no stream {stream}-none in" in refuse(stream, f"{stream}-none")
     assert f"{stream} has no prediction in this time: choose" in refuse(stream, shadow)
@@ -141,21 +141,21 @@ def test_what_cannot_be_compared_is_one_line(
 def test_options_that_cannot_be_used_are_refused(
     option: tuple[str, ...], message: str, run: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is read."""
+    """The command refuses these options before it reads anything."""
     with pytest.raises((CommandError, SystemExit)) as raised:
         run("live", "shadow", f"{option[0]}={option[1]}", *option[2:])
     assert message in f"{raised.value}{capsys.readouterr().err}"
 
 
 def test_a_time_has_an_offset_or_is_an_age() -> None:
-    """Without an offset, a time is that of this machine."""
+    """A time without an offset is in the time zone of this machine."""
     assert moment("2026-02-03T12:00Z") == moment("2026-02-03T13:00+01:00") == NOON
     assert moment("2026-02-03T12:00") == datetime(2026, 2, 3, 12).astimezone()
     assert abs(datetime.now(UTC) - timedelta(minutes=30) - moment("30m")) < timedelta(minutes=1)
 
 
 def test_a_window_has_the_rides_whose_first_prediction_is_in_it() -> None:
-    """The other stream's prediction may come a little later, or be the first."""
+    """A ride is in the window of its first prediction, even if the other stream's came after the window."""
     rides = JoinedRides(ReadStream("live"), ReadStream("shadow"))
 
     def read(stream: ReadStream, arrivals: dict[int, float]) -> None:
@@ -182,7 +182,7 @@ def test_a_window_has_the_rides_whose_first_prediction_is_in_it() -> None:
 
 @pytest.mark.kinesis("moto", "kinesis-local")
 def test_a_window_is_read_from_its_time_on_and_ends(kinesis: "KinesisClient", stream: str) -> None:
-    """The end is the first read of later records alone, or the newest record."""
+    """Reading ends at the first response that has only later records, or at the newest record."""
     put(kinesis, stream, b"1", b"2")
     (first, _) = kinesis.get_records(
         ShardIterator=kinesis.get_shard_iterator(StreamName=stream, ShardId=SHARD, ShardIteratorType="TRIM_HORIZON")[
@@ -264,7 +264,7 @@ def test_a_field_of_no_known_target_needs_one_for_a_file(
     run: Callable[..., str],
     refuse: Callable[..., str],
 ) -> None:
-    """PREDICTION_FIELD may give the value any name."""
+    """The predicted value may have any name, because PREDICTION_FIELD sets it."""
     file = tmp_path / "green_tripdata_2023-02.parquet"
     write(file, [trip(15)])
     for name in (stream, shadow):

@@ -1,4 +1,4 @@
-"""Publishing a model: what is proved, what is refused, what is written, and that the entry points use it alike."""
+"""Publishing a model: what is proved, what is refused, what is written, and that the services load it."""
 
 import json
 import shutil
@@ -125,7 +125,7 @@ def read_all(location: str) -> dict[str, bytes]:
 
 
 def test_a_published_model_is_what_the_entry_points_read(run: Run, place: str) -> None:
-    """Its manifest names the files; live.json names the model; publishing it again changes nothing."""
+    """The manifest names the files, live.json names the model, and publishing the model again changes nothing."""
     location, digest = find_published(run(SAMPLE_MODEL, "--to", place))
     files = read_all(location)
     assert set(files) == {"MLmodel", "served_form.safetensors", MANIFEST}
@@ -147,7 +147,7 @@ def test_a_published_model_is_what_the_entry_points_read(run: Run, place: str) -
 def test_a_publish_that_was_killed_is_completed(
     run: Run, place: str, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ended before its next object was written; nothing was live."""
+    """A publish that was killed between two objects leaves no live model, and the same command completes it."""
     written, put = list[str](), PublishTarget.put_new
 
     def put_some(self: PublishTarget, name: str, content: bytes) -> None:
@@ -169,7 +169,7 @@ def test_a_publish_that_was_killed_is_completed(
 
 @pytest.mark.parametrize("name", ["MLmodel", "more"])
 def test_another_object_in_the_models_folder_is_refused(run: Run, place: str, s3: "S3Client", name: str) -> None:
-    """A published object is never replaced, and one that is not in the manifest is found when all is read back."""
+    """A published object is never replaced, and an additional object is found when all files are read back."""
     location, _ = find_published(run(SAMPLE_MODEL, "--to", place))
     if place.startswith("s3://"):
         bucket, key = objects.split_uri(f"{location}/{name}")
@@ -182,7 +182,7 @@ def test_another_object_in_the_models_folder_is_refused(run: Run, place: str, s3
 
 
 def test_a_worse_model_is_refused_unless_forced(run: Run, place: str, train: Callable[..., str], month: Path) -> None:
-    """Without months, there is no comparison. A better model becomes live."""
+    """A model that was not compared, or is worse, is refused without --force. A better model becomes live."""
     good, bad = train("a" * 32), train("b" * 32, factor=1.3)
     run(bad, "--to", place)
     assert "compare with it by --months FILE" in run(good, "--to", place, refused=True)
@@ -199,7 +199,7 @@ def test_a_worse_model_is_refused_unless_forced(run: Run, place: str, train: Cal
 
 @pytest.mark.parametrize("first", [True, False], ids=["nothing live", "a model live"])
 def test_of_two_publishers_at_once_one_fails(place: str, first: bool) -> None:
-    """The other one would have compared its model with one that is no longer live."""
+    """The second publisher has compared its model with a model that is no longer live, so it must start again."""
     if not first:
         one = open_target(place)
         one.read_live()
@@ -216,7 +216,7 @@ def test_of_two_publishers_at_once_one_fails(place: str, first: bool) -> None:
 
 
 def test_a_served_form_that_predicts_something_else_is_refused(run: Run, train: Callable[..., str], place: str) -> None:
-    """Nothing is written."""
+    """A served form that differs from its pipeline by a hundredth is refused, and no model becomes live."""
     line = run(train(form_of=1.01), "--to", place, refused=True)
     assert "as served and" in line
     assert "log it again with ./scripts/train" in line
@@ -224,7 +224,7 @@ def test_a_served_form_that_predicts_something_else_is_refused(run: Run, train: 
 
 
 def test_a_pickle_needs_its_digest(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it is copied whole. The digest of the served form does not cover a pickle beside it."""
+    """A pickled model is refused without its digest, and copied whole with its digest."""
     folder = tmp_path / "pickle"
     MODELS["cloudpickle"](str(folder))
     description = yaml.safe_load((folder / "MLmodel").read_text()) | {"run_id": "a-run"}
@@ -241,7 +241,7 @@ def test_a_pickle_needs_its_digest(run: Run, tmp_path: Path, monkeypatch: pytest
 def test_the_digest_of_the_served_form_does_not_cover_a_pickle(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow's loader would run the pickle."""
+    """A pickle beside a served form is refused and not loaded, even if the served form's digest is set."""
     folder = shutil.copytree(SAMPLE_MODEL, tmp_path / "mixed")
     description = yaml.safe_load((folder / "MLmodel").read_text())
     description["flavors"]["sklearn"] |= {"pickled_model": "model.pkl", "serialization_format": "pickle"}
@@ -258,7 +258,7 @@ def test_the_digest_of_the_served_form_does_not_cover_a_pickle(
 
 
 def test_a_pipeline_without_a_served_form_is_published_whole(run: Run, tmp_path: Path) -> None:
-    """Skops needs no digest, because only types are loaded that are known to be safe."""
+    """A model in the skops format needs no digest, because only types that are known to be safe are loaded."""
     folder = copy_without_served_form(SAMPLE_MODEL, tmp_path / "skops")
     location, digest = find_published(run(folder, "--to", "out"))
     assert "model.skops" in read_all(location)
@@ -291,7 +291,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]
 
 
 def test_a_registered_model_gets_its_alias_and_its_run_the_tags(run: Run, registry: tuple[str, str]) -> None:
-    """The run's id, the logged model and the version name the same model, which is live then."""
+    """The run's id, the logged model and the version all name the same model, which becomes live."""
     run_id, empty = registry
     location, digest = find_published(run("models:/duration@challenger", "--to", "out"))
     client = mlflow.MlflowClient()
@@ -312,7 +312,7 @@ def test_a_registered_model_gets_its_alias_and_its_run_the_tags(run: Run, regist
 
 
 def test_without_a_tracking_server_nothing_is_created(run: Run, tmp_path: Path) -> None:
-    """MLflow would make an empty database."""
+    """A missing database is an error, because MLflow itself would create an empty one."""
     line = run("0" * 32, "--to", "out", refused=True)
     assert "there is no database mlflow.db: set MLFLOW_TRACKING_URI" in line
     assert list(tmp_path.iterdir()) == []
@@ -331,7 +331,7 @@ def test_without_a_tracking_server_nothing_is_created(run: Run, tmp_path: Path) 
 def test_a_refusal_of_s3_says_what_to_do(
     run: Run, bucket: str, endpoint: str, monkeypatch: pytest.MonkeyPatch, fault: FailedRequest, text: str
 ) -> None:
-    """It is one line, and nothing is live."""
+    """Each error of S3 becomes one line, and no model becomes live."""
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
 
     def refuse(call: Call) -> Fault | None:
@@ -343,13 +343,13 @@ def test_a_refusal_of_s3_says_what_to_do(
 
 
 def test_the_serving_process_has_only_the_products_modules() -> None:
-    """Its environment has no packages for others."""
+    """The serving process imports only modules of the product, because its environment has only their packages."""
     others = find_closure("scripts.models.serving_check") - set(PRODUCT)
     assert others == {"scripts", "scripts.models", "scripts.models.serving_check"}
 
 
 def test_the_golden_rides_are_always_the_same_and_of_all_kinds() -> None:
-    """They have each hour of a week, both clock changes, and the limits of the contract."""
+    """The golden rides have each hour of a week, both clock changes, and the limits of the contract."""
     rides = golden_rides()
     assert rides == golden_rides()
     local = [ride.pickup_datetime for ride in rides if ride.pickup_datetime and not ride.pickup_datetime.tzinfo]

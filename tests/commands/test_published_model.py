@@ -78,7 +78,7 @@ def test_all_entry_points_predict_the_same(published: tuple[str, str], tmp_path:
 
 
 def test_the_local_stack_verifies_the_digest_of_the_folder(published: tuple[str, str], s3: "S3Client") -> None:
-    """Its copy of the model has all files, so the digest stays the same. A changed one is refused."""
+    """The local stack copies all files of a model, so the digest stays the same. A changed file is refused."""
     location, digest = published
     done = finish("run", "--rides", "3", "--model", location, MODEL_SHA256=digest)
     assert done.returncode == 0, done.stderr

@@ -51,7 +51,6 @@ HOSTILE = {
     "PREDICTION_FIELD": "not a field",
     "RUN_ID": "production",
     "TEST_RUN": "True",
-    "TIME_ZONE": "not a zone",
 }
 """Variables that must not lead the stack to a real account, nor change it."""
 

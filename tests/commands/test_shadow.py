@@ -42,7 +42,7 @@ def counts(printed: str) -> dict[str, str]:
 
 
 def test_a_shadow_predicts_the_same_rides_to_its_own_stream(tmp_path: Path) -> None:
-    """The stack prints the command that compares both. Rides that are put later are predicted by both too."""
+    """The stack prints the command that compares both. Both consumers predict rides that are put later."""
     folder = changed_model(tmp_path, run_id="challenger")
     with start("run", "--rides", "30", "--bad", "10", "--chaos", "--shadow", str(folder), "--serve") as stack:
         commands = read_commands(stack)

@@ -108,7 +108,7 @@ def test_both_loaders_predict_the_same(
 
 
 def test_a_run_has_its_data_parameters_errors_plots_and_card(tmp_path: Path, january: Path, february: Path) -> None:
-    """Its tags have the files' names without their folders."""
+    """The tags of a run have the names of the files without their folders."""
     arguments = ("--model", "linear", "--alone", "--validate", february, "--experiment", "linear rides")
     finished = run(tmp_path, january, *arguments)
     run_id = printed(finished, "run id").partition(" ")[0]
@@ -159,7 +159,7 @@ def test_one_table_shows_all_models(tmp_path: Path, january: Path) -> None:
 
 
 def test_a_model_is_registered_as_the_next_version(tmp_path: Path, january: Path) -> None:
-    """The alias then names the last version, and the registry's model is the one at the printed location."""
+    """The alias names the last version, and the registered model is the model at the printed location."""
     for version in (1, 2):
         finished = run(tmp_path, january, *RIDGE, "--register", "rides")
         assert printed(finished, "registered as") == f"rides, version {version}, alias challenger"
@@ -188,7 +188,7 @@ def test_what_cannot_be_registered_is_found_out_before_the_training(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The files are not even read."""
+    """A name or a registry that cannot be used is an error before any file is read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(sys, "argv", ["train", "no-such-file.parquet", *arguments])

@@ -27,7 +27,7 @@ def draw_rides(number: int) -> tuple[RideSet, np.ndarray[Any, np.dtype[np.float6
 
 
 def test_the_parts_of_the_rides_add_up_to_the_whole() -> None:
-    """Counts are added, and squares and absolute errors too if they are weighted with the rides."""
+    """The counts of two parts add up to those of the whole, and so do the errors if the rides weight them."""
     rides, predicted = draw_rides(3_000)
     edges = baseline.make_edges(rides.values)
     rows = np.arange(3_000)
@@ -62,7 +62,7 @@ def test_a_ride_at_an_edge_is_above_it() -> None:
 
 
 def test_rides_of_wrong_clocks_are_left_out() -> None:
-    """Otherwise a week would consist of a single ride."""
+    """A ride whose clock was wrong is left out, because it would be the only ride of its week."""
     rides, predicted = draw_rides(2_000)
     odd = Ride(1, 1, 1.0, datetime.datetime(2008, 12, 31))
     with_odd = RideSet(("a",), [odd, *rides.rides], np.array([5.0, *rides.values]), 0)

@@ -53,13 +53,13 @@ def time_of(pickup: str, zone: str) -> tuple[float | None, float | None]:
     ],
 )
 def test_hour_and_weekday_are_those_of_the_place(pickup: str, zone: str, hour: float, weekday: float) -> None:
-    """A clock there shows them."""
+    """The hour and the weekday are those that a clock in the time zone shows."""
     assert time_of(pickup, zone) == (hour, weekday)
 
 
 @pytest.mark.parametrize("zone", [NEW_YORK, "Asia/Kolkata", "UTC", "Europe/London"])
 def test_a_moment_is_the_same_however_it_is_written(zone: str) -> None:
-    """Each quarter of an hour of both days of clock changes, with Z, with offsets, and as the clock of the place."""
+    """Each quarter of an hour of both clock changes has the same hour with Z, with an offset, and as local time."""
     for day in (datetime(2023, 3, 12, tzinfo=UTC), datetime(2023, 11, 5, tzinfo=UTC)):
         for quarter in range(4 * 48):
             moment = datetime.fromtimestamp(day.timestamp() + 900 * quarter, UTC)
@@ -81,7 +81,7 @@ def test_the_first_and_the_last_pickup_have_a_time(pickup: str, zone: str) -> No
 
 @pytest.mark.parametrize("names", [PAIR_AND_DISTANCE, WITHOUT_TIME, WITH_TIME, KNOWN, ("hour",), ("weekday",)])
 def test_a_ride_has_all_features_that_a_model_wants(names: tuple[str, ...]) -> None:
-    """The pair and the distance are there in any case, and without other wishes they are alone."""
+    """Each ride has its pair and its distance, and no other features unless the model wants them."""
     features = prepare_features(SAMPLE_RIDE, names)
     assert features.keys() >= {*names, *PAIR_AND_DISTANCE}
     assert (names is PAIR_AND_DISTANCE) == (list(features) == ["PU_DO", "trip_distance"])
@@ -98,6 +98,6 @@ def test_a_ride_without_a_time_has_features_for_a_model_that_does_not_want_it() 
 
 
 def test_the_zone_of_the_machine_is_never_taken() -> None:
-    """The same ride would have another prediction on another machine."""
+    """A pickup with an offset needs a zone, because the machine's zone would change predictions between machines."""
     with pytest.raises(ValueError, match="needs the time zone"):
         prepare_features(Ride(130, 205, 3.66, datetime(2023, 2, 1, tzinfo=UTC)), WITH_TIME)

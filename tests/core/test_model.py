@@ -47,7 +47,7 @@ def test_a_run_that_is_not_an_id_is_refused(tmp_path: Path, run: object) -> None
 
 
 def test_a_time_zone_that_the_system_does_not_know_is_an_error() -> None:
-    """It is named, with the package that has all zones. A model that does not want the time needs no zone."""
+    """The error names the zone and the package that has all zones. A model that does not use the time needs no zone."""
     wants_time = ModelMetadata(features=WITH_TIME)
     with pytest.raises(ModelError, match="does not know the time zone Mars/Base: install the package tzdata"):
         Model(lambda features: [], "v", wants_time, "Mars/Base")
@@ -104,7 +104,7 @@ class TestPredicting:
                 assert duration == number
 
     def test_a_ride_without_a_time_is_an_error_for_a_model_that_wants_it(self) -> None:
-        """The other rides get their predictions. The entry points give each ride a time before that."""
+        """The other rides get predictions. The entry points give each ride a time before they call the model."""
         model = Model(lambda features: [one["hour"] for one in features], "v", ModelMetadata(features=WITH_TIME))
         timed = Ride(1, 2, 3.0, datetime(2023, 2, 1, 8, 30))
         first, second, third = model.predict([timed, Ride(1, 2, 3.0), timed])

@@ -126,13 +126,13 @@ def test_distances_make_groups_of_about_equal_numbers_of_rides(number: int) -> N
 
 
 def test_rides_of_the_same_distance_are_one_group() -> None:
-    """There is nothing to divide."""
+    """Rides of one distance cannot be divided into groups."""
     assert group_by_distance(evaluate(rides(50, miles=2.5), [1.0] * 50)) == [ErrorGroup("2.5", 50, 1.0, (1.0,) * 5)]
 
 
 @pytest.mark.parametrize(("end", "zones"), [("PULocationID", ["7"]), ("DOLocationID", ["74", "75"])])
 def test_a_ride_is_in_the_zone_of_its_pickup_or_dropoff(end: Any, zones: list[str]) -> None:
-    """Pickup and dropoff are told apart."""
+    """A ride counts in the zone of its pickup, or in the zone of its dropoff, as asked for."""
     assert [group.name for group in group_by_zone(evaluate(rides(50), [1.0] * 50), end)] == zones
 
 
@@ -176,7 +176,7 @@ def test_the_density_counts_each_ride_but_outliers() -> None:
 
 @pytest.mark.parametrize("evaluation", HARD.values(), ids=HARD)
 def test_a_card_is_plain_markdown(evaluation: Evaluation) -> None:
-    """It has no HTML, no lines that are too long, and shows all plots."""
+    """A card has no HTML and no lines that are too long, and shows all plots."""
     card = write(evaluation)
     tokens = render(card)
     inline = [child for token in tokens for child in token.children or []]
@@ -220,7 +220,7 @@ def test_the_card_tells_rides_of_unseen_pairs_apart() -> None:
 
 
 def test_the_card_names_the_weakest_hours() -> None:
-    """The fourth is left out, and so is an hour with too few rides to know its errors."""
+    """The card has the three hours with the largest errors, without an hour that has too few rides."""
     hours = {1: 100, 2: 101, 3: 102, 4: 103, 5: 99}
     chosen = [ride for hour, number in hours.items() for ride in rides(number, hour=hour)]
     found = cells(write(evaluate(chosen, [float(hour) for hour, number in hours.items() for _ in range(number)])))
@@ -231,7 +231,7 @@ def test_the_card_names_the_weakest_hours() -> None:
 
 @pytest.mark.parametrize(("rmse", "is_warned"), [(9.0, False), (1.0, True)])
 def test_the_card_says_if_the_mean_predicts_better(rmse: float, is_warned: bool) -> None:
-    """Nobody has to compare the rows of the table."""
+    """A warning names the simple predictions whose RMSE is smaller than that of the model."""
     table = {"mean": Errors(rmse, 1.0), "boosted": Errors(2.0, 1.0)}
     card = write(evaluate(rides(3), [2.0] * 3, table=table))
     assert ("**On these rides, the RMSE of mean is smaller than that of the model.**" in card) is is_warned

@@ -101,7 +101,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(said: object, named: str) ->
 
 @pytest.mark.parametrize("said", [{"field": "ride_id"}, {"field": "x" * 1_000_000}, [[[[]]]], {"features": ["rain"]}])
 def test_a_model_with_such_metadata_is_not_loaded(said: object, tmp_path: Path) -> None:
-    """Neither is it described."""
+    """A model whose metadata cannot be used is neither loaded nor described."""
     folder = copy_saying(said, tmp_path / "model")
     for use in (load_model, describe_model):
         with pytest.raises(ModelError) as caught:
@@ -111,7 +111,7 @@ def test_a_model_with_such_metadata_is_not_loaded(said: object, tmp_path: Path) 
 
 
 def test_a_model_says_what_its_artifact_says(boosted_model: str) -> None:
-    """It is the same when the model is loaded and when it is only described."""
+    """A model has the same metadata when it is loaded and when it is only described."""
     found, model = describe_model(boosted_model), load_model(boosted_model)
     assert (
         (found.version, found.metadata)

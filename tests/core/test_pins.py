@@ -172,7 +172,7 @@ def test_a_file_that_is_pinned_alone_is_the_only_one_that_is_read(
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("entry_point", ["stream", "web service", "batch job"])
 def test_each_entry_point_refuses_a_changed_byte(published: Path, tmp_path: Path, entry_point: str, name: str) -> None:
-    """Its process ends with one line that names the file, and predicts with the folder that was pinned."""
+    """Each entry point loads the pinned folder, and ends with one line that names the file if a byte was changed."""
     month = write(tmp_path / "green_tripdata_2023-02.parquet", linear_trips(20))
     gunicorn = [str(Path(sys.executable).with_name("gunicorn")), "--check-config", "--preload", "web_service:app"]
     commands = {

@@ -67,7 +67,7 @@ def test_all_models_are_measured_and_the_chosen_one_is_returned(monkeypatch: pyt
 
 
 def test_a_rare_pair_is_predicted_like_an_unknown_pair() -> None:
-    """The model learns nothing of a pair that occurs less often than asked for."""
+    """The model learns nothing about a pair that fewer rides have than ``min_pair_count``."""
     rides = [Ride(zone, zone, miles / 10) for zone in (1, 2, 3) for miles in range(1, 50)]
     durations = [linear_duration(ride.PULocationID, ride.trip_distance) for ride in rides] + [59.0]
     features = list(training.features([*rides, Ride(7, 8, 2.0)], 2))
@@ -93,5 +93,5 @@ def test_a_forest_grown_in_steps_is_the_forest_of_one_fit(monkeypatch: pytest.Mo
 
 
 def test_the_features_of_the_sample_ride_are_true() -> None:
-    """They are written down, and equal the features that are prepared."""
+    """The features that are written down equal those that ``prepare_features`` returns."""
     assert prepare_features(SAMPLE_RIDE, KNOWN) == SAMPLE_FEATURES

@@ -111,7 +111,7 @@ KINDS: dict[str, Callable[[Trees], Iterator[Trees]]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_mutation_is_found_or_makes_no_difference(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are few random rides, so that those at thresholds, to leaves and with names have to find the mutations.
+    """The random rides are few, so that the rides at thresholds, to leaves and with names must find the mutations.
 
     A mutation that is not found is tried on all combinations of values on both sides of all tests of a tree.
     """

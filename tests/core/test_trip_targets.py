@@ -50,7 +50,7 @@ def write_trips(path: Path, pickups: pa.Array, **columns: list[Any]) -> Path:
     ],
 )
 def test_a_pickup_is_what_a_clock_showed_where_the_ride_took_place(tmp_path: Path, pickups: pa.Array) -> None:
-    """However the file says it, on ordinary days and on the days that the clocks change."""
+    """All types of time columns give the same pickups, on ordinary days and on the days when the clocks change."""
     path = write_trips(tmp_path / "2023-02.parquet", pickups)
     assert [event.ride.pickup_datetime for event in ride_events(path).events] == LOCAL
     with path.open("rb") as file:
@@ -104,7 +104,7 @@ def test_an_amount_is_read_from_its_column(
 
 @pytest.mark.parametrize(("target", "missing"), [("tip", "tip_amount, payment_type"), ("fare", "fare_amount")])
 def test_a_file_without_the_target_is_one_line(tmp_path: Path, target: str, missing: str) -> None:
-    """Nothing can be trained on it, and its rides have no actual value."""
+    """A model cannot be trained on a file without its target, and the file's rides have no actual value."""
     path = write_trips(tmp_path / "2023-02.parquet", pa.array(LOCAL))
     with pytest.raises(TripRecordError, match=f"2023-02.parquet: no column {missing};"):
         training_trips(path, TARGETS[target])

@@ -51,20 +51,20 @@ def test_a_difference_is_found_and_its_interval_holds_it() -> None:
     ids=["too few rides", "errors of the same size", "two errors differ"],
 )
 def test_nothing_is_known(live: Floats, challenger: Floats) -> None:
-    """The interval is infinite, and nothing is NaN."""
+    """Too few rides, or too few errors that differ, give no verdict: the interval is infinite, and not NaN."""
     found = judge(live, challenger)
     assert (found.verdict, found.low, found.high) == ("not yet known", -math.inf, math.inf)
     assert math.isfinite(found.difference)
 
 
 def test_errors_that_always_differ_by_the_same_are_certain() -> None:
-    """No draw has any variance then."""
+    """If all errors differ by the same, no draw has a variance, and the interval is the difference itself."""
     found = judge(np.full(LEAST_RIDES, 1.0), np.full(LEAST_RIDES, 0.5))
     assert (found.verdict, found.low, found.high) == ("better", -0.5, -0.5)
 
 
 def test_many_rides_have_the_interval_of_all_of_them() -> None:
-    """They are drawn in parts, which leaves the standard error of the difference as it is."""
+    """Drawing many rides in parts does not change the standard error of the difference."""
     live, challenger = draw_errors(np.random.default_rng(2), 300_500, better=0.01)
     differences = np.abs(challenger) - np.abs(live)
     found = judge(live, challenger)

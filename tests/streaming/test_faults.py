@@ -237,7 +237,7 @@ def test_the_model_can_predict_nothing(flow: Flow, tmp_path: Path, monkeypatch: 
 
     from artifacts import ModelError
 
-    monkeypatch.setattr(sklearn_flavor, "_load_unpinned_skops", lambda what, content: Ridge())
+    monkeypatch.setattr(sklearn_flavor, "_load_unpinned_skops", lambda *_: Ridge())
     with pytest.raises(ModelError, match="cannot predict a ride.*NotFittedError"):
         flow.function(MODEL_LOCATION=copy_without_served_form(SAMPLE_MODEL, tmp_path / "model"))
 

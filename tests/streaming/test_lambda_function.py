@@ -108,7 +108,7 @@ class TestDryRun:
     def test_the_predicted_value_may_have_another_name(
         self, cold_start: Function, tmp_path: Path, said: dict[str, str], setting: str
     ) -> None:
-        """It is the setting, or else the field that the model's artifact names, or else a duration's."""
+        """The name is the setting, or else the field in the model's artifact, or else ride_duration."""
         model = copy_saying(said, tmp_path / "model")
         handler = cold_start(TEST_RUN="True", PREDICTION_FIELD=setting, MODEL_LOCATION=model).lambda_handler
         (found,) = handler(kinesis_event(ride_event(256)))["predictions"]

@@ -150,7 +150,7 @@ def test_a_pickup_has_the_same_duration_in_all_three(
     web_service: WebService,
     cold_start: Callable[..., ModuleType],
 ) -> None:
-    """However a pickup is written, on an ordinary day and on the days that the clocks change."""
+    """A pickup gives the same duration in each form, on an ordinary day and on the days when the clocks change."""
     rides = [event.ride for event in generate_events(len(pickups), seed=14)]
     miles = [ride.trip_distance for ride in rides]
     zones = {name: [row % 5 for row in range(len(rides))] for name in ("PULocationID", "DOLocationID")}

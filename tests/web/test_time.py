@@ -47,7 +47,7 @@ def predict_in_web(web_service: WebService, model: str, rides: list[Any], **vari
 def test_a_moment_has_one_prediction(
     boosted_model: str, cold_start: ColdStart, web_service: WebService, zone: str
 ) -> None:
-    """As the clock of the place shows it, with Z or with an offset; in the stream, packed or not, and in HTTP."""
+    """Local time, Z and offsets give one prediction in records, in aggregated records and by HTTP."""
     days = (datetime(2023, 3, 12, tzinfo=UTC), datetime(2023, 11, 5, tzinfo=UTC))
     moments = [day + timedelta(hours=hour, minutes=30) for day in days for hour in range(30)]
     forms = [
@@ -151,7 +151,7 @@ def keep_rides(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Ride
 
 
 def test_a_bad_time_has_the_same_reason_everywhere(cold_start: ColdStart, web_service: WebService) -> None:
-    """In a record, in an aggregated record, in a ride event, in a bare ride and in a list, whatever the model wants."""
+    """A bad time has one reason in records, aggregated records, ride events, bare rides and lists, for each model."""
     client: Any = web_service().app.test_client()
     events = [ride_event(number, pickup_datetime=time) for number, time in enumerate(BAD_TIMES)]
     whole = [packed(json.dumps(event).encode()) for event in events]
