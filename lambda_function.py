@@ -1,4 +1,4 @@
-"""The Lambda function: ride events in from Kinesis, predicted durations out to Kinesis.
+"""The Lambda function: ride events in from Kinesis, predictions out to Kinesis.
 
     Records     -- decode  --> rides       | rejections
     rides       -- predict --> predictions | rejections     one model call for the whole batch

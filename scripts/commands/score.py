@@ -1,4 +1,4 @@
-"""Score months of trips: write each month's predicted durations as parquet, exactly once.
+"""Score months of trips: write each month's predictions as parquet, exactly once.
 
     score green 2023 2                                   one month
     score green --from 2022-01 --to 2023-03 --plan       which months are done, missing or stale
