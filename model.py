@@ -155,11 +155,11 @@ def load_model(
 def _find_zone(name: str) -> tzinfo:
     """Return a time zone. Raises ModelError if this system does not know it."""
     # Imported here because a model that does not want the time needs no time zones, which take milliseconds to import.
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+    from zoneinfo import ZoneInfo
 
     try:
         return ZoneInfo(name)
-    except ZoneInfoNotFoundError as error:
+    except (KeyError, OSError, ValueError) as error:
         raise ModelError(f"this system does not know the time zone {name}: install the package tzdata") from error
 
 

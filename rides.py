@@ -5,7 +5,7 @@ import functools
 import json
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -25,6 +25,10 @@ MAX_EXPLAINED_BYTES = 10_000
 
 PIECE_BYTES = 65_536
 """The size of the pieces in which UTF-8 is checked."""
+
+BAD_TIME = "Invalid RFC3339 encoded datetime"
+"""msgspec's words for a text that has not the most usual form of ISO 8601, which has seconds."""
+EXPECTED_TIME = "Expected a time in ISO 8601, such as 2023-02-01T08:30:00"
 
 RIDE_ID = "ride_id"
 """The field beside the predicted value in an output record. The value therefore cannot have this name."""
@@ -122,11 +126,41 @@ def decode_json(decoder: "msgspec.json.Decoder[_T]", data: bytes, explained: typ
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
-        raise InvalidRideError("ride", str(error)) from error
+        reason = str(error)
+        if BAD_TIME not in reason:
+            raise InvalidRideError("ride", reason) from error
+        # A larger event could take twenty times its size as Python's objects.
+        value = json.loads(data) if len(data) <= MAX_EXPLAINED_BYTES else None
+        return convert_other_time(value, decoder.type, reason)
     except msgspec.DecodeError as error:
         raise InvalidRideError("json", f"{error}{_explain_non_finite(data, explained or decoder.type)}") from error
     except RecursionError as error:
         raise InvalidRideError("json", "JSON is nested too deeply") from error
+
+
+def convert_other_time(value: Any, kind: type[_T], reason: str) -> _T:
+    """Return a ride or a ride event whose pickup is in a form of ISO 8601 that msgspec does not read.
+
+    Raises InvalidRideError if the pickup has no such form; ``reason`` is msgspec's error about it.
+    """
+    try:
+        fields = value.get("ride", value)
+        fields["pickup_datetime"] = read_time(fields["pickup_datetime"])
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRideError("ride", str(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidRideError("ride", reason.replace(BAD_TIME, EXPECTED_TIME)) from error
+
+
+def read_time(text: str) -> datetime:
+    """Return a time in any form of ISO 8601 that begins with a year and a hyphen, such as one without seconds.
+
+    Raises ValueError if it is another text, or has no time of day.
+    """
+    if text[4:5] != "-" or len(text) <= len("2023-02-01"):
+        raise ValueError(EXPECTED_TIME)
+    return datetime.fromisoformat(text)
 
 
 def check_id(ride_id: int | str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from rides import InvalidRideError, Ride, check_time, decode_json
+from rides import BAD_TIME, InvalidRideError, Ride, check_time, convert_other_time, decode_json
 from web.rides import MAX_RIDES
 
 DATATYPES = {"PULocationID": "INT64", "DOLocationID": "INT64", "trip_distance": "FP64"}
@@ -51,13 +51,22 @@ def decode_request(body: bytes) -> tuple[str | None, list[Ride]]:
     rides = []
     for number, values in enumerate(zip(*columns.values(), strict=True)):
         try:
-            ride = msgspec.convert(dict(zip(columns, values, strict=True)), Ride)
+            ride = _convert(dict(zip(columns, values, strict=True)))
             if ride.pickup_datetime is not None:
                 check_time(ride.pickup_datetime, "$.pickup_datetime")
         except (msgspec.ValidationError, InvalidRideError) as error:
             raise InvalidRideError("ride", f"value {number}: {error}") from error
         rides.append(ride)
     return request.id, rides
+
+
+def _convert(fields: dict[str, Any]) -> Ride:
+    try:
+        return msgspec.convert(fields, Ride)
+    except msgspec.ValidationError as error:
+        if BAD_TIME not in str(error):
+            raise
+        return convert_other_time(fields, Ride, str(error))
 
 
 def make_response(

@@ -49,6 +49,11 @@ def test_distances_from_0_to_100_miles_are_valid(distance: float) -> None:
         ("2023-02-01T08:30:00-00:00", datetime(2023, 2, 1, 8, 30, tzinfo=UTC)),
         ("2023-02-01T08:30:00+0530", datetime(2023, 2, 1, 8, 30, tzinfo=timezone(timedelta(hours=5, minutes=30)))),
         ("2023-02-01T08:30:00-23:59", datetime(2023, 2, 1, 8, 30, tzinfo=timezone(-timedelta(hours=23, minutes=59)))),
+        # Other forms of ISO 8601, such as Java's and HTML's for a time without seconds.
+        ("2023-02-01T08:30", datetime(2023, 2, 1, 8, 30)),
+        ("2023-02-01T08:30Z", datetime(2023, 2, 1, 8, 30, tzinfo=UTC)),
+        ("2023-02-01 08:30:00+00", datetime(2023, 2, 1, 8, 30, tzinfo=UTC)),
+        ("2023-02-01T08:30:00,5", datetime(2023, 2, 1, 8, 30, 0, 500_000)),
         ("1970-01-01T00:00:00", datetime(1970, 1, 1)),
         ("2099-12-31T23:59:59", datetime(2099, 12, 31, 23, 59, 59)),
     ],
