@@ -76,4 +76,4 @@ def test_many_rides_have_the_interval_of_all_of_them() -> None:
 def test_a_model_that_is_worse_by_the_same_minute_on_each_ride_is_found(rides: int) -> None:
     """Its errors differ by a minute, and by rounding, which is not chance."""
     live = np.random.default_rng(0).normal(0, 5, rides).round(1)
-    assert judge(live, live + np.sign(live)).verdict == "worse"
+    assert judge(live, live + np.copysign(1, live)).verdict == "worse"
