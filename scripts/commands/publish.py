@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Sequence
 
+import msgspec
 from rich.table import Table
 
 from artifacts import ModelError
@@ -55,7 +56,8 @@ def main() -> int:
     comparison = compare(release, live, target, options, model.sha256)
     published = copy(target, model, release, proof, comparison)
     verify(published, model, values)
-    if live is None or live.location != published.location:
+    # Also if it names this model with another digest or version: people deploy what it says.
+    if live is None or msgspec.structs.replace(live, published_at=published.published_at) != published:
         target.replace_live(published)
     for line in note_published(model, published.location, published.sha256, options.alias):
         show(line)

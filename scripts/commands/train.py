@@ -101,7 +101,7 @@ def show_rides(purpose: str, rides: RideSet) -> None:
     others = f", and {odd:,} of other months" if odd else ""
     span = f"{rides.first} to {rides.last}".replace("T", " ")
     text = f"{purpose:<10} {len(rides.rides):,} rides: {span}{others}; {', '.join(rides.files)}"
-    cli.CONSOLE.print(text, highlight=False, soft_wrap=True)
+    cli.CONSOLE.print(cli.printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_errors(evaluation: Evaluation) -> None:

@@ -19,7 +19,7 @@ from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL, SHADOW_STREAM
 from scripts.localaws import moto
 from scripts.localaws.moto import environment_without_account
 from scripts.localaws.server import HOST
-from settings import ModelSettings, StreamSettings
+from settings import ModelSettings, SettingsError, StreamSettings
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -128,7 +128,11 @@ def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> M
 def copy_shadow(environment: Mapping[str, str], location: str) -> ModelCopy:
     """Copy the model of a shadow, whose digest is in SHADOW_MODEL_SHA256. Raises as ``copy_chosen_model`` does."""
     variables = {"MODEL_LOCATION": location, "MODEL_SHA256": environment.get(f"{SHADOW_PREFIX}MODEL_SHA256", "")}
-    settings = ModelSettings.from_environment(variables)
+    try:
+        settings = ModelSettings.from_environment(variables)
+    except SettingsError as error:
+        # The user's variable has another name.
+        raise SettingsError(str(error).replace("MODEL_SHA256", f"{SHADOW_PREFIX}MODEL_SHA256")) from error
     return replace(copy_model(location, sha256=settings.sha256), experiment_id=SHADOW_EXPERIMENT_ID)
 
 

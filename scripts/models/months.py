@@ -74,9 +74,13 @@ def read_months(files: Sequence[str], validate: Sequence[str], target: Target) -
     Raises TrainingError if there are too few rides or a file is named twice, and TripRecordError if a file cannot be
     read.
     """
-    twice = [file for place, file in enumerate([*files, *validate]) if file in [*files, *validate][:place]]
-    if twice:
-        raise TrainingError(f"{twice[0]} is named twice: a model is measured on other rides than it is trained on")
+    seen = set[str]()
+    for file in (*files, *validate):
+        # One file can be named in several ways, such as by a symbolic link.
+        name = file if "://" in file else os.path.realpath(file)
+        if name in seen:
+            raise TrainingError(f"{file} is named twice: a model is measured on other rides than it is trained on")
+        seen.add(name)
     parts = [_read_file(file, target) for file in files]
     if validate:
         return _join(parts), _join([_read_file(file, target) for file in validate])
@@ -105,7 +109,7 @@ def _read_file(file: str, target: Target) -> RideSet:
         trips = training_trips(path, target, read_time_zone(os.environ))
         name = path.name
     text = f"{name}: {len(trips.rides):,} rides, {trips.left_out:,} rows left out"
-    cli.CONSOLE.print(text, highlight=False)
+    cli.CONSOLE.print(cli.printable(text), markup=False, highlight=False, soft_wrap=True)
     if len(trips.rides) < LEAST_RIDES:
         paid = "are paid by card, " if target.by_card else ""
         raise TrainingError(

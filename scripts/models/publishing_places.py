@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from botocore.exceptions import ClientError
@@ -38,7 +38,7 @@ class LiveModel(Struct, frozen=True):
     """The digest of the whole folder, for MODEL_SHA256."""
     published_at: str
     """The time in UTC, ISO 8601."""
-    format: int = 1
+    format: Literal[1] = 1
 
 
 class PublishTarget(abc.ABC):
@@ -219,8 +219,9 @@ class FolderTarget(PublishTarget):
 
 def open_target(location: str) -> PublishTarget:
     """Return the place at an ``s3://`` URI or a folder. Raises PublishError for any other URI."""
-    if location.startswith("s3://") and split_uri(location.rstrip("/"))[0]:
-        return BucketTarget(location.rstrip("/"))
+    uri = location.rstrip("/")
+    if uri.startswith("s3://") and split_uri(uri)[0]:
+        return BucketTarget(uri)
     if "://" in location or not location:
         raise PublishError(f"--to is an s3://bucket/prefix URI or a folder, not {location!r}")
     return FolderTarget(location)

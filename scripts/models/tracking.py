@@ -3,9 +3,13 @@
 Whoever imports mlflow imports this module first, because it configures mlflow.
 """
 
+import contextlib
+import fcntl
 import os
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 # MLflow reads these variables when it is imported. They switch off usage data, and its own log lines and progress bars.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -16,6 +20,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 import mlflow
+from alembic.util.exc import CommandError as MigrationError
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException
@@ -30,7 +35,7 @@ from mlflow.utils.validation import (
 from sqlalchemy.exc import SQLAlchemyError
 
 TRACKING_URI = "sqlite:///mlflow.db"
-MLFLOW_ERRORS = (MlflowException, SQLAlchemyError, Boto3Error, BotoCoreError, ClientError)
+MLFLOW_ERRORS = (MlflowException, SQLAlchemyError, MigrationError, Boto3Error, BotoCoreError, ClientError)
 """MLflow's own exceptions, and those of its database and of S3 that it does not catch."""
 
 
@@ -50,6 +55,11 @@ def open_experiment(name: str) -> str:
     its id below that root. This function does the same for a database without a server. It raises TrackingError if the
     experiment exists and keeps its artifacts below another root.
     """
+    with _one_at_a_time():
+        return _open_experiment(name)
+
+
+def _open_experiment(name: str) -> str:
     uri, root = tracking_uri(), os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT")
     mlflow.set_tracking_uri(uri)
     if root and uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
@@ -64,6 +74,25 @@ def open_experiment(name: str) -> str:
             )
     experiment_id: str = mlflow.set_experiment(name).experiment_id
     return experiment_id
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let no other command use a SQLite database during the block, in which MLflow may make its tables.
+
+    Two commands that made them at once would leave a database that no command could use.
+    """
+    uri = tracking_uri()
+    folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
+    if not uri.startswith("sqlite:///") or not folder.is_dir():
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def as_path(location: str) -> str:
@@ -88,7 +117,8 @@ def check_registry(name: str, alias: str) -> None:
         (_validate_model_alias_name_reserved, alias),
     ):
         validate(text)
-    MlflowClient().search_registered_models(max_results=1)
+    with _one_at_a_time():
+        MlflowClient().search_registered_models(max_results=1)
 
 
 def register(model_id: str, name: str, alias: str) -> str:

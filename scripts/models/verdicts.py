@@ -17,6 +17,8 @@ Simulated with a ridge's and a forest's errors on a month of green taxi rides, e
 with 200, 500 and 2,000 rides, 2, 4 and 4 had a false verdict; if the interval consisted of percentiles of the draws,
 up to 16 of 1,000 windows had one.
 """
+ROUNDING = 1e-12
+"""Deviations that are smaller, relative to the largest error, come from the rounding of doubles."""
 RESAMPLES, MOST_PARTS = 1_000, 1_000
 """The number of draws, and the number of parts into which the rides are put at random, if there are more rides."""
 
@@ -47,7 +49,10 @@ def judge(live: Floats, challenger: Floats, seed: int = 0) -> Verdict:
     mean, count = float(differences.mean()), len(differences)
     if count < LEAST_RIDES or not differences.any():
         return Verdict("not yet known", mean, -math.inf, math.inf, count)
-    margin = _find_margin(differences - mean, np.random.default_rng(seed))
+    deviations = differences - mean
+    # A model that is worse by the same minute on each ride differs from the mean by rounding alone.
+    deviations[np.abs(deviations) <= ROUNDING * max(np.abs(live).max(), np.abs(challenger).max())] = 0.0
+    margin = _find_margin(deviations, np.random.default_rng(seed))
     verdict: Literal["better", "worse", "not yet known"] = "not yet known"
     if mean + margin < 0:
         verdict = "better"

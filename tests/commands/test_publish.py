@@ -181,6 +181,24 @@ def test_another_object_in_the_models_folder_is_refused(run: Run, place: str, s3
     assert text in line
 
 
+def test_a_live_json_that_was_changed_is_put_right(run: Run, tmp_path: Path) -> None:
+    """It names the model that is published again, but with another digest, which a deployment would use."""
+    run(SAMPLE_MODEL, "--to", tmp_path)
+    content = json.loads((tmp_path / LIVE).read_text())
+    (tmp_path / LIVE).write_text(json.dumps(content | {"sha256": "0" * 64}))
+    run(SAMPLE_MODEL, "--to", tmp_path)
+    assert json.loads((tmp_path / LIVE).read_text())["sha256"] == content["sha256"]
+    (tmp_path / LIVE).write_text(json.dumps(content | {"format": 2}))
+    assert "it does not name a published model" in run(SAMPLE_MODEL, "--to", tmp_path, refused=True)
+
+
+@pytest.mark.parametrize("place", ["", "http://models", "s3://", "s3:///models"])
+def test_a_place_that_is_neither_a_bucket_nor_a_folder_is_refused(place: str) -> None:
+    """Nothing was read of it."""
+    with pytest.raises(PublishError, match="--to is an s3://bucket/prefix URI or a folder"):
+        open_target(place)
+
+
 def test_a_worse_model_is_refused_unless_forced(run: Run, place: str, train: Callable[..., str], month: Path) -> None:
     """A model that was not compared, or is worse, is refused without --force. A better model becomes live."""
     good, bad = train("a" * 32), train("b" * 32, factor=1.3)

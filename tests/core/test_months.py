@@ -105,6 +105,12 @@ def test_a_pickup_is_usual_if_its_month_has_a_thousandth_of_the_rides(
             "a.parquet is named twice: a model is measured on other rides than it is trained on",
             id="twice",
         ),
+        pytest.param(
+            trips(JANUARY),
+            ["a.parquet", "--validate", "link.parquet"],
+            "link.parquet is named twice: a model is measured on other rides than it is trained on",
+            id="twice, by a link",
+        ),
     ],
 )
 def test_files_that_cannot_be_used_are_one_line(
@@ -118,8 +124,16 @@ def test_files_that_cannot_be_used_are_one_line(
     """The command fails before anything is logged."""
     if content is not None:
         write(tmp_path / "a.parquet", content)
+    (tmp_path / "link.parquet").symlink_to("a.parquet")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     assert cli.run(train.main, explained=train.EXPLAINED) == 1
     assert capsys.readouterr().err.splitlines()[-1] == f"train: {message}"
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_the_name_of_a_file_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Square brackets are no markup, and control characters do not reach the terminal."""
+    file = write(tmp_path / "[@click=f(] \x1b[31m.parquet", trips(JANUARY))
+    read_months([str(file)], [], DURATION)
+    assert capsys.readouterr().err.startswith("[@click=f(] \\x1b[31m.parquet: 40 rides")

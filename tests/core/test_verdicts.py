@@ -70,3 +70,11 @@ def test_many_rides_have_the_interval_of_all_of_them() -> None:
     found = judge(live, challenger)
     normal = 2.576 * differences.std() / math.sqrt(len(differences))
     assert found.high - found.difference == pytest.approx(normal, rel=0.15)
+
+
+@pytest.mark.parametrize("rides", [200, 500])
+def test_a_model_that_is_worse_by_the_same_minute_on_each_ride_is_found(rides: int) -> None:
+    """Its errors differ by a minute, and on a few rides by rounding, which is not chance."""
+    draw = np.random.default_rng(1)
+    live = np.floor(draw.uniform(0, 8, rides) * 256) / 256 + (draw.random(rides) < 0.01) * 0.1 + 0.125
+    assert judge(live, live + 1).verdict == "worse"
