@@ -118,6 +118,11 @@ def compare(
     if live is None or live.location == f"{target.location}/{release.folder}":
         show("No other model is live there" if live is None else "This model is live already")
         return None
+    if live.target != release.metadata.target:
+        raise PublishError(
+            f"{live.location} is live and predicts the {live.target}, and this model predicts the"
+            f" {release.metadata.target}: publish it to another place"
+        )
     if not options.months:
         if not options.force:
             raise PublishError(
@@ -142,7 +147,8 @@ def copy(
 ) -> LiveModel:
     """Write the model's files, the manifest last, and return where it is."""
     digest = publishing.write(target, release, publishing.make_manifest(model, release, proof, comparison))
-    return LiveModel(f"{target.location}/{release.folder}", release.version, digest, publishing.now())
+    location = f"{target.location}/{release.folder}"
+    return LiveModel(location, release.version, release.metadata.target, digest, publishing.now())
 
 
 def verify(published: LiveModel, model: FetchedModel, values: Sequence[float]) -> None:

@@ -34,6 +34,8 @@ class LiveModel(Struct, frozen=True):
 
     location: str
     version: str
+    target: str
+    """What the model predicts, such as the duration: a model of another target never replaces it."""
     sha256: str
     """The digest of the whole folder, for MODEL_SHA256."""
     published_at: str

@@ -62,6 +62,8 @@ def fetch(source: str, sha256: str | None) -> FetchedModel:
         uri, run_id = source, _ask(client.get_logged_model, source, source.removeprefix("models:/")).source_run_id
     else:
         raise PublishError(f"{source} is not models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-ID")
+    if run_id and not registered:
+        registered = _find_registered(client, run_id)
     with tempfile.TemporaryDirectory() as folder:
         _ask(mlflow.artifacts.download_artifacts, source, artifact_uri=uri, dst_path=folder)
         # MLflow puts the files into a folder of their own, or not, depending on where they were.
@@ -120,6 +122,12 @@ def _find_version(client: MlflowClient, source: str, name: str, alias: str | Non
     if alias:
         return _ask(client.get_model_version_by_alias, source, name, alias)
     return _ask(client.get_model_version, source, name, version)
+
+
+def _find_registered(client: MlflowClient, run_id: str) -> tuple[str, str] | None:
+    """Return the name and the version under which a run's model is registered, unless there are several."""
+    versions = _ask(client.search_model_versions, run_id, f"run_id='{run_id}'")
+    return (versions[0].name, str(versions[0].version)) if len(versions) == 1 else None
 
 
 def _find_in_run(client: MlflowClient, run_id: str) -> str:

@@ -32,6 +32,7 @@ from scripts.models.publishing_places import LIVE, LiveModel, PublishTarget, ope
 from scripts.models.publishing_proof import PublishError
 from sklearn_flavor import TRUSTED_TYPES
 from tests.batch.outputs import behind
+from tests.builders import copy_saying
 from tests.conftest import SAMPLE_MODEL
 from tests.core.saved_models import MODELS, copy_without_served_form
 from tests.test_architecture import PRODUCT, find_closure
@@ -215,19 +216,29 @@ def test_a_worse_model_is_refused_unless_forced(run: Run, place: str, train: Cal
     assert json.loads(read_all(place)[LIVE])["version"] == "b" * 32
 
 
+def test_a_model_of_another_target_never_replaces_the_live_one(
+    run: Run, tmp_path: Path, train: Callable[..., str]
+) -> None:
+    """Not even with --force: whoever reads the predictions would take dollars for minutes."""
+    run(SAMPLE_MODEL, "--to", tmp_path / "out")
+    tips = copy_saying({"target": "tip", "field": "tip_amount", "unit": "dollars"}, tmp_path / "tips")
+    line = run(tips, "--to", tmp_path / "out", "--force", refused=True)
+    assert "predicts the duration, and this model predicts the tip: publish it to another place" in line
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["nothing live", "a model live"])
 def test_of_two_publishers_at_once_one_fails(place: str, first: bool) -> None:
     """The second publisher has compared its model with a model that is no longer live, so it must start again."""
     if not first:
         one = open_target(place)
         one.read_live()
-        one.replace_live(LiveModel("before", "v", "0" * 64, "then"))
+        one.replace_live(LiveModel("before", "v", "duration", "0" * 64, "then"))
     targets = [open_target(place), open_target(place)]
     for target in targets:
         target.read_live()
-    targets[0].replace_live(LiveModel("won", "v", "0" * 64, "now"))
+    targets[0].replace_live(LiveModel("won", "v", "duration", "0" * 64, "now"))
     with pytest.raises(PublishError, match="another publish has just changed it: run the same command again"):
-        targets[1].replace_live(LiveModel("lost", "v", "0" * 64, "now"))
+        targets[1].replace_live(LiveModel("lost", "v", "duration", "0" * 64, "now"))
     live = targets[1].read_live()
     assert live is not None
     assert live.location == "won"
@@ -318,7 +329,9 @@ def test_a_registered_model_gets_its_alias_and_its_run_the_tags(run: Run, regist
     assert json.loads(read_all(location)[MANIFEST])["source"] == {"run_id": run_id, "registered": ["duration", "1"]}
     model_id = client.get_run(run_id).outputs.model_outputs[0].model_id
     for source in (run_id, f"models:/{model_id}", "models:/duration/1"):
+        client.delete_registered_model_alias("duration", "champion")
         assert find_published(run(source, "--to", "out")) == (location, digest)
+        assert str(client.get_model_version_by_alias("duration", "champion").version) == "1"
     for source, text in (
         (empty, "logged no model"),
         ("0" * 32, "cannot give 00"),

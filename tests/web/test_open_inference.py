@@ -37,7 +37,7 @@ def tensors(**changes: dict[str, Any]) -> list[dict[str, Any]]:
         {"PULocationID": {"shape": [3, 1], "data": [[130], [74], [41]]}},
         {"PULocationID": {"datatype": "INT16"}, "trip_distance": {"datatype": "FP32"}},
         {"trip_distance": {"parameters": {"x": 1}}},
-        {"pickup_datetime": {"data": ["2023-02-01T08:30:00", None, "2023-02-01T08:30:00-05:00"]}},
+        {"pickup_datetime": {"data": ["2023-02-01T08:30:00", None, "2023-02-01T08:30-05:00"]}},
         {"pickup_datetime": {"shape": [3, 1], "data": [[None], ["2023-02-01T08:30:00"], [None]]}},
     ],
     ids=["flat", "column", "nested", "datatypes", "parameters", "times", "nested times"],
