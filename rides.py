@@ -129,9 +129,7 @@ def decode_json(decoder: "msgspec.json.Decoder[_T]", data: bytes, explained: typ
         reason = str(error)
         if BAD_TIME not in reason:
             raise InvalidRideError("ride", reason) from error
-        # A larger event could take twenty times its size as Python's objects.
-        value = json.loads(data) if len(data) <= MAX_EXPLAINED_BYTES else None
-        return convert_other_time(value, decoder.type, reason)
+        return convert_other_time(_load_small(data), decoder.type, reason)
     except msgspec.DecodeError as error:
         raise InvalidRideError("json", f"{error}{_explain_non_finite(data, explained or decoder.type)}") from error
     except RecursionError as error:
@@ -151,6 +149,14 @@ def convert_other_time(value: Any, kind: type[_T], reason: str) -> _T:
         raise InvalidRideError("ride", str(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidRideError("ride", reason.replace(BAD_TIME, EXPECTED_TIME)) from error
+
+
+def _load_small(data: bytes) -> Any:
+    """Return the value in JSON as Python's objects; None if it is not JSON after all, or too large for objects."""
+    try:
+        return json.loads(data) if len(data) <= MAX_EXPLAINED_BYTES else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def read_time(text: str) -> datetime:

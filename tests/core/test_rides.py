@@ -117,6 +117,20 @@ def test_a_megabyte_of_json_is_read() -> None:
             pytest.param(ride_event(pickup_datetime=time), "ride", "$.ride.pickup_datetime", id=f"time {time!r}"[:60])
             for time in BAD_TIMES
         ),
+        *(
+            pytest.param(
+                changed(b"3.66}", b'3.66, "pickup_datetime": "2023-02-01T08:30"' + rest),
+                "ride",
+                "such as 2023-",
+                id=name,
+            )
+            for name, rest in (
+                ("broken after a time", b"}, }"),
+                ("nested after a time", b', "x":' + b"[" * 9_000),
+                ("not text after a time", b', "x": "\xc3\xa9"} \xc3\xa9'),
+                ("large after a time", b', "x": "' + b"x" * 10_000 + b'"}'),
+            )
+        ),
         pytest.param(changed(b"3.66", b'3.66, "pickup_datetime": NaN'), "json", "ride.pickup_datetime", id="NaN time"),
         pytest.param(ride_event(""), "ride", "$.ride_id", id="empty id"),
         pytest.param(ride_event("x" * 257), "ride", "$.ride_id", id="long id"),
