@@ -1,6 +1,7 @@
 """The architecture: which module may import which, and what the project's own files promise each other."""
 
 import ast
+import importlib.metadata
 import json
 import re
 import tomllib
@@ -80,10 +81,13 @@ TREES = {name: ast.parse(path.read_text()) for name, path in (CODE | TESTS).item
 LAUNCHERS = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
 
 
-def find_imports(name: str, known: Iterable[str] | None = None) -> set[str]:
-    """Return the modules that a module imports, anywhere in it and for type checking too; of those known, if given."""
+def find_imports(name: str, known: Iterable[str] | None = None, *, only_at_start: bool = False) -> set[str]:
+    """Return the modules that a module imports, anywhere in it and for type checking too; of those known, if given.
+
+    If ``only_at_start``, these are the modules that are always imported with it.
+    """
     names: set[str] = set()
-    for node in ast.walk(TREES[name]):
+    for node in TREES[name].body if only_at_start else ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -203,6 +207,24 @@ def test_a_command_that_loads_models_installs_scikit_learn(name: str) -> None:
     categories = start.partition('environment" ')[2].partition(" -- ")[0].split()
     is_installed = any("scikit-learn" in LOCK[category] for category in categories)
     assert is_installed or "model" not in find_closure(f"scripts.commands.{name.replace('-', '_')}")
+
+
+@pytest.mark.parametrize("name", sorted(LAUNCHERS - {"test", "environment"}))
+def test_a_command_installs_what_it_imports_at_its_start(name: str) -> None:
+    """In an environment that has only its categories, the command starts."""
+    start = (ROOT / "scripts" / name).read_text().splitlines()[-1]
+    categories = ["default", *start.partition('environment" ')[2].partition(" -- ")[0].split()]
+    installed = {package for category in categories for package in LOCK[category]}
+    found, pending = set[str](), [f"scripts.commands.{name.replace('-', '_')}"]
+    while pending:
+        module = pending.pop()
+        if module not in found:
+            found.add(module)
+            pending += find_imports(module, CODE, only_at_start=True)
+    packages = {imported.partition(".")[0] for module in found for imported in find_imports(module, only_at_start=True)}
+    distributions = importlib.metadata.packages_distributions()
+    wanted = {owner.lower().replace("_", "-") for package in packages for owner in distributions.get(package, [])[:1]}
+    assert sorted(wanted - installed) == []
 
 
 def test_commands_import_no_command() -> None:
