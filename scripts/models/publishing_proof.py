@@ -75,7 +75,7 @@ def serve_in_process(location: str, sha256: str | None, environment: str, rides:
     done = subprocess.run(
         [python, "-m", "scripts.models.serving_check", location, str(time.monotonic())],
         cwd=ROOT,
-        env={**variables, "MODEL_SHA256": sha256 or ""},
+        env={**variables, "PYTHONPATH": str(ROOT), "MODEL_SHA256": sha256 or ""},
         input=msgspec.json.encode(rides),
         capture_output=True,
     )

@@ -53,6 +53,8 @@ def one_environment(aws_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_
     """Use the Python of the tests where the command would install the packages of an image, which takes a minute."""
     monkeypatch.setattr(publishing_proof, "install_python", lambda _: Path(sys.executable))
     monkeypatch.setattr(publishing_proof, "COLD_LOADS", 1)
+    # As the launcher does.
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
     for name in (*FUNCTION_VARIABLES, "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,8 @@ from scripts.models import publishing
 from scripts.models.publishing_places import open_target
 from scripts.models.publishing_sources import fetch
 from tests.builders import kinesis_event
-from tests.tools import finish
+from tests.conftest import SAMPLE_MODEL
+from tests.tools import PATIENCE, finish, start
 from tests.trip_records import PICKUP, trip, write
 from tests.web.servers import serve
 
@@ -99,3 +100,13 @@ def _as_trip(ride: Ride) -> dict[str, Any]:
     end = ride.pickup_datetime + datetime.timedelta(minutes=20)
     zones = {"PULocationID": ride.PULocationID, "DOLocationID": ride.DOLocationID}
     return trip(pickup=ride.pickup_datetime, dropoff=end, trip_distance=ride.trip_distance, **zones)
+
+
+def test_the_launcher_serves_the_model_in_an_environment_of_its_own(tmp_path: Path) -> None:
+    """The first time, it installs the packages of the lean image."""
+    with start("publish", SAMPLE_MODEL, "--to", "out", cwd=tmp_path) as command:
+        output, errors = command.communicate(timeout=10 * PATIENCE)
+    assert command.returncode == 0, errors
+    assert "Serves with [packages]" in errors
+    location, digest = (part.partition("=")[2] for part in output.splitlines()[0].split(" "))
+    assert load_model(location, sha256=digest).predict(RIDES) == load_model(SAMPLE_MODEL).predict(RIDES)
