@@ -184,10 +184,9 @@ class KeptArtifact(Artifact):
             self._digests[name] = hashlib.sha256(self.read(name)).hexdigest()
         return self._digests[name]
 
-    def digest_of_all(self) -> str:
-        """Return the digest of the whole folder, as ``digests.digest_of_files`` does."""
-        lines = "".join(f"{self.digest(name)}  ./{name}\n" for name in self.read_all())
-        return hashlib.sha256(lines.encode()).hexdigest()
+    def digests(self) -> Mapping[str, str]:
+        """Return the digests of all files by name, sorted."""
+        return {name: self.digest(name) for name in self.read_all()}
 
 
 def open_artifact(location: str) -> Artifact:

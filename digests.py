@@ -40,7 +40,12 @@ def digest_of(content: bytes) -> str:
 
 def digest_of_files(files: Mapping[str, bytes]) -> str:
     """Return the digest of a folder with these files, by name: the digest of the lines that ``sha256sum`` prints."""
-    return digest_of("".join(f"{digest_of(content)}  ./{name}\n" for name, content in sorted(files.items())).encode())
+    return digest_of_digests({name: digest_of(content) for name, content in files.items()})
+
+
+def digest_of_digests(digests: Mapping[str, str]) -> str:
+    """Return the digest of a folder whose files have these digests, by name."""
+    return digest_of("".join(f"{digest}  ./{name}\n" for name, digest in sorted(digests.items())).encode())
 
 
 def open_pinned(location: str, sha256: str | None) -> tuple[KeptArtifact, Mapping[str, Any]]:
@@ -88,12 +93,12 @@ def find_digest(artifact: KeptArtifact, description: Mapping[str, Any]) -> str:
     This digest is the model's identity: the same with and without a pin, and with either pin. Raises ModelError.
     """
     name = find_file(description)
-    return artifact.digest(name) if name else artifact.digest_of_all()
+    return artifact.digest(name) if name else digest_of_digests(artifact.digests())
 
 
 def _check_folder(artifact: KeptArtifact, sha256: str, reason: str) -> None:
     """Raise ModelError unless the digest of the whole folder is the pinned one. ``reason`` goes into the error."""
-    digest = artifact.digest_of_all()
+    digest = digest_of_digests(artifact.digests())
     if digest != sha256.lower():
         found = [f"the digest of the whole folder is {digest}", reason, compare_with_manifest(artifact)]
         raise ModelError(
@@ -134,7 +139,7 @@ def copy_pinned(artifact: KeptArtifact, form: str, *, is_pinned: bool) -> KeptAr
     It is a copy because the files could change after their digest was verified, and some models keep reading them.
     """
     if not is_pinned:
-        refuse_unpinned(artifact.location, form, artifact.digest_of_all())
+        refuse_unpinned(artifact.location, form, digest_of_digests(artifact.digests()))
     folder = tempfile.mkdtemp(prefix="model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, content in artifact.read_all().items():

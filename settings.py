@@ -51,7 +51,6 @@ class ModelSettings:
         given_field = _match(
             variables, "PREDICTION_FIELD", FIELD, f"a field's name, such as tip_amount, other than {RIDE_ID}"
         )
-        digest = _match(variables, "MODEL_SHA256", "[0-9a-fA-F]{64}", "a SHA-256 digest of 64 hexadecimal digits")
         return cls(
             location=variables.get("MODEL_LOCATION") or None,
             bucket=variables.get("MODEL_BUCKET", ""),
@@ -59,7 +58,7 @@ class ModelSettings:
             run_id=_match(variables, "RUN_ID", TEXT, "text in UTF-8"),
             name=_match(variables, "MODEL_NAME", TEXT, "text in UTF-8") or "ride_duration_prediction_model",
             prediction_field=given_field or None,
-            sha256=digest.lower() or None,
+            sha256=read_pin(variables),
             time_zone=read_time_zone(variables),
         )
 
@@ -149,6 +148,12 @@ def _check_model_place(variables: Mapping[str, str]) -> None:
         raise SettingsError(f"MODEL_BUCKET is a bucket's name, not {bucket!r}: give a URI as MODEL_LOCATION instead")
     if bucket and not variables.get("RUN_ID"):
         raise SettingsError("RUN_ID is not set: MODEL_BUCKET needs the id of the MLflow run that logged the model")
+
+
+def read_pin(variables: Mapping[str, str]) -> str | None:
+    """Return the pinned digest of the model in lower case; None if there is none. Raises SettingsError."""
+    digest = _match(variables, "MODEL_SHA256", "[0-9a-fA-F]{64}", "a SHA-256 digest of 64 hexadecimal digits")
+    return digest.lower() or None
 
 
 def read_time_zone(variables: Mapping[str, str]) -> str:

@@ -30,7 +30,7 @@ from scripts.models.publishing_proof import (
 )
 from scripts.models.publishing_sources import FetchedModel, fetch, note_published
 from scripts.models.tracking import MLFLOW_ERRORS
-from settings import SettingsError
+from settings import read_pin
 from trip_cells import TripRecordError
 
 EPILOG = """\
@@ -50,7 +50,7 @@ def main() -> int:
     options = parse_arguments()
     target = open_target(options.to)
     live = target.read_live()
-    model = fetch(options.source, pinned_digest())
+    model = fetch(options.source, read_pin({name: value.strip() for name, value in os.environ.items()}))
     release = publishing.select(model)
     proof, values = prove(model, release)
     comparison = compare(release, live, target, options, model.sha256)
@@ -86,14 +86,6 @@ def parse_arguments() -> argparse.Namespace:
     alias = "the alias that moves to the version, if SOURCE is a registered model (default: %(default)s)"
     add("--alias", metavar="NAME", default="champion", help=alias)
     return parser.parse_args()
-
-
-def pinned_digest() -> str | None:
-    """Return the digest of the source that the user has pinned. Raises SettingsError."""
-    digest = os.environ.get("MODEL_SHA256", "").strip().lower()
-    if digest and (len(digest) != 64 or set(digest) - set("0123456789abcdef")):
-        raise SettingsError(f"MODEL_SHA256 is a SHA-256 digest of 64 hexadecimal digits, not {digest!r}")
-    return digest or None
 
 
 def prove(model: FetchedModel, release: Release) -> tuple[ServingProof, list[float]]:

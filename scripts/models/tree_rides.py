@@ -123,17 +123,10 @@ def _find_categories(columns: Sequence[Column], feature: str) -> tuple[list[int]
 
 def _tabulate(categories: Sequence[Category]) -> tuple[list[str], Floats]:
     """Return the names of all columns of a category in the order of the first column, and their values by column."""
-    tables = [
-        dict(zip(*column.names_and_values(), strict=True)) for column in categories if isinstance(column, Category)
-    ]
+    tables = [dict(zip(*column.names_and_values(), strict=True)) for column in categories]
     names = [UNSEEN, *dict.fromkeys(name for table in tables for name in table)]
-    numbers = np.array(
-        [
-            [table.get(name, column.other) for name in names]
-            for table, column in zip(tables, categories, strict=True)
-            if isinstance(column, Category)
-        ]
-    )
+    pairs = zip(tables, categories, strict=True)
+    numbers = np.array([[table.get(name, column.other) for name in names] for table, column in pairs])
     order = np.argsort(numbers[0], kind="stable")
     return [names[at] for at in order], numbers[:, order]
 
