@@ -19,13 +19,11 @@ import msgspec
 from botocore.exceptions import ClientError
 from msgspec import Struct
 
+from batch.buckets import CONFLICT, CONFLICT_ATTEMPTS, CONFLICT_SECONDS, LOST_RACES
 from batch.objects import FORBIDDEN, client, error_code, explained, split_uri
 from scripts.models.publishing_proof import PublishError
 
 LIVE = "live.json"
-LOST_RACES = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey")
-"""The codes of a conditional put that was not applied (API reference, PutObject)."""
-CONFLICT_ATTEMPTS, CONFLICT_SECONDS = 5, 1.0
 CHANGED = "another publish has just changed it: run the same command again, to compare with the model that is live now"
 
 
@@ -137,7 +135,7 @@ class BucketTarget(PublishTarget):
                         raise
                 else:
                     return True
-            if code != "ConditionalRequestConflict":
+            if code != CONFLICT:
                 break
             time.sleep(CONFLICT_SECONDS)
         return False
