@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from artifacts import MAX_MESSAGE_LENGTH, MLMODEL, ModelError, find_run, in_one_line
+from baselines import Bins, read_baseline
 from digests import find_digest, open_pinned
 from features import SAMPLE_RIDE, Features, NoTimeError, prepare_features
 from flavors import load_calls
@@ -16,6 +17,7 @@ from model_metadata import NO_METADATA, ModelMetadata, read_metadata
 from settings import DEFAULT_TIME_ZONE
 
 if TYPE_CHECKING:
+    from ride_counts import Counter
     from rides import Ride
     from settings import ModelSettings
 
@@ -41,33 +43,36 @@ class Model:
         version: str,
         metadata: ModelMetadata = NO_METADATA,
         time_zone: str = DEFAULT_TIME_ZONE,
+        bins: Bins | None = None,
     ) -> None:
         """Wrap ``call``, which returns a number, such as minutes, for each ride whose features it is given.
 
         ``time_zone`` is the zone in which a model that wants the time gets it. Raises ModelError if it is not known.
+        ``bins`` are those of the model's baseline.
         """
         self._call = call
         self.version = version
         self.metadata = metadata
+        self.bins = bins
+        """The bins in which rides are counted; None if the model has no baseline."""
         self._zone = _find_zone(time_zone) if metadata.wants_time else None
 
     def predict(
-        self, rides: "Sequence[Ride]", is_over: Callable[[], bool] = lambda: False
+        self, rides: "Sequence[Ride]", is_over: Callable[[], bool] = lambda: False, counter: "Counter | None" = None
     ) -> list[float | PredictionError]:
         """Return each ride's predicted value, in order, or an error in its place if the model has no value for it.
 
         For a model that wants the time, give each ride a pickup (``rides.with_time``): a ride without it gets an error.
         The model is called once for all rides. Only if that call raises, the batch is halved, and halved again, until
         each ride that the model cannot predict is alone. As soon as ``is_over`` returns True, no further half is
-        tried, and its rides get a NotTriedError.
+        tried, and its rides get a NotTriedError. The ``counter`` counts the rides that have a predicted value.
         """
         if not rides:
             return []
         try:
             names, zone = self.metadata.features, self._zone
-            values = _as_values(self._call([prepare_features(ride, names, zone) for ride in rides]), len(rides))
-            # JSON has no NaN and no infinity.
-            return [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in values]
+            features = [prepare_features(ride, names, zone) for ride in rides]
+            values = _as_values(self._call(features), len(rides))
         except MemoryError:
             # Halves would run out of memory too. Lambda redelivers the batch, by then perhaps in a new sandbox.
             raise
@@ -77,12 +82,28 @@ class Model:
         except Exception as error:
             if len(rides) == 1:
                 return [PredictionError(f"the model raised {type(error).__name__}: {error}"[:MAX_MESSAGE_LENGTH])]
+        else:
+            return _finish(features, values, counter)
         middle = len(rides) // 2
         predictions: list[float | PredictionError] = []
         for half in (rides[:middle], rides[middle:]):
             not_tried = [NotTriedError("the time was over")] * len(half)
-            predictions += not_tried if is_over() else self.predict(half, is_over)
+            predictions += not_tried if is_over() else self.predict(half, is_over, counter)
         return predictions
+
+
+def _finish(
+    features: "list[Features]", values: list[float], counter: "Counter | None"
+) -> list[float | PredictionError]:
+    """Return the predicted values, with an error in the place of one that JSON cannot have, and count the others."""
+    if all(map(math.isfinite, values)):
+        if counter:
+            counter.add(features, values)
+        return list(values)
+    pairs = [(one, value) for one, value in zip(features, values, strict=True) if math.isfinite(value)]
+    if counter:
+        counter.add([one for one, _ in pairs], [value for _, value in pairs])
+    return [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in values]
 
 
 def _as_values(answer: Any, rides: int) -> list[float]:
@@ -149,7 +170,14 @@ def load_model(
     artifact, description = open_pinned(location, sha256)
     metadata = read_metadata(description, artifact.location)
     call = _choose_call(load_calls(artifact, description, is_pinned=sha256 is not None), location, metadata)
-    return Model(call, version or _name_run(description, artifact.location), metadata, time_zone)
+    found = read_baseline(artifact, metadata)
+    return Model(
+        call,
+        version or _name_run(description, artifact.location),
+        metadata,
+        time_zone,
+        bins=Bins(*found) if found else None,
+    )
 
 
 def _find_zone(name: str) -> tzinfo:

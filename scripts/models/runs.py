@@ -20,11 +20,11 @@ from model_metadata import KEY, NO_METADATA, BaselineFile, ModelMetadata, Traine
 from rides import MAX_TRIP_DISTANCE
 from scripts.models import card, plots, served_flavor
 from scripts.models.baseline import FILE as BASELINE_FILE
-from scripts.models.baseline import encode, find_pairs, make_baseline, make_edges
+from scripts.models.baseline import encode, make_baseline
 from scripts.models.candidates import MEAN, PAIR_MEDIAN, TrainingResult
 from scripts.models.compiled_inputs import NotUnderstoodError
 from scripts.models.compiling import ServedForm, compile_pipeline
-from scripts.models.training import ShowProgress, predict_with, stage
+from scripts.models.training import ShowProgress, predict_rides, predict_with, stage
 from sklearn_flavor import TRUSTED_TYPES
 
 PACKAGES = ("scikit-learn", "skops")
@@ -56,13 +56,9 @@ def log_run(experiment_id: str, result: TrainingResult) -> LoggedRun:
     with stage("Compiling the served form") as show_progress:
         served_form = compile_served_form(chosen.pipeline, chosen.features, show_progress)
     compiled = served_form if isinstance(served_form, ServedForm) else None
-    baseline = make_baseline(
-        result.validation,
-        evaluation.predicted,
-        evaluation.target,
-        make_edges(result.rides.values),
-        find_pairs(result.rides),
-    )
+    with stage("Predicting the training rides") as show_progress:
+        fitted = predict_rides(chosen.pipeline, result.rides.rides, chosen.features, show_progress)
+    baseline = make_baseline(result.rides, fitted, result.validation, evaluation.predicted, evaluation.target)
     content = encode(baseline)
     metadata = describe(result, BaselineFile(BASELINE_FILE, digest_of(content)))
     with stage("Logging to MLflow"), mlflow.start_run(experiment_id=experiment_id) as run:
