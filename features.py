@@ -22,11 +22,11 @@ class Features(TypedDict):
     """The weekday of the pickup where the ride takes place: 0.0 is Monday."""
 
 
-PAIR_AND_DISTANCE = ("PU_DO", "trip_distance")
+DEFAULT_FEATURES = ("PU_DO", "trip_distance")
 """The features of a model whose artifact names none."""
 ZONES = ("PULocationID", "DOLocationID")
 TIMES = ("hour", "weekday")
-KNOWN = (*PAIR_AND_DISTANCE, *ZONES, *TIMES)
+KNOWN = (*DEFAULT_FEATURES, *ZONES, *TIMES)
 """All features that a model may want."""
 
 
@@ -40,7 +40,7 @@ def wants_time(names: Sequence[str]) -> bool:
 
 
 def prepare_features(
-    ride: Ride, names: Sequence[str] = PAIR_AND_DISTANCE, zone: datetime.tzinfo | None = None
+    ride: Ride, names: Sequence[str] = DEFAULT_FEATURES, zone: datetime.tzinfo | None = None
 ) -> Features:
     """Return the features of a ride, the same for training and serving.
 
@@ -54,7 +54,7 @@ def prepare_features(
         ValueError: if the model wants the time, the pickup has a UTC offset, and no zone is given.
     """
     features: Features = {"PU_DO": f"{ride.PULocationID}_{ride.DOLocationID}", "trip_distance": ride.trip_distance}
-    if names is PAIR_AND_DISTANCE:
+    if names is DEFAULT_FEATURES:
         return features
     features["PULocationID"], features["DOLocationID"] = str(ride.PULocationID), str(ride.DOLocationID)
     if "hour" in names or "weekday" in names:

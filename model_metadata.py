@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from artifacts import ModelError
-from features import KNOWN, PAIR_AND_DISTANCE, wants_time
+from features import DEFAULT_FEATURES, KNOWN, wants_time
 from settings import FIELD
 
 KEY = "ride_model"
@@ -52,7 +52,7 @@ class ModelMetadata(msgspec.Struct, frozen=True):
     field: Name = "ride_duration"
     """The name of the predicted value in the stream's predictions."""
     unit: Unit = "minutes"
-    features: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_FEATURES)] = PAIR_AND_DISTANCE
+    features: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_FEATURES)] = DEFAULT_FEATURES
     """The names of the features that the model wants: see ``features.KNOWN``."""
     trained_on: TrainedOn | None = None
     baseline: BaselineFile | None = None
@@ -81,7 +81,7 @@ def read_metadata(description: Mapping[str, Any], location: str) -> ModelMetadat
         raise ModelError(
             f"{location} wants the features {', '.join(unknown)}, which are not known here: update this service"
         )
-    if metadata.features == PAIR_AND_DISTANCE:
+    if metadata.features == DEFAULT_FEATURES:
         # ``prepare_features`` asks for this very object, because comparing the names for each ride would take longer.
-        return msgspec.structs.replace(metadata, features=PAIR_AND_DISTANCE)
+        return msgspec.structs.replace(metadata, features=DEFAULT_FEATURES)
     return metadata

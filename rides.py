@@ -3,6 +3,7 @@
 import codecs
 import functools
 import json
+import operator
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
@@ -30,8 +31,11 @@ BAD_TIME = "Invalid RFC3339 encoded datetime"
 """msgspec's words for a text that has not the most usual form of ISO 8601, which has seconds."""
 EXPECTED_TIME = "Expected a time in ISO 8601, such as 2023-02-01T08:30:00"
 
-RIDE_ID = "ride_id"
-"""The field beside the predicted value in an output record. The value therefore cannot have this name."""
+RIDE, RIDE_ID, TIME = "ride", "ride_id", "pickup_datetime"
+"""The names in a ride event's JSON: of the ride, of its id, and of the ride's time, which is optional.
+
+The id also stands beside the predicted value in an output record. The value therefore cannot have its name.
+"""
 
 
 # gc=False for values that a batch has thousands of: they are never part of a cycle, and GC would scan them for long.
@@ -53,8 +57,8 @@ RideId = int | Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 class RideEvent(Struct, frozen=True, gc=False):
     """A ride and the id that its prediction will carry."""
 
-    ride: Ride
-    ride_id: RideId
+    ride: Ride = msgspec.field(name=RIDE)
+    ride_id: RideId = msgspec.field(name=RIDE_ID)
 
 
 class Prediction(Struct, frozen=True, gc=False):
@@ -93,6 +97,9 @@ class _PredictionLine(Struct, gc=False):
     event_id: str
 
 
+get_time: Callable[[Ride], datetime | None] = operator.attrgetter(TIME)
+"""Return a ride's time, or None."""
+
 _ride_events = msgspec.json.Decoder(RideEvent)
 _encoder = msgspec.json.Encoder()
 _T = TypeVar("_T")
@@ -111,8 +118,8 @@ def decode_ride(data: bytes) -> RideEvent:
     """
     event = decode_json(_ride_events, data)
     check_id(event.ride_id)
-    if event.ride.pickup_datetime is not None:
-        check_time(event.ride.pickup_datetime, "$.ride.pickup_datetime")
+    if get_time(event.ride) is not None:
+        check_time(event.ride, f"$.{RIDE}")
     return event
 
 
@@ -137,13 +144,13 @@ def decode_json(decoder: "msgspec.json.Decoder[_T]", data: bytes, explained: typ
 
 
 def convert_other_time(value: Any, kind: type[_T], reason: str) -> _T:
-    """Return a ride or a ride event whose pickup is in a form of ISO 8601 that msgspec does not read.
+    """Return a ride or a ride event whose time is in a form of ISO 8601 that msgspec does not read.
 
-    Raises InvalidRideError if the pickup has no such form; ``reason`` is msgspec's error about it.
+    Raises InvalidRideError if the time has no such form; ``reason`` is msgspec's error about it.
     """
     try:
-        fields = value.get("ride", value)
-        fields["pickup_datetime"] = read_time(fields["pickup_datetime"])
+        fields = value.get(RIDE, value)
+        fields[TIME] = read_time(fields[TIME])
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise InvalidRideError("ride", str(error)) from error
@@ -172,22 +179,21 @@ def read_time(text: str) -> datetime:
 def check_id(ride_id: int | str) -> None:
     """Raise InvalidRideError for a number with too many digits, which no type can say."""
     if isinstance(ride_id, int) and not _TOO_SMALL_ID < ride_id < _TOO_LARGE_ID:
-        raise InvalidRideError("ride", f"Expected an `int` of at most {MAX_ID_LENGTH} digits - at `$.ride_id`")
+        raise InvalidRideError("ride", f"Expected an `int` of at most {MAX_ID_LENGTH} digits - at `$.{RIDE_ID}`")
 
 
-def check_time(pickup: datetime, path: str) -> None:
-    """Raise InvalidRideError for a time that no ride can have. ``path`` is the place in the JSON, for the reason."""
-    if not FIRST_TIME.year <= pickup.year < END_OF_TIME.year:
+def check_time(ride: Ride, path: str) -> None:
+    """Raise InvalidRideError if the ride has a time that no ride can have. ``path`` is the ride's place in the JSON."""
+    moment = get_time(ride)
+    if moment is not None and not FIRST_TIME.year <= moment.year < END_OF_TIME.year:
         raise InvalidRideError(
-            "ride", f"Expected a time from {FIRST_TIME.year} to {END_OF_TIME.year - 1} - at `{path}`"
+            "ride", f"Expected a time from {FIRST_TIME.year} to {END_OF_TIME.year - 1} - at `{path}.{TIME}`"
         )
 
 
 def with_time(ride: Ride, moment: datetime) -> Ride:
-    """Return a ride that has a pickup: its own, or else the moment."""
-    if ride.pickup_datetime is not None:
-        return ride
-    return Ride(ride.PULocationID, ride.DOLocationID, ride.trip_distance, moment)
+    """Return a ride that has a time: its own, or else the moment."""
+    return ride if get_time(ride) is not None else msgspec.structs.replace(ride, **{TIME: moment})
 
 
 def encode_prediction(prediction: Prediction) -> bytes:

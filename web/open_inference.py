@@ -10,12 +10,18 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from rides import BAD_TIME, InvalidRideError, Ride, check_time, convert_other_time, decode_json
+from rides import BAD_TIME, TIME, InvalidRideError, Ride, check_time, convert_other_time, decode_json
 from web.rides import MAX_RIDES
 
-DATATYPES = {"PULocationID": "INT64", "DOLocationID": "INT64", "trip_distance": "FP64"}
+DATATYPES = {
+    field.encode_name: {"integer": "INT64", "number": "FP64"}.get(
+        msgspec.json.schema(field.type).get("type", ""), "BYTES"
+    )
+    for field in msgspec.structs.fields(Ride)
+    if field.required
+}
 """The inputs that a request must have, by name."""
-OPTIONAL = {"pickup_datetime": "BYTES"}
+OPTIONAL = {TIME: "BYTES"}
 """The inputs that a request may have, by name."""
 INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 ACCEPTED = {"INT64": INTEGERS, "FP64": ("FP16", "FP32", "FP64", *INTEGERS), "BYTES": ("BYTES",)}
@@ -52,8 +58,7 @@ def decode_request(body: bytes) -> tuple[str | None, list[Ride]]:
     for number, values in enumerate(zip(*columns.values(), strict=True)):
         try:
             ride = _convert(dict(zip(columns, values, strict=True)))
-            if ride.pickup_datetime is not None:
-                check_time(ride.pickup_datetime, "$.pickup_datetime")
+            check_time(ride, "$")
         except (msgspec.ValidationError, InvalidRideError) as error:
             raise InvalidRideError("ride", f"value {number}: {error}") from error
         rides.append(ride)

@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from rides import RIDE_ID, RideEvent, RideId
+from features import SAMPLE_RIDE
+from rides import RIDE, RIDE_ID, TIME, RideEvent, RideId
 from web.metrics import OTHER, Request
 from web.open_inference import ACCEPTED, DATATYPES, OPTIONAL
 from web.problems import PROBLEM_JSON
@@ -37,28 +38,27 @@ NUMBER: Schema = {"type": "number"}
 INTEGER: Schema = {"type": "integer"}
 BOOLEAN: Schema = {"type": "boolean"}
 
-RIDE = {"PULocationID": 100, "DOLocationID": 200, "trip_distance": 3.5}
-PICKUP = {"pickup_datetime": "2023-02-01T08:30:00"}
-EVENT = {"ride": {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}, RIDE_ID: 256}
+EVENT = msgspec.to_builtins(RideEvent(SAMPLE_RIDE, 256))
+TIMED_RIDE = EVENT[RIDE]
+BARE_RIDE = {name: TIMED_RIDE[name] for name in DATATYPES}
 TENSORS = {
     "id": "42",
     "inputs": [
-        {"name": "PULocationID", "datatype": "INT64", "shape": [2], "data": [100, 130]},
-        {"name": "DOLocationID", "datatype": "INT64", "shape": [2], "data": [200, 205]},
-        {"name": "trip_distance", "datatype": "FP64", "shape": [2], "data": [3.5, 3.66]},
+        {"name": name, "datatype": datatype, "shape": [2], "data": [BARE_RIDE[name]] * 2}
+        for name, datatype in DATATYPES.items()
     ],
 }
 RIDE_EXAMPLES = {
-    "ride": {"summary": "A ride", "value": RIDE},
-    "time": {"summary": "A ride with the time of its pickup", "value": RIDE | PICKUP},
-    "event": {"summary": "A ride event, whose ride_id the answer repeats", "value": EVENT},
-    "list": {"summary": "A list of both", "value": [RIDE, EVENT, {**RIDE, RIDE_ID: "a-1"}]},
+    "ride": {"summary": "A ride", "value": BARE_RIDE},
+    "time": {"summary": "A ride with its time", "value": TIMED_RIDE},
+    "event": {"summary": f"A ride event, whose {RIDE_ID} the answer repeats", "value": EVENT},
+    "list": {"summary": "A list of both", "value": [BARE_RIDE, EVENT, {**BARE_RIDE, RIDE_ID: "a-1"}]},
     "errors": {
         "summary": "A list with a ride that is not valid",
-        "value": [RIDE, {**RIDE, "trip_distance": 500, RIDE_ID: "a-2"}],
+        "value": [BARE_RIDE, {**BARE_RIDE, [*BARE_RIDE][-1]: -1, RIDE_ID: "a-2"}],
     },
 }
-PICKUP_SCHEMA = {
+TIME_SCHEMA = {
     "anyOf": [{"type": "string", "format": "date-time", "pattern": "^(19[789][0-9]|20[0-9][0-9])-"}, {"type": "null"}],
     "description": "When the ride begins, from 1970 to 2099. Without a UTC offset, it is what a clock shows where the"
     " ride takes place. If it is absent or null, the time of the request takes its place.",
@@ -196,10 +196,10 @@ def _protocol_paths(model: str, version: str) -> Schema:
 
 def _request_schemas() -> Schema:
     _, schemas = msgspec.json.schema_components([BareRide, RideEvent], ref_template="#/components/schemas/{name}")
-    # The service reads a body that has "ride" as a ride event, so a bare ride cannot have this field.
-    schemas["BareRide"]["properties"]["ride"] = False
+    # The service reads a body that has RIDE as a ride event, so a bare ride cannot have this field.
+    schemas["BareRide"]["properties"][RIDE] = False
     for name in ("BareRide", "Ride"):
-        schemas[name]["properties"] |= {"pickup_datetime": PICKUP_SCHEMA}
+        schemas[name]["properties"] |= {TIME: TIME_SCHEMA}
     tensors = [
         _object(
             name={"const": name},

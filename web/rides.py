@@ -1,11 +1,22 @@
 """The JSON that ``POST /predict`` takes and answers: one ride, or a list of rides, each bare or in a ride event."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
-from rides import RIDE_ID, InvalidRideError, Ride, RideId, check_id, check_time, decode_json, decode_ride
+from rides import (
+    RIDE,
+    RIDE_ID,
+    InvalidRideError,
+    Ride,
+    RideEvent,
+    RideId,
+    check_id,
+    check_time,
+    decode_json,
+    decode_ride,
+)
 from web.problems import problem_of
 
 MAX_RIDES = 1000
@@ -15,7 +26,7 @@ MAX_RIDES = 1000
 class BareRide(Ride, frozen=True, gc=False):
     """A ride that is not in a ride event; it may have the id beside its other fields."""
 
-    ride_id: RideId | UnsetType = UNSET
+    ride_id: RideId | UnsetType = msgspec.field(name=RIDE_ID, default=UNSET)
 
 
 class RequestedRide(Struct, frozen=True, gc=False):
@@ -28,14 +39,7 @@ class RequestedRide(Struct, frozen=True, gc=False):
 class _Shape(Struct, frozen=True, gc=False):
     """The field that only a ride event has, not a bare ride."""
 
-    ride: msgspec.Raw = msgspec.Raw()
-
-
-class _AnyForm(Struct):
-    """An element of a list, in either form. A list is decoded without its elements' fields, so errors look here."""
-
-    ride: Ride | UnsetType = UNSET
-    trip_distance: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+    ride: msgspec.Raw = msgspec.field(name=RIDE, default=msgspec.Raw())
 
 
 class TooManyRidesError(ValueError):
@@ -45,6 +49,16 @@ class TooManyRidesError(ValueError):
 _shapes = msgspec.json.Decoder(_Shape)
 _bare_rides = msgspec.json.Decoder(BareRide)
 _lists = msgspec.json.Decoder(list[msgspec.Raw])
+_IN_ANY_FORM: Any = msgspec.defstruct(
+    "InAnyForm",
+    [
+        (field.name, field.type | UnsetType, UNSET)
+        for kind in (RideEvent, Ride)
+        for field in msgspec.structs.fields(kind)
+    ],
+    rename={"ride": RIDE, "ride_id": RIDE_ID},
+)
+"""An element of a list, in either form. A list is decoded without its elements' fields, so errors look here."""
 
 
 def is_list(body: bytes) -> bool:
@@ -61,8 +75,7 @@ def decode_one(body: bytes) -> RequestedRide:
     ride_id = None if ride.ride_id is UNSET else ride.ride_id
     if ride_id is not None:
         check_id(ride_id)
-    if ride.pickup_datetime is not None:
-        check_time(ride.pickup_datetime, "$.pickup_datetime")
+    check_time(ride, "$")
     return RequestedRide(ride, ride_id)
 
 
@@ -71,7 +84,7 @@ def _is_event(body: bytes) -> bool:
         return bool(decode_json(_shapes, body).ride)
     except InvalidRideError:
         # The caller's decoder gives the reason. It names the field that holds NaN, for example.
-        return b'"ride"' in body
+        return f'"{RIDE}"'.encode() in body
 
 
 def decode_list(body: bytes) -> list[RequestedRide | InvalidRideError]:
@@ -79,7 +92,7 @@ def decode_list(body: bytes) -> list[RequestedRide | InvalidRideError]:
 
     Raises InvalidRideError if the body is not a JSON list, and TooManyRidesError.
     """
-    elements = decode_json(_lists, body, explained=list[_AnyForm])
+    elements = decode_json(_lists, body, explained=list[_IN_ANY_FORM])
     if len(elements) > MAX_RIDES:
         raise TooManyRidesError(f"a list has at most {MAX_RIDES:,} rides, and this one has {len(elements):,}")
     rides: list[RequestedRide | InvalidRideError] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from features import PAIR_AND_DISTANCE, prepare_features
+from features import DEFAULT_FEATURES, prepare_features
 from model_metadata import KEY, ModelMetadata
 from rides import Ride
 from scripts.cli import CommandError
@@ -115,7 +115,7 @@ class LoggedModel:
 
     run_id: str
     folders: Mapping[str, Path]
-    features: Sequence[str] = PAIR_AND_DISTANCE
+    features: Sequence[str] = DEFAULT_FEATURES
     """The names of the features that it wants."""
 
     def cloudpickle_sha256(self) -> str:
@@ -166,7 +166,7 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
     from scripts.models import tracking  # isort: skip
     import mlflow
 
-    from scripts.models import runs, training
+    from scripts.models import model_logging, training
     from scripts.models.boosting import WITH_TIME, fit_boosted
     from scripts.models.compiling import compile_pipeline
 
@@ -174,7 +174,7 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
     experiment = mlflow.create_experiment("bench", artifact_location=(folder / "models").as_uri())
     logged = {}
     for name in names:
-        features = WITH_TIME if name == BOOSTED else PAIR_AND_DISTANCE
+        features = WITH_TIME if name == BOOSTED else DEFAULT_FEATURES
         if name == BOOSTED:
             prepared = [prepare_features(ride, features) for ride in trips.rides]
             pipeline = fit_boosted(prepared, trips.values, features, SEED)
@@ -189,8 +189,8 @@ def log_models(names: Iterable[str], trips: Trips, folder: Path, trees: int) -> 
         metadata = ModelMetadata(features=features)
         served_form = compile_pipeline(pipeline, training.predict_with(pipeline, features), names=features)
         with mlflow.start_run(experiment_id=experiment) as run:
-            served = runs.log_model(pipeline, served_form, metadata)
-            skops = runs.log_model(pipeline, None, metadata)
+            served = model_logging.log_model(pipeline, served_form, metadata)
+            skops = model_logging.log_model(pipeline, None, metadata)
             cloudpickle = mlflow.sklearn.log_model(
                 pipeline,
                 name=CLOUDPICKLE,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from rides import RIDE_ID
 from scripts import cli
 from scripts.aws.predictions import ReadPrediction, read_predictions
 from scripts.aws.shards import Start, follow
@@ -120,7 +121,7 @@ def format_table(predictions: Sequence[ReadPrediction], *, with_header: bool) ->
     """Return the predictions as rows of a table whose columns have fixed widths."""
     console = Console()
     numbers = Column("arrived", width=8), Column("predicted", width=9, justify="right")
-    ride_id = Column("ride_id", width=max(12, console.width - 55), overflow="fold")
+    ride_id = Column(RIDE_ID, width=max(12, console.width - 55), overflow="fold")
     columns = *numbers, Column("version", width=32, overflow="fold"), ride_id
     table = Table(*columns, box=None, show_header=with_header, pad_edge=False, padding=(0, 2, 0, 0))
     for read in predictions:

@@ -5,9 +5,14 @@ Ctrl-C ends the service at once. After SIGTERM it still takes requests for DRAIN
 """
 
 import argparse
+import json
 import os
 import sys
 
+import msgspec
+
+from features import SAMPLE_RIDE
+from rides import Ride
 from scripts import cli
 from scripts.cli import CONSOLE
 from scripts.environment import ROOT
@@ -21,8 +26,6 @@ examples:
   serve --model s3://my-models/1/models/m-0123/artifacts --workers 4
   LOG_LEVEL=WARNING serve --host 0.0.0.0 --port 8080
 """
-RIDE = '{"PULocationID": 100, "DOLocationID": 200, "trip_distance": 3.5}'
-"""The ride of the course's example."""
 
 
 def main() -> int:
@@ -34,7 +37,9 @@ def main() -> int:
     host = "127.0.0.1" if options.host == "0.0.0.0" else options.host  # noqa: S104
     place = f"http://{host}:{options.port}"
     CONSOLE.print(f"Web service at {place}, with pages at / and /docs; Ctrl-C ends it. Try it:\n", soft_wrap=True)
-    command = f"curl -H 'Content-Type: application/json' {place}/predict -d '{RIDE}'"
+    fields = [field for field in msgspec.structs.fields(Ride) if field.required]
+    ride = json.dumps({field.encode_name: getattr(SAMPLE_RIDE, field.name) for field in fields})
+    command = f"curl -H 'Content-Type: application/json' {place}/predict -d '{ride}'"
     CONSOLE.print(f"{command}\n", markup=False, highlight=False, soft_wrap=True)
     # gunicorn keeps this working folder, because the model's location may be relative to it. So its settings are named.
     config = f"--config={ROOT / 'gunicorn.conf.py'}"

@@ -5,19 +5,20 @@ Readers of the output stream cannot tell it from other rides but by its ride_id,
 
 import argparse
 import contextlib
-import json
 import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arns import stream_parameter
-from rides import Prediction
+from features import SAMPLE_RIDE
+from rides import Prediction, RideEvent
 from scripts import cli
 from scripts.aws.predictions import NotAPredictionError, read_prediction
 from scripts.aws.shards import follow
 from scripts.aws.stack import find_stack
 from scripts.cli import CONSOLE, INPUT_STREAM, OUTPUT_STREAM, CommandError, printable
+from scripts.sources.records import encode_ride
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -28,7 +29,6 @@ examples:
   smoke-test --stack ride-predictions-staging --profile staging --timeout 300
   smoke-test --input {INPUT_STREAM} --output {OUTPUT_STREAM} --version e1efc53e9bd149078b0c12aeaa6365df
 """
-RIDE = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}
 UNKNOWN_VERSION = "-"
 """The ModelVersion of a stack whose version is known from the model's own files alone."""
 
@@ -112,7 +112,7 @@ def predict(client: "KinesisClient", consumer: Consumer, timeout: float) -> tupl
     next(rounds)  # opens the iterators: they see every record that is put from now on
     ride_id = f"smoke-test-{uuid.uuid4()}"
     began = time.monotonic()
-    data = json.dumps({"ride": RIDE, "ride_id": ride_id}).encode()
+    data = encode_ride(RideEvent(SAMPLE_RIDE, ride_id)).data
     put = client.put_record(**stream_parameter(consumer.input), PartitionKey=ride_id, Data=data)
     event_id = f"{put['ShardId']}:{put['SequenceNumber']}"
     for found in rounds:

@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from rides import RideEvent, decode_ride
+from rides import RIDE, RIDE_ID, Ride, RideEvent, decode_ride
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
 from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, printable
 from scripts.localaws.account import Account, PutRide
@@ -26,8 +27,10 @@ MAX_EXAMPLES = 2
 """Examples of reasons for each kind of rejection."""
 MAX_MISSING = 10
 """Missing rides that are listed."""
-SAMPLE_KEY = "256"
-"""The partition key of events/ride.json: its ride_id."""
+SHORT_NAMES = {"PULocationID": "pickup", "DOLocationID": "dropoff", "trip_distance": "miles"}
+"""The columns of a ride's fields, if they have other names than the fields."""
+SAMPLE_EVENT, SAMPLE_KEY = f"events/{RIDE}.json", "256"
+"""A file with a ride event, and its partition key, which is the ride's id."""
 
 _console = Console()
 
@@ -84,13 +87,16 @@ def latency(account: Account, rides: Mapping[str, PutRide], percent: int) -> flo
 
 def _rides_table(account: Account, rides: Mapping[str, PutRide], event_ids: Sequence[str], unit: str) -> Table:
     has_true = any(ride.record.true_value is not None for ride in rides.values())
-    names = ("pickup", "dropoff", "miles", f"predicted {unit}", *((f"true {unit}",) if has_true else ()))
+    fields = [field for field in msgspec.structs.fields(Ride) if field.required]
+    shown = [SHORT_NAMES.get(field.encode_name, field.encode_name) for field in fields]
+    names = (*shown, f"predicted {unit}", *((f"true {unit}",) if has_true else ()))
     numbers = [Column(name, justify="right") for name in names]
-    table = _table("Rides and their predictions", Column("ride_id", overflow="fold"), *numbers)
+    table = _table("Rides and their predictions", Column(RIDE_ID, overflow="fold"), *numbers)
     for event_id in event_ids:
         record, predicted = rides[event_id].record, account.predicted[event_id].prediction.value
         event = decode_ride(record.data)
-        trip = (str(event.ride.PULocationID), str(event.ride.DOLocationID), f"{event.ride.trip_distance:.2f}")
+        values = (getattr(event.ride, field.name) for field in fields)
+        trip = (f"{value:.2f}" if isinstance(value, float) else printable(str(value)) for value in values)
         true = "" if record.true_value is None else f"{record.true_value:.2f}"
         table.add_row(Text(printable(str(event.ride_id))), *trip, f"{predicted:.2f}", *((true,) if has_true else ()))
     return table
@@ -179,7 +185,7 @@ def show_faults(faults: Mapping[str, int]) -> None:
 
 
 def aws_commands(endpoint: str, shard_id: str, shadows: Sequence[Outputs]) -> str:
-    """Return lines for another shell that put the ride of events/ride.json and read its prediction, in two ways.
+    """Return lines for another shell that put the ride of SAMPLE_EVENT and read its prediction, in two ways.
 
     Another line compares the predictions of each shadow with those of the live model.
 
@@ -191,11 +197,11 @@ def aws_commands(endpoint: str, shard_id: str, shadows: Sequence[Outputs]) -> st
     lines = (
         f"cd {shlex.quote(str(Path(__file__).resolve().parents[2]))}",
         f"export {' '.join(f'{name}={value}' for name, value in variables.items())}",
-        "./scripts/put-rides --json events/ride.json",
+        f"./scripts/put-rides --json {SAMPLE_EVENT}",
         "./scripts/read-predictions --json --distinct --idle 2",
         *(f"./scripts/compare {OUTPUT_STREAM} {shadow.stream}" for shadow in shadows),
         f"ITERATOR=$(aws kinesis get-shard-iterator {iterator} --query ShardIterator --output text)",
-        f"aws kinesis put-record --stream-name {INPUT_STREAM} --partition-key {SAMPLE_KEY} --data fileb://events/ride.json",
+        f"aws kinesis put-record --stream-name {INPUT_STREAM} --partition-key {SAMPLE_KEY} --data fileb://{SAMPLE_EVENT}",
         "sleep 2",
         """aws kinesis get-records --shard-iterator "$ITERATOR" --query 'Records[].[Data]' --output text |"""
         """ while read -r data; do echo "$data" | base64 --decode; echo; done""",

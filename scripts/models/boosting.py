@@ -16,11 +16,11 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import TargetEncoder
 
-from features import PAIR_AND_DISTANCE, TIMES, ZONES
+from features import DEFAULT_FEATURES, TIMES, ZONES
 from served.arrays import Floats
 
 CATEGORIES = ("PU_DO", *ZONES)
-WITHOUT_TIME = (*PAIR_AND_DISTANCE, *ZONES)
+WITHOUT_TIME = (*DEFAULT_FEATURES, *ZONES)
 WITH_TIME = (*WITHOUT_TIME, *TIMES)
 """The features that the model wants."""
 SMOOTHING = 20.0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features import PAIR_AND_DISTANCE, prepare_features
+from features import DEFAULT_FEATURES, prepare_features
 from rides import Ride
 from scripts.models import boosting, training
 from scripts.models.evaluation import Errors, Evaluation, measure_errors
@@ -84,7 +84,7 @@ def fit_candidate(name: str, rides: RideSet, min_pair_count: int = 1) -> Candida
     if name in training.MODELS:
         prepared = training.features(rides.rides, min_pair_count)
         pipeline = training.fit(training.MODELS[name](), prepared, rides.values)
-        return Candidate(name, pipeline, PAIR_AND_DISTANCE)
+        return Candidate(name, pipeline, DEFAULT_FEATURES)
     names = boosting.WITH_TIME if name == BOOSTED else boosting.WITHOUT_TIME
     with training.stage(f"Fitting {name}"):
         features = (prepare_features(ride, names) for ride in rides.rides)

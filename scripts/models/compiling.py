@@ -12,7 +12,7 @@ import joblib
 from sklearn.pipeline import Pipeline
 
 from artifacts import in_one_line
-from features import PAIR_AND_DISTANCE, SAMPLE_RIDE, prepare_features
+from features import DEFAULT_FEATURES, SAMPLE_RIDE, prepare_features
 from scripts.models.compiled_inputs import NotUnderstoodError, find_sources
 from scripts.models.compiled_linear import LINEAR_MODELS, compile_linear
 from scripts.models.compiled_trees import compile_trees
@@ -39,7 +39,7 @@ def compile_pipeline(
     pipeline: Any,
     predict: Predict,
     advance: Callable[[int, int], None] = lambda *_: None,
-    names: Sequence[str] = PAIR_AND_DISTANCE,
+    names: Sequence[str] = DEFAULT_FEATURES,
 ) -> ServedForm:
     """Return a pipeline's served form.
 
@@ -79,7 +79,7 @@ def _compile(pipeline: Any, predict: Predict, advance: Callable[[int, int], None
     )
 
 
-def compile_arrays(pipeline: Any, names: Sequence[str] = PAIR_AND_DISTANCE) -> Linear | Trees:
+def compile_arrays(pipeline: Any, names: Sequence[str] = DEFAULT_FEATURES) -> Linear | Trees:
     """Return a pipeline's weights or trees, without a proof. ``names`` are the features that the model wants.
 
     Raises NotUnderstoodError.

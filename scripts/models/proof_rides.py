@@ -12,17 +12,12 @@ import numpy as np
 
 from features import SAMPLE_FEATURES, ZONES
 from rides import MAX_TRIP_DISTANCE
-from scripts.models.limits import largest_up_to, smallest_above
-from scripts.models.tree_rides import UNSEEN, leaf_rides, name_rides
-from served.columns import Category, Number
+from scripts.models.form_rides import form_rides, known_names
+from scripts.models.tree_rides import UNSEEN
 from served.forms import Form
-from served.tables import Table
 from served.trees import Trees
 
 RANDOM_RIDES = 100_000
-MAX_DRAWN_RIDES = 100_000
-"""The most rides to the leaves of trees, to the tests of names, and to the cells of a table. If there are more, they
-are drawn at random."""
 RANGES = {"trip_distance": (0.0, MAX_TRIP_DISTANCE), "hour": (0.0, np.nextafter(24.0, 0.0)), "weekday": (0.0, 6.0)}
 """The smallest and the largest number of each feature that is a number."""
 SECONDS_A_DAY, DAYS_A_WEEK = 86_400, 7
@@ -48,20 +43,7 @@ def proof_rides(form: Form, trees: Trees | None) -> Iterator[dict[str, Any]]:
     zones = sorted({*ANY_ZONES, *(name for feature in ZONES for name in known_names(form, feature))})
     rides = list(_random_rides(draw, pairs, zones))
     yield from rides
-    for ride, (feature, number) in zip(itertools.cycle(rides), _numbers_at_thresholds(form), strict=False):
-        yield {**ride, feature: number}
-        yield {**SAMPLE_FEATURES, "PU_DO": UNSEEN, feature: number}
-    for drawn in (leaf_rides(trees), name_rides(trees)) if trees else ():
-        draw.shuffle(drawn)
-        yield from drawn[:MAX_DRAWN_RIDES]
-    if isinstance(form, Table):
-        yield from _cell_rides(draw, form)
-
-
-def known_names(form: Form, feature: str) -> list[str]:
-    """Return the names that a form knows of a feature, such as the pairs of zones, in order."""
-    categories = [column for column in form.columns if isinstance(column, Category) and column.feature == feature]
-    return sorted({name for column in categories for name in column.names_and_values()[0]})
+    yield from form_rides(draw, form, trees, rides, {**SAMPLE_FEATURES, "PU_DO": UNSEEN}, RANGES)
 
 
 def _random_rides(draw: np.random.Generator, pairs: Sequence[str], zones: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -79,33 +61,9 @@ def _random_rides(draw: np.random.Generator, pairs: Sequence[str], zones: Sequen
         yield _ride(pair, miles, second, weekday)
 
 
-def _numbers_at_thresholds(form: Form) -> Iterator[tuple[str, float]]:
-    """Yield each threshold that is a possible number of its feature, and the doubles and 32-bit numbers beside it."""
-    for place, column in enumerate(form.columns):
-        if isinstance(column, Number):
-            limits = form.thresholds(place)
-            beside = [limits, np.nextafter(limits, -np.inf), smallest_above(limits, single=False)]
-            single = largest_up_to(limits, single=True)
-            beside += [single, np.nextafter(single, -1, dtype=np.float32), smallest_above(limits, single=True)]
-            every = np.unique(np.concatenate(beside))
-            least, most = RANGES[column.feature]
-            yield from ((column.feature, number) for number in every[(every >= least) & (every <= most)].tolist())
-
-
 def _ride(pair: str, miles: float, second: int, weekday: int) -> dict[str, Any]:
     """Return the features of a ride as ``prepare_features`` makes them; a name that is not a pair has unknown zones."""
     pickup, _, dropoff = pair.partition("_")
     hour = second // 3600 + second // 60 % 60 / 60 + second % 60 / 3600
     zones = {"PULocationID": pickup, "DOLocationID": dropoff}
     return {"PU_DO": pair, "trip_distance": miles, **zones, "hour": hour, "weekday": float(weekday)}
-
-
-def _cell_rides(draw: np.random.Generator, table: Table) -> Iterator[dict[str, Any]]:
-    """Yield rides to cells, with the smallest number of each interval: the table was made with the largest number."""
-    category, number = table.columns
-    names = [UNSEEN, *(category.names_and_values()[0] if isinstance(category, Category) else [])]
-    limits, single = table.thresholds(1), isinstance(number, Number) and number.single
-    numbers = np.concatenate([largest_up_to(limits[:1], single=single), smallest_above(limits, single=single)]).tolist()
-    for cell in draw.permutation(len(names) * len(numbers))[:MAX_DRAWN_RIDES].tolist():
-        row, column = divmod(cell, len(numbers))
-        yield {**SAMPLE_FEATURES, category.feature: names[row], number.feature: numbers[column]}

@@ -1,6 +1,5 @@
 """Logging a trained model with MLflow: the run, and the artifact in the form that the services load."""
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,27 +7,20 @@ from typing import Any
 # Before mlflow, because it configures mlflow.
 from scripts.models import tracking  # isort: skip
 import mlflow
-import mlflow.pyfunc
-import msgspec
-import pandas as pd
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
 
 from digests import digest_of
-from features import SAMPLE_RIDE, prepare_features, wants_time
-from model_metadata import KEY, NO_METADATA, BaselineFile, ModelMetadata, TrainedOn
+from features import wants_time
+from model_metadata import BaselineFile, ModelMetadata, TrainedOn
 from rides import MAX_TRIP_DISTANCE
-from scripts.models import card, plots, served_flavor
+from scripts.models import card, plots
 from scripts.models.baseline import FILE as BASELINE_FILE
 from scripts.models.baseline import encode, make_baseline
 from scripts.models.candidates import MEAN, PAIR_MEDIAN, TrainingResult
 from scripts.models.compiled_inputs import NotUnderstoodError
 from scripts.models.compiling import ServedForm, compile_pipeline
+from scripts.models.model_logging import log_model
 from scripts.models.training import ShowProgress, predict_rides, predict_with, stage
-from sklearn_flavor import TRUSTED_TYPES
 
-PACKAGES = ("scikit-learn", "skops")
-"""The artifact's requirements beside mlflow. Without this list MLflow guesses, and adds packages such as pytest."""
 CARD = "model_card.md"
 """The card among the artifacts of a run."""
 
@@ -132,38 +124,3 @@ def compile_served_form(
         return compile_pipeline(pipeline, predict_with(pipeline, names), show_progress, names)
     except NotUnderstoodError as error:
         return error
-
-
-def log_model(
-    pipeline: Any, served_form: ServedForm | None, metadata: ModelMetadata = NO_METADATA, baseline: bytes | None = None
-) -> Any:
-    """Log the pipeline with the run that is open, as skops and as its served form; return MLflow's description of it.
-
-    ``baseline`` is the content of the model's baseline file, if it has one.
-
-    Most pipelines take a list of dictionaries. MLflow's server makes a DataFrame of every request, and turns it into a
-    list of dictionaries again if the signature says that the input must look like the example.
-    """
-    sample = prepare_features(SAMPLE_RIDE, metadata.features)
-    types = [DataType.string if isinstance(value, str) else DataType.double for value in sample.values()]
-    columns = [ColSpec(kind, name) for kind, name in zip(types, sample, strict=True)]
-    signature = ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(DataType.double)]))
-    example: Any = [dict(sample)]
-    if hasattr(pipeline, "feature_names_in_"):
-        example = pd.DataFrame(example)
-    else:
-        mlflow.pyfunc.update_signature_for_type_hint_from_example(example, signature)
-    return Model.log(
-        artifact_path=None,
-        flavor=served_flavor,
-        sk_model=pipeline,
-        served_form=served_form,
-        baseline=baseline,
-        name="model",
-        signature=signature,
-        input_example=example,
-        metadata={KEY: msgspec.to_builtins(metadata)},
-        serialization_format="skops",
-        skops_trusted_types=TRUSTED_TYPES,
-        pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES],
-    )

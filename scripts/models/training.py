@@ -13,7 +13,7 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 
-from features import PAIR_AND_DISTANCE, prepare_features
+from features import DEFAULT_FEATURES, prepare_features
 from rides import Ride
 from scripts import cli
 from scripts.models.proving import RIDES_A_CALL, Predict
@@ -74,7 +74,7 @@ def grow(
 def predict_rides(
     pipeline: Any,
     rides: Sequence[Ride],
-    names: Sequence[str] = PAIR_AND_DISTANCE,
+    names: Sequence[str] = DEFAULT_FEATURES,
     advance: ShowProgress = lambda *_: None,
 ) -> Floats:
     """Return a pipeline's predictions.

@@ -6,7 +6,11 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from rides import MAX_ID_LENGTH
+import msgspec.inspect
+from msgspec.inspect import FloatType, IntType
+from msgspec.structs import FieldInfo
+
+from rides import MAX_ID_LENGTH, RIDE, RIDE_ID, Ride
 from scripts.sources.records import RideRecord
 
 Fault: TypeAlias = Callable[[dict[str, Any]], bytes]
@@ -23,36 +27,49 @@ def _without(name: str) -> Fault:
 
 
 def _with_id(ride_id: object) -> Fault:
-    return lambda event: _json({**event, "ride_id": ride_id})
+    return lambda event: _json({**event, RIDE_ID: ride_id})
 
 
 def _ride_with(name: str, value: object) -> Fault:
-    return lambda event: _json({**event, "ride": {**event["ride"], name: value}})
+    return lambda event: _json({**event, RIDE: {**event[RIDE], name: value}})
 
 
+def _wrong_values(field: FieldInfo) -> dict[str, object]:
+    """Return values that the contract refuses in a field, with what is wrong with them."""
+    kind = msgspec.inspect.type_info(field.type)
+    if not isinstance(kind, IntType | FloatType):
+        return {"null": None, "as a list": []}
+    wrong: dict[str, object] = {"as text": "74", "null": None}
+    if isinstance(kind, IntType):
+        wrong["with a fraction"] = 74.5
+    else:
+        wrong |= {"NaN": math.nan, "infinite": math.inf}
+    if kind.ge is not None:
+        wrong["too small"] = kind.ge - 1
+    if kind.le is not None:
+        wrong["too large"] = kind.le + 1
+    return wrong
+
+
+FIELDS = [field for field in msgspec.structs.fields(Ride) if field.required]
 FAULTS: dict[str, Fault] = {
     "nothing at all": lambda _: b"",
     "cut off": lambda event: _json(event)[:-9],
-    "not UTF-8": lambda event: _json(event).replace(b'"ride"', b'"ride\xff"', 1),
-    "plain text": lambda event: f"ride {event['ride_id']}".encode(),
+    "not UTF-8": lambda event: _json(event).replace(f'"{RIDE}'.encode(), f'"{RIDE}'.encode() + b"\xff", 1),
+    "plain text": lambda event: f"{RIDE} {event[RIDE_ID]}".encode(),
     "a list": lambda event: _json([event]),
-    "no ride": _without("ride"),
-    "no ride_id": _without("ride_id"),
-    "no pickup": _without("PULocationID"),
-    "no distance": _without("trip_distance"),
-    "pickup as text": _ride_with("PULocationID", "74"),
-    "pickup with a fraction": _ride_with("PULocationID", 74.5),
-    "dropoff null": _ride_with("DOLocationID", None),
-    "distance as text": _ride_with("trip_distance", "3.66 miles"),
-    # The longest trip of green_tripdata_2023-02.parquet.
-    "a stuck meter": _ride_with("trip_distance", 120098.8),
-    "a negative distance": _ride_with("trip_distance", -1.5),
-    "NaN miles": _ride_with("trip_distance", math.nan),
-    "infinite miles": _ride_with("trip_distance", math.inf),
-    "ride_id null": _with_id(None),
-    "ride_id true": _with_id(True),
-    "ride_id empty": _with_id(""),
-    "ride_id too long": _with_id("x" * (MAX_ID_LENGTH + 1)),
+    f"no {RIDE}": _without(RIDE),
+    f"no {RIDE_ID}": _without(RIDE_ID),
+    **{f"no {field.encode_name}": _without(field.encode_name) for field in FIELDS},
+    **{
+        f"{field.encode_name} {fault}": _ride_with(field.encode_name, value)
+        for field in FIELDS
+        for fault, value in _wrong_values(field).items()
+    },
+    f"{RIDE_ID} null": _with_id(None),
+    f"{RIDE_ID} true": _with_id(True),
+    f"{RIDE_ID} empty": _with_id(""),
+    f"{RIDE_ID} too long": _with_id("x" * (MAX_ID_LENGTH + 1)),
 }
 """The ways in which a ride goes bad."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from rides import InvalidRideError, decode_ride
+from rides import RIDE_ID, InvalidRideError, decode_ride
 from scripts.cli import CommandError, count, percent
 from scripts.sources.bad import with_bad_rides
 from scripts.sources.documents import STDIN, display_name, read_documents
@@ -31,7 +31,7 @@ class RideSource:
 
 
 class _Identified(msgspec.Struct):
-    ride_id: int | str
+    ride_id: int | str = msgspec.field(name=RIDE_ID)
 
 
 def add_options(parser: argparse.ArgumentParser, *, documents: bool) -> None:

@@ -19,7 +19,7 @@ from sklearn.linear_model import PoissonRegressor
 
 from artifacts import S3Artifact, find_run
 from digests import digest_of
-from features import PAIR_AND_DISTANCE, prepare_features
+from features import DEFAULT_FEATURES, prepare_features
 from model import load_model
 from model_metadata import TrainedOn
 from rides import Ride
@@ -304,7 +304,7 @@ def test_a_model_without_a_served_form_is_logged_without_one() -> None:
     """Training does not fail, and returns the reason."""
     shown: list[tuple[int, int]] = []
     pipeline = training.fit(PoissonRegressor(), [{"trip_distance": 1.0}, {"trip_distance": 2.0}], [1.0, 2.0])
-    outcome = runs.compile_served_form(pipeline, PAIR_AND_DISTANCE, lambda done, total: shown.append((done, total)))
+    outcome = runs.compile_served_form(pipeline, DEFAULT_FEATURES, lambda done, total: shown.append((done, total)))
     assert (str(outcome), shown) == ("a PoissonRegressor is not known", [])
 
 

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from features import KNOWN, PAIR_AND_DISTANCE, SAMPLE_RIDE, NoTimeError, prepare_features, wants_time
+from features import DEFAULT_FEATURES, KNOWN, SAMPLE_RIDE, NoTimeError, prepare_features, wants_time
 from rides import Ride
 from scripts.models.boosting import WITH_TIME, WITHOUT_TIME
 from settings import DEFAULT_TIME_ZONE
@@ -79,12 +79,12 @@ def test_the_first_and_the_last_pickup_have_a_time(pickup: str, zone: str) -> No
     assert weekday in range(7)
 
 
-@pytest.mark.parametrize("names", [PAIR_AND_DISTANCE, WITHOUT_TIME, WITH_TIME, KNOWN, ("hour",), ("weekday",)])
+@pytest.mark.parametrize("names", [DEFAULT_FEATURES, WITHOUT_TIME, WITH_TIME, KNOWN, ("hour",), ("weekday",)])
 def test_a_ride_has_all_features_that_a_model_wants(names: tuple[str, ...]) -> None:
     """Each ride has its pair and its distance, and no other features unless the model wants them."""
     features = prepare_features(SAMPLE_RIDE, names)
-    assert features.keys() >= {*names, *PAIR_AND_DISTANCE}
-    assert (names is PAIR_AND_DISTANCE) == (list(features) == ["PU_DO", "trip_distance"])
+    assert features.keys() >= {*names, *DEFAULT_FEATURES}
+    assert (names is DEFAULT_FEATURES) == (list(features) == ["PU_DO", "trip_distance"])
     assert ("hour" in features) == ("weekday" in features) == wants_time(names)
 
 

@@ -13,7 +13,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 
 from artifacts import ModelError
-from features import PAIR_AND_DISTANCE, SAMPLE_RIDE, ZONES, prepare_features
+from features import DEFAULT_FEATURES, SAMPLE_RIDE, ZONES, prepare_features
 from model import describe_model, load_model
 from model_metadata import KEY, NO_METADATA, BaselineFile, ModelMetadata, TrainedOn, read_metadata
 from rides import Ride
@@ -54,11 +54,11 @@ def test_everything_that_training_writes_is_read() -> None:
     assert EVERYTHING.wants_time
 
 
-@pytest.mark.parametrize("features", [[*PAIR_AND_DISTANCE], None])
+@pytest.mark.parametrize("features", [[*DEFAULT_FEATURES], None])
 def test_the_usual_features_are_known_by_their_identity(features: list[str] | None) -> None:
     """``prepare_features`` then compares no names."""
     metadata = read({} if features is None else {"features": features})
-    assert metadata.features is PAIR_AND_DISTANCE
+    assert metadata.features is DEFAULT_FEATURES
     assert not metadata.wants_time
 
 
@@ -125,8 +125,8 @@ def test_a_model_says_what_its_artifact_says(boosted_model: str) -> None:
     ("said", "missing"),
     [
         (None, "DOLocationID, PULocationID, hour, weekday"),
-        ({"features": [*PAIR_AND_DISTANCE]}, "DOLocationID, PULocationID, hour, weekday"),
-        ({"features": [*PAIR_AND_DISTANCE, *ZONES]}, "hour, weekday"),
+        ({"features": [*DEFAULT_FEATURES]}, "DOLocationID, PULocationID, hour, weekday"),
+        ({"features": [*DEFAULT_FEATURES, *ZONES]}, "hour, weekday"),
         ({"features": [*WITH_TIME]}, ""),
     ],
     ids=["no metadata", "the usual ones", "no time", "all"],

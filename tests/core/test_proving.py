@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from features import prepare_features
 from rides import MAX_TRIP_DISTANCE
-from scripts.models import proof_rides, tabulating, tree_rides
+from scripts.models import form_rides, proof_rides, tabulating, tree_rides
 from scripts.models.compiled_inputs import NotUnderstoodError
 from scripts.models.compiling import compile_arrays, compile_pipeline
 from scripts.models.limits import largest_up_to, smallest_above
@@ -132,7 +132,7 @@ def test_the_proof_compares_all_kinds_of_rides() -> None:
     rides = find_rides(form, pipeline)
     assert served.proof.rides == len(rides) > proof_rides.RANDOM_RIDES == 100_000
     pairs, distances = {ride["PU_DO"] for ride in rides}, {ride["trip_distance"] for ride in rides}
-    assert pairs >= {*proof_rides.UNSEEN_PAIRS, *proof_rides.known_names(form, "PU_DO")}
+    assert pairs >= {*proof_rides.UNSEEN_PAIRS, *form_rides.known_names(form, "PU_DO")}
     assert len(pairs - {f"{pickup}_{dropoff}" for pickup, dropoff in PAIRS}) > 1_000
     assert len(distances) > 40_000
     thresholds = form.thresholds(1)

@@ -10,7 +10,7 @@ import mlflow
 import msgspec
 import pytest
 
-from features import PAIR_AND_DISTANCE, prepare_features
+from features import DEFAULT_FEATURES, prepare_features
 from model import load_model
 from model_metadata import KEY, ModelMetadata
 from scripts.models import proof_rides, served_flavor, training
@@ -35,7 +35,7 @@ def read_months() -> list[Trips]:
     return [training_trips(folder / f"green_tripdata_2023-{month}.parquet") for month in ("01", "02")]
 
 
-def prepare(trips: Trips, names: Sequence[str] = PAIR_AND_DISTANCE) -> list[Any]:
+def prepare(trips: Trips, names: Sequence[str] = DEFAULT_FEATURES) -> list[Any]:
     """Return the features of trips."""
     return [prepare_features(ride, names) for ride in trips.rides]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from features import ZONES, prepare_features
-from scripts.models import proof_rides
+from scripts.models import form_rides, proof_rides
 from scripts.models.boosting import WITH_TIME, fit_boosted
 from scripts.models.compiled_inputs import NotUnderstoodError
 from scripts.models.compiling import compile_arrays
@@ -189,7 +189,7 @@ def test_the_proof_meets_unusual_zones_and_every_time() -> None:
     """Some rides have an unseen pair of known zones, or a zone that is known on one side only, or nothing known."""
     _, trees = fit()
     rides = list(itertools.islice(proof_rides.proof_rides(trees, trees), 30_000))
-    pairs, pickups, dropoffs = (set(proof_rides.known_names(trees, name)) for name in ("PU_DO", *ZONES))
+    pairs, pickups, dropoffs = (set(form_rides.known_names(trees, name)) for name in ("PU_DO", *ZONES))
     known = {
         (ride["PU_DO"] in pairs, ride["PULocationID"] in pickups, ride["DOLocationID"] in dropoffs) for ride in rides
     }

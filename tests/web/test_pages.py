@@ -182,5 +182,5 @@ def test_the_documents_page_tries_each_operation_out(service: RunningService, pa
         page.wait_for(f"!!document.querySelector('{button}')")
         page.read(f"document.querySelector('{button}').click()")
     answered = page.wait_for("document.querySelector('.live-responses-table .microlight')?.innerText")
-    example = {"PULocationID": 100, "DOLocationID": 200, "trip_distance": 3.5}
+    example = {"PULocationID": 130, "DOLocationID": 205, "trip_distance": 3.66}
     assert repr(service.predict(example)["duration"]) in answered
