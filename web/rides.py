@@ -5,18 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from rides import (
-    RIDE,
-    RIDE_ID,
-    InvalidRideError,
-    Ride,
-    RideEvent,
-    RideId,
-    check_id,
-    check_time,
-    decode_json,
-    decode_ride,
-)
+from rides import RIDE, RIDE_ID, InvalidRideError, Ride, RideId, check_id, check_time, decode_json, decode_ride
 from web.problems import problem_of
 
 MAX_RIDES = 1000
@@ -52,13 +41,15 @@ _lists = msgspec.json.Decoder(list[msgspec.Raw])
 _IN_ANY_FORM: Any = msgspec.defstruct(
     "InAnyForm",
     [
-        (field.name, field.type | UnsetType, UNSET)
-        for kind in (RideEvent, Ride)
-        for field in msgspec.structs.fields(kind)
-    ],
-    rename={"ride": RIDE, "ride_id": RIDE_ID},
+        (one.name, one.type | UnsetType, UNSET)
+        for one in msgspec.structs.fields(BareRide)
+        if msgspec.json.schema(one.type).get("type") == "number"
+    ]
+    + [("ride", Ride | UnsetType, UNSET)],
+    rename={"ride": RIDE},
 )
-"""An element of a list, in either form. A list is decoded without its elements' fields, so errors look here."""
+"""An element of a list, in either form: the fields that may hold NaN. A list is decoded without its elements' fields,
+so errors look here."""
 
 
 def is_list(body: bytes) -> bool:
