@@ -37,7 +37,7 @@ class Reader:
     """Follows the page in a copy of the project."""
 
     def __init__(self, copy: Path, stack: ExitStack) -> None:
-        """Begin in the copy. What the reader leaves running ends with the stack."""
+        """Begin in the copy. If the test fails, what runs ends with the stack."""
         self._copy = copy
         self._stack = stack
         self._running: Tool | None = None
@@ -159,11 +159,11 @@ def test_a_reader_who_follows_the_page_gets_predictions_of_orders(copy: Path) ->
     printed: dict[str, str] = {}
     with ExitStack() as stack:
         reader = Reader(copy, stack)
-        stack.callback(reader.stop)
         for block in blocks:
             for command, shown, output in reader.follow(**block):
                 assert is_shown(shown, output), f"{command} printed:\n{output}"
                 printed[command] = output
+        reader.stop()
     train, run, invoke, put, read, good, bad = printed.values()
     assert "linear" in train
     assert put == "put 1 rides on ride_events\n"
