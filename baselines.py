@@ -32,13 +32,14 @@ last bin has the rides whose pair has no usual distance. ``prediction`` has ride
 class Scale(Struct, frozen=True):
     """How much the training rides' own windows of one size differ from all training rides.
 
-    Windows are consecutive rides in the order of their pickups.
+    Windows are consecutive rides in the order of their pickups: of all rides, and of the rides that the model was
+    trained on alone.
     """
 
     rides: int
     """The size of a window."""
     windows: int
-    """Their number."""
+    """The number of windows that do not overlap."""
     deviations: dict[str, list[float]]
     """For each test of ``drift.find_shares``, the standard deviation of each share."""
     limits: dict[str, float]
@@ -53,6 +54,30 @@ class ExpectedErrors(Struct, frozen=True):
     rmse: list[float]
 
 
+class ErrorScale(Struct, frozen=True):
+    """How much the errors of windows of the validation rides differ by more than chance.
+
+    An error is actual minus predicted, as a part of the MAE of its bin in ``errors``, and limited to
+    ``actual_errors.MOST_ERROR``. Standard deviations of windows and zones are without the part that is chance.
+    """
+
+    rides: int
+    """The size of a window."""
+    windows: int
+    """Their number."""
+    mean: float
+    """The mean error of all validation rides."""
+    median: float
+    ride: float
+    """The standard deviation of the error of one ride."""
+    window: float
+    """The standard deviation of a window's mean error."""
+    zone: float
+    """The standard deviation of a zone's mean error in one window, beside the window's median error."""
+    mae: float
+    """The standard deviation of a window's MAE divided by its estimate."""
+
+
 class Baseline(Struct, frozen=True):
     """The content of the file, without its digest. docs/formats.md has the format."""
 
@@ -61,14 +86,18 @@ class Baseline(Struct, frozen=True):
     edges: dict[str, list[float]]
     """The inner edges of each histogram: n edges make n + 1 bins, and a value that equals an edge is above it."""
     pickup_zones: list[int]
-    """The zones with a bin of their own in ``pickup_zone``. Its first bin has all others, and unseen pairs."""
+    """The zones with a bin of their own in ``pickup_zone``. Its first bin has all others."""
     rides: int
-    """The training rides in ``counts``."""
+    """The rides in ``counts``: the training rides, and all others of their files that services would predict."""
+    without_distance: int
+    """Such rides of 0 miles, which are in no histogram."""
     counts: dict[str, list[int]]
     scales: list[Scale]
-    """In the order of their sizes."""
+    """In the order of their sizes. Empty if there are too few training rides."""
     errors: dict[str, ExpectedErrors]
     """By the names of the two histograms of predictions."""
+    error_scale: ErrorScale | None
+    """None if there are too few validation rides."""
     pairs: dict[str, float]
     """The usual distance of each pair of zones that training rides have, in miles; 0 if too few rides have it."""
 
@@ -97,8 +126,8 @@ class Bins:
         self._places = {pair: place for place, pair in enumerate(baseline.pairs, 1)}
         usual = np.array([0.0, *baseline.pairs.values()])
         self._usual = np.where(usual > 0, usual, np.nan)
-        zones = {str(zone): bin_ for bin_, zone in enumerate(baseline.pickup_zones, 1)}
-        bins = [0, *(zones.get(pair.partition("_")[0], 0) for pair in baseline.pairs)]
+        self._zones = {str(zone): bin_ for bin_, zone in enumerate(baseline.pickup_zones, 1)}
+        bins = [0, *(self._zones.get(pair.partition("_")[0], 0) for pair in baseline.pairs)]
         self._pickups = np.array(bins) + self.slices[PICKUP].start
         starts = np.full(len(usual), self.slices[PREDICTION].start)
         starts[0] = self.slices[UNSEEN].start
@@ -117,11 +146,16 @@ class Bins:
         places = np.array([find(one["PU_DO"], 0) for one in features], np.intp)
         miles = np.fromiter([one["trip_distance"] for one in features], float, count)
         edges, slices = self._edges, self.slices
+        pickups = self._pickups[places]
+        # Few rides have a pair that the table does not know.
+        for place in np.flatnonzero(places == 0).tolist():
+            zone = features[place]["PU_DO"].partition("_")[0]
+            pickups[place] = slices[PICKUP].start + self._zones.get(zone, 0)
         bins = [
             edges[DISTANCE].searchsorted(miles, "right"),
             edges[RATIO].searchsorted(miles / self._usual[places], "right") + slices[RATIO].start,
             edges[PREDICTION].searchsorted(np.fromiter(values, float, count), "right") + self._predictions[places],
-            self._pickups[places],
+            pickups,
         ]
         if "hour" in features[0]:
             hours = np.fromiter([one["hour"] for one in features], float, count)
