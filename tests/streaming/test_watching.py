@@ -106,14 +106,14 @@ class TestDrift:
         self, flow: Flow, watched: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A window has whole batches. The next one begins with no rides."""
-        monkeypatch.setattr(windows, "RIDES", 100)
-        rides = draw_rides(400)
+        monkeypatch.setattr(windows, "RIDES", 250)
+        rides = draw_rides(700)
         settings = MappingSettings(report_batch_item_failures=True, batch_size=60)
-        flow.deliver(flow.function(MODEL_LOCATION=watched), flow.put(*map(as_event, range(400), rides)), settings)
+        flow.deliver(flow.function(MODEL_LOCATION=watched), flow.put(*map(as_event, range(700), rides)), settings)
         expected, emitted, window = [], [], RideCounts(BINS.name)
         for line in (line for line in flow.printed if "_aws" in line):
             window += msgspec.convert(line[KEY], RideCounts)
-            if window.rides >= 100:
+            if window.rides >= 250:
                 expected.append(judge(BASELINE, window)[0].excess)
                 window = RideCounts(BINS.name)
                 assert {"Name": "Drift", "Unit": "None"} in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]
