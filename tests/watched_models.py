@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from baselines import DISTANCE, FORMAT, HOUR, PICKUP, PREDICTION, RATIO, UNSEEN, Baseline, Scale
+from baselines import DISTANCE, FORMAT, HOUR, PICKUP, PREDICTION, RATIO, UNSEEN, Baseline, Bins, Scale
 from digests import digest_of
+from drift import UNSEEN_PAIRS, WITHOUT_DISTANCE
 from rides import Ride
 from tests.builders import copy_saying
 
@@ -23,7 +24,7 @@ COUNTS = {
     HOUR: [500, 500, 500, 500],
     PICKUP: [500, 500, 500, 500],
 }
-SHARES = {DISTANCE: 3, RATIO: 3, PREDICTION: 2, "unseen_pairs": 1, HOUR: 3, PICKUP: 3}
+SHARES = {DISTANCE: 3, RATIO: 3, PREDICTION: 2, UNSEEN_PAIRS: 1, WITHOUT_DISTANCE: 1, HOUR: 3, PICKUP: 3}
 """The number of shares that each test compares."""
 BASELINE = Baseline(
     target="duration",
@@ -31,23 +32,21 @@ BASELINE = Baseline(
     edges=EDGES,
     pickup_zones=ZONES,
     rides=2_000,
+    without_distance=100,
     counts=COUNTS,
     scales=[Scale(250, 20, {name: [0.02] * cuts for name, cuts in SHARES.items()}, dict.fromkeys(SHARES, 4.0))],
     errors={},
+    error_scale=None,
     pairs=PAIRS,
 )
-
-
-def encode_baseline(baseline: Baseline = BASELINE) -> bytes:
-    """Return the content of a baseline's file."""
-    return msgspec.json.encode({"format": FORMAT, **msgspec.to_builtins(baseline)})
+CONTENT = msgspec.json.encode({"format": FORMAT, **msgspec.to_builtins(BASELINE)})
+BINS = Bins(BASELINE, digest_of(CONTENT))
 
 
 def copy_watched(folder: Path) -> str:
     """Copy the sample model to a folder, with this baseline in place of its own, and return the folder."""
-    content = encode_baseline()
-    location = copy_saying({"baseline": {"file": "baseline.json", "sha256": digest_of(content)}}, folder)
-    (folder / "baseline.json").write_bytes(content)
+    location = copy_saying({"baseline": {"file": "baseline.json", "sha256": digest_of(CONTENT)}}, folder)
+    (folder / "baseline.json").write_bytes(CONTENT)
     return location
 
 

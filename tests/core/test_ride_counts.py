@@ -14,17 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines import DISTANCE, FEW, HOUR, PICKUP, PREDICTION, RATIO, UNSEEN, Bins
-from digests import digest_of
+from baselines import DISTANCE, FEW, HOUR, PICKUP, PREDICTION, RATIO, UNSEEN
 from features import Features
 from model import Model, PredictionError
 from model_metadata import ModelMetadata
 from ride_counts import Counter, RideCounts
 from rides import Ride
 from scripts.models.boosting import WITH_TIME
-from tests.watched_models import BASELINE, EDGES, PAIRS, ZONES, draw_rides, encode_baseline
+from tests.watched_models import BINS, EDGES, PAIRS, ZONES, draw_rides
 
-BINS = Bins(BASELINE, digest_of(encode_baseline()))
 NO_VALUE = 55.0
 """The model predicts infinity for rides of this length."""
 POISON = 66.0
@@ -65,7 +63,7 @@ def find_bins(ride: Ride) -> Iterator[tuple[str, int]]:
     yield DISTANCE, bisect_right(EDGES[DISTANCE], miles)
     yield RATIO, bisect_right(EDGES[RATIO], miles / usual) if usual else 4
     yield PREDICTION if pair in PAIRS else UNSEEN, bisect_right(EDGES[PREDICTION], miles * 8)
-    yield PICKUP, ZONES.index(ride.PULocationID) + 1 if pair in PAIRS and ride.PULocationID in ZONES else 0
+    yield PICKUP, ZONES.index(ride.PULocationID) + 1 if ride.PULocationID in ZONES else 0
     assert ride.pickup_datetime
     yield HOUR, bisect_right(EDGES[HOUR], ride.pickup_datetime.hour + ride.pickup_datetime.minute / 60)
 

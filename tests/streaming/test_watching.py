@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from baselines import Baseline, Bins
-from digests import digest_of
+from baselines import Baseline
 from drift import Finding, judge
 from features import Features
 from model import load_model
@@ -22,9 +21,7 @@ from streaming import delivery, windows
 from streaming.windows import DriftWindows
 from tests.builders import copy_saying, ride_event
 from tests.flow import RETRY, Chaos, Flow
-from tests.watched_models import BASELINE, copy_watched, draw_rides, encode_baseline
-
-BINS = Bins(BASELINE, digest_of(encode_baseline()))
+from tests.watched_models import BASELINE, BINS, copy_watched, draw_rides
 
 
 @pytest.fixture
@@ -113,7 +110,7 @@ class TestDrift:
         expected, emitted, window = [], [], RideCounts(BINS.name)
         for line in (line for line in flow.printed if "_aws" in line):
             window += msgspec.convert(line[KEY], RideCounts)
-            if window.rides >= 250:
+            if window.rides + window.without_distance >= 250:
                 expected.append(judge(BASELINE, window)[0].excess)
                 window = RideCounts(BINS.name)
                 assert {"Name": "Drift", "Unit": "None"} in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]
@@ -128,8 +125,8 @@ class TestDrift:
         ride: Features = {"PU_DO": "10_20", "trip_distance": 0.0}
         counter.add([ride] * 100 * predicted, [1.0] * 100 * predicted)
         counter.rejected = 100 * rejected
-        found = [drift.add(counter) for _ in range(80)]
-        assert [number for number, one in enumerate(found, 1) if one is not None] == [40, 80]
+        found = [drift.add(counter) for _ in range(40)]
+        assert [number for number, one in enumerate(found, 1) if one is not None] == [20, 40]
         assert all(one is None or one > 1 for one in found)
 
     def test_each_ride_is_in_one_window_if_several_shards_share_a_sandbox(
@@ -145,12 +142,9 @@ class TestDrift:
         monkeypatch.setattr(windows, "judge", note)
         drift, counter = DriftWindows(), Counter(BINS)
         load_model(watched).predict(draw_rides(250), counter=counter)
-        one = counter.total()
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda _: drift.add(counter), range(400)))
-        assert one.rides < 250
-        full = -(-2_000 // one.rides)
-        assert [found.rides for found in judged] == [full * one.rides] * (400 // full)
+        assert [one.rides + one.without_distance for one in judged] == [2_000] * 50
 
 
 @pytest.mark.parametrize("broken", ["ride_counts.Counter.add", "ride_counts.Counter.total", "streaming.windows.judge"])
