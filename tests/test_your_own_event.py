@@ -23,6 +23,8 @@ from tests.tools import PATIENCE, ROOT, Tool, wait_for
 PAGE = ROOT / "docs" / "your-own-event.md"
 BLOCK = re.compile(r"^(?P<before>[^\n]+)\n\n```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCES = re.compile(r"^```", re.MULTILINE)
+SECONDS = 5 * PATIENCE
+"""The training makes MLflow's database first, which takes minutes if the disk and all cores are busy."""
 STAYS = re.compile(r"\./scripts/(serve|run .*--serve)\b")
 """Commands that run until they are ended. The commands after them are for another terminal."""
 PORT = "9696"
@@ -66,7 +68,7 @@ class Reader:
     def _run(self, command: str) -> str:
         words, environment = self._translate(command), self._environment
         done = subprocess.run(
-            words, cwd=self._copy, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            words, cwd=self._copy, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
