@@ -83,6 +83,8 @@ class ErrorScale(Struct, frozen=True):
     """The standard deviation of a zone's mean error in one window, compared with the window's zone in the middle."""
     mae: float
     """The standard deviation of a window's MAE divided by its estimate."""
+    most: float = 0.0
+    """The largest difference of a zone in a window of training or validation rides, in standard deviations."""
 
 
 class Baseline(Struct, frozen=True):

@@ -22,6 +22,8 @@ MOST_ERROR_OF_A_SIZE = 20.0
 """The same for the sizes that people read. A ride whose duration doubled has an error of 3 to 8."""
 LEAST_RIDES_OF_A_ZONE = 10
 """A zone with fewer rides is not judged."""
+ZONE_MARGIN = 1.1
+"""A zone's limit is so far beyond the most unusual zone of the training and validation rides' own windows."""
 LEAST_EXPECTED = 1e-9
 CONFIDENCE = 0.95
 """Of the intervals of sizes."""
@@ -101,13 +103,15 @@ def judge_actuals(baseline: Baseline, rides: ActualRides) -> list[ErrorFinding]:
     errors, sizes = find_errors(baseline, rides), _limit_sizes(baseline, rides)
     # Half of the false alarms may come from the test of all rides, and half from all zones.
     tail = FALSE_ALARMS / 4
-    spread = float(np.sqrt(scale.ride**2 / len(errors) + scale.window**2))
+    # A model without any error would have a spread of 0.
+    spread = max(float(np.sqrt(scale.ride**2 / len(errors) + scale.window**2)), LEAST_EXPECTED)
     deviation, limit = (float(errors.mean()) - scale.mean) / spread, float(stats.t.isf(tail, scale.windows - 1))
     findings = [_describe(ALL, None, deviation, limit, sizes, rides.predicted)]
     compared = [compare_zones(errors, rides.zones[:, end]) for end in range(len(ENDS))]
-    limit = float(stats.norm.isf(tail / max(sum(len(one.zones) for one in compared), 1)))
+    by_chance = float(stats.norm.isf(tail / max(sum(len(one.zones) for one in compared), 1)))
+    limit = max(by_chance, ZONE_MARGIN * scale.most)
     for end, (name, found) in enumerate(zip(ENDS, compared, strict=True)):
-        deviations = found.differences / np.sqrt(scale.ride**2 / found.rides + scale.zone**2)
+        deviations = deviate_zones(found, scale.ride, scale.zone)
         for zone, deviation in zip(found.zones.tolist(), deviations.tolist(), strict=True):
             chosen = rides.zones[:, end] == zone
             findings.append(_describe(name, zone, deviation, limit, sizes[chosen], rides.predicted[chosen]))
@@ -128,6 +132,12 @@ def compare_zones(errors: Floats, zones: NDArray[np.int64]) -> ComparedZones:
     order = np.argsort(means)
     middle = order[np.searchsorted(np.cumsum(rides[order]), rides.sum() / 2)]
     return ComparedZones(found, rides, means - means[middle])
+
+
+def deviate_zones(zones: ComparedZones, ride: float, zone: float) -> Floats:
+    """Return the differences in standard deviations, for those of one ride's error and of zones beyond chance."""
+    deviations: Floats = zones.differences / np.maximum(np.sqrt(ride**2 / zones.rides + zone**2), LEAST_EXPECTED)
+    return deviations
 
 
 def explain_no_error_verdict(baseline: Baseline, rides: ActualRides) -> str | None:

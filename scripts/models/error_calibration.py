@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 
 from baselines import PREDICTION, UNSEEN, Baseline, ErrorScale, ExpectedErrors
-from scripts.models.actual_errors import ENDS, ActualRides, compare_zones, find_errors, find_expected, pack
+from scripts.models.actual_errors import (
+    ENDS,
+    ActualRides,
+    compare_zones,
+    deviate_zones,
+    find_errors,
+    find_expected,
+    pack,
+)
 from served.arrays import Floats
 
 LEAST_WINDOW, MOST_WINDOW = 250, 2_000
@@ -37,13 +45,16 @@ def measure_bins(rides: ActualRides, edges: list[float], pairs: Any) -> dict[str
     return {PREDICTION: _round(seen, *known), UNSEEN: _round(unseen, *new)}
 
 
-def calibrate_errors(baseline: Baseline, every: ActualRides, usual: ActualRides) -> ErrorScale | None:
+def calibrate_errors(
+    baseline: Baseline, every: ActualRides, usual: ActualRides, training: ActualRides
+) -> ErrorScale | None:
     """Return how much errors differ; None if there are too few rides. Rides are in the order of their pickups.
 
     Args:
         baseline: the baseline with its ``errors``.
         every: all rides that services would predict and whose actual value can be judged.
         usual: those that a model is measured on.
+        training: the training rides and others of their files, which only tell how unusual a zone can be.
     """
     size = int(np.clip(len(usual.actual) // WANTED_WINDOWS, LEAST_WINDOW, MOST_WINDOW))
     windows = len(usual.actual) // size
@@ -54,7 +65,20 @@ def calibrate_errors(baseline: Baseline, every: ActualRides, usual: ActualRides)
     found = [_compare_windows(find_errors(baseline, rides), rides, size, mean, ride) for rides in (every, usual)]
     window, zone = np.max(found, axis=0).tolist()
     mae = _compare_estimates(baseline, usual, size)
-    return ErrorScale(size, windows, *(float(f"{one:.4g}") for one in (mean, ride, window, zone, mae)))
+    parts = [(find_errors(baseline, rides), rides) for rides in (every, training)]
+    most = max(_find_most(errors, rides, size, ride, zone) for errors, rides in parts)
+    return ErrorScale(size, windows, *(float(f"{one:.4g}") for one in (mean, ride, window, zone, mae, most)))
+
+
+def _find_most(errors: Floats, rides: ActualRides, size: int, ride: float, zone: float) -> float:
+    """Return the largest deviation of a zone in a window. Each window overlaps the next one by half."""
+    most = 0.0
+    for start in range(0, len(errors) - size + 1, size // 2):
+        window = slice(start, start + size)
+        for end in range(len(ENDS)):
+            found = compare_zones(errors[window], rides.zones[window, end])
+            most = float(np.abs(deviate_zones(found, ride, zone)).max(initial=most))
+    return most
 
 
 def _compare_windows(errors: Floats, rides: ActualRides, size: int, mean: float, ride: float) -> tuple[float, float]:
