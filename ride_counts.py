@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-import numpy as np
 from msgspec import Struct
 
-from baselines import Bins
+from baselines import Bins, Cells
+from served.arrays import Floats
 
 if TYPE_CHECKING:
     from features import Features
@@ -66,23 +66,32 @@ class Counter:
     def __init__(self, bins: Bins) -> None:
         """Begin with no rides."""
         self.bins = bins
-        self.cells = np.zeros(bins.size, np.intp)
+        self.cells: Cells | None = None
+        """The rides in each cell of the bins; None if there are none."""
         self.predicted = self.rejected = 0
 
-    def add(self, features: "Sequence[Features]", values: "Sequence[float]") -> None:
+    def add(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> None:
         """Count rides with their predicted values, which are finite."""
-        self.cells += self.bins.count(features, values)
-        self.predicted += len(features)
+        if features:
+            self._add(self.bins.count(features, values))
+            self.predicted += len(features)
 
     def merge(self, other: "Counter") -> None:
         """Count the rides of another counter too."""
-        self.cells += other.cells
+        if other.cells is not None:
+            self._add(other.cells)
         self.predicted += other.predicted
         self.rejected += other.rejected
 
     def total(self) -> RideCounts:
         """Return the counts so far."""
+        if self.cells is None:
+            return RideCounts(self.bins.name, rejected=self.rejected)
         cells: list[int] = self.cells.tolist()
         every = {name: cells[part] for name, part in self.bins.slices.items()}
         counts = {name: found for name, found in every.items() if any(found)}
         return RideCounts(self.bins.name, self.predicted - cells[-1], cells[-1], self.rejected, counts)
+
+    def _add(self, cells: Cells) -> None:
+        # Never in place, because several counters may have the same cells.
+        self.cells = cells if self.cells is None else self.cells + cells

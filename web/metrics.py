@@ -155,7 +155,7 @@ class Metrics(Collector):
                 cells[self._outcomes + OUTCOMES.index(outcome)] += number
             cells[self._batches + bisect_left(BATCH_SIZES, rides)] += 1
             cells[self._batches + len(BATCH_SIZES) + 1] += rides
-            if counter:
+            if counter and counter.cells is not None:
                 np.asarray(cells)[self._in_bins :] += counter.cells
 
     def exposition(self) -> bytes:
