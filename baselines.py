@@ -174,8 +174,10 @@ class Bins:
         find, count = self._places, len(features)
         places = [find[one["PU_DO"]] for one in features]
         distances = [one["trip_distance"] for one in features]
-        if 0.0 in distances:
-            places = [place if miles else self._no_distance for place, miles in zip(places, distances, strict=True)]
+        place = -1
+        for _ in range(distances.count(0.0)):
+            place = distances.index(0.0, place + 1)
+            places[place] = self._no_distance
         edges, has_hour = self._edges, "hour" in features[0]
         # Few calls of numpy, because each takes longer than its work on a hundred numbers.
         miles = np.fromiter(distances, float, count)
