@@ -4,6 +4,7 @@
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, TypeAlias
@@ -151,7 +152,7 @@ class Bins:
         """
         *first, pickup, unseen = starts
         zones = {str(zone): place for place, zone in enumerate(baseline.pickup_zones, 1)}
-        get, others, pairs = zones.get, len(zones) + 1, baseline.pairs
+        others, pairs = len(zones) + 1, baseline.pairs
         self._places = _Places(zip(pairs, range(others, others + len(pairs)), strict=True))
         self._places.pickups = zones
         self._no_distance = others + len(pairs)
@@ -160,17 +161,35 @@ class Bins:
         # A row for each of the histograms, in which the cells of a ride begin.
         rows = np.repeat(np.array([*first, pickup])[:, np.newaxis], len(usual), axis=1)
         rows[1, :others] = unseen
-        rows[4, :-1] += [*range(others), *[get(pair[: pair.find("_")], 0) for pair in pairs]]
+        rows[4, :-1] += [*range(others), *map(self._find_zone, pairs)]
         rows[:, -1] = self.size
         rows[2, -1] = self.size - 1
         self._rows = rows
         self._rows_without_hour = rows[[0, 1, 2, 4]]
 
-    def count(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> "Cells":
-        """Return the number of rides in each cell, for the features and the predicted values of some rides.
+    def find(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> list[int]:
+        """Return the cells of some rides one after the other, for their features and predicted values."""
+        found, edges, pairs = [], self.baseline.edges, self.baseline.pairs
+        distance, ratio, prediction, unseen, hour, pickup = (self.slices[name].start for name in VARIABLES)
+        for one, value in zip(features, values, strict=True):
+            miles, pair = one["trip_distance"], one["PU_DO"]
+            if not miles:
+                found.append(self.size - 1)
+                continue
+            usual = pairs.get(pair)
+            ratios = bisect_right(edges[RATIO], miles / usual) if usual else len(edges[RATIO]) + 1
+            start = unseen if usual is None else prediction
+            found += distance + bisect_right(edges[DISTANCE], miles), ratio + ratios
+            found += start + bisect_right(edges[PREDICTION], value), pickup + self._find_zone(pair)
+            if "hour" in one:
+                found.append(hour + bisect_right(edges[HOUR], one["hour"]))
+        return found
 
-        Hours are counted if the features have them.
-        """
+    def _find_zone(self, pair: str) -> int:
+        return self._places.pickups.get(pair[: pair.find("_")], 0)
+
+    def count(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> "Cells":
+        """Return the number of rides in each cell, for their features and predicted values. Made for many rides."""
         find, count = self._places, len(features)
         places = [find[one["PU_DO"]] for one in features]
         distances = [one["trip_distance"] for one in features]
