@@ -3,10 +3,7 @@
 Both take turns in one process, because two processes of the same program differ by some percent.
 """
 
-import contextlib
-import importlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +19,7 @@ from digests import digest_of
 from model import load_model
 from rides import Ride
 from scripts.benchmark import endpoint
-from scripts.benchmark.consumers import OURS, prepare, time_batches
+from scripts.benchmark.consumers import OURS
 from scripts.benchmark.inputs import SERVED, LoggedModel, Plan
 from scripts.benchmark.processes import LATENCIES, Launch, Sample, make_variables
 from scripts.benchmark.results import format_figure, markdown_table
@@ -106,7 +103,7 @@ def add_baseline(folder: Path, trips: Trips) -> Path:
 def take_turns(variables: Mapping[str, str], events: Path, rides: int, plan: Plan) -> list[list[Sample]]:
     """Return the samples of each round in a new process: with and without counting."""
     given = [str(events / f"{rides}.json"), str(plan.rounds), str(plan.turn_seconds)]
-    command = [sys.executable, "-m", "scripts.benchmark.counting", *given]
+    command = [sys.executable, "-m", "scripts.benchmark.counting_turns", *given]
     done = subprocess.run(command, cwd=ROOT, env=variables, check=True, stdout=subprocess.PIPE, text=True)
     return [[Sample(wall, cpu, cpu, 0) for wall, cpu in pair] for pair in json.loads(done.stdout.splitlines()[-1])]
 
@@ -129,23 +126,3 @@ def counting_table(rows: list[CountingRow], model: str) -> Table:
             table.add_row(row.case, f"{row.rides:,}", *figures)
     table.caption = "adds: the time that counting takes, or reading the baseline at a cold start, in percent"
     return table
-
-
-def main() -> None:
-    """Take turns with an event: with the bins of the model's baseline, and without them."""
-    file, rounds, seconds = sys.argv[1:]
-    pairs: list[list[tuple[float, float]]] = []
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        handle = prepare(OURS, json.loads(Path(file).read_bytes()))
-        model = importlib.import_module("lambda_function").MODEL
-        bins = model.bins
-        for _ in range(int(rounds)):
-            pairs.append([])
-            for model.bins in (bins, None):
-                handle()  # the interpreter adapts its code to what it runs, once after each change
-                pairs[-1].append(time_batches(handle, float(seconds)))
-    print(json.dumps(pairs))
-
-
-if __name__ == "__main__":
-    main()
