@@ -80,10 +80,11 @@ def test_rides_that_are_put_later_reach_every_consumer() -> None:
         endpoint = re.findall(r"AWS_ENDPOINT_URL=(\S+)", commands)[0]
         put = finish("put-rides", "--rides", "5", AWS_ENDPOINT_URL=endpoint)
         assert put.returncode == 0, put.stderr
-        for stream, field in ((OUTPUT_STREAM, "fare_amount"), (f"{OUTPUT_STREAM}_tip", "tip_amount")):
+        for stream, target in ((OUTPUT_STREAM, "fare"), (f"{OUTPUT_STREAM}_tip", "tip")):
             arguments = ("--json", "--distinct", "--limit", "8", "--stream", stream)
             read = finish("read-predictions", *arguments, AWS_ENDPOINT_URL=endpoint)
-            assert read.stdout.count(f'"{field}":') == 8, read.stderr
+            assert read.stdout.count(f'"{target}_amount":') == 8, read.stderr
+            assert read.stdout.count(f'"ride_{target}_prediction_model"') == 8
         stop(stack)
 
 
