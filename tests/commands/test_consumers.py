@@ -166,7 +166,9 @@ def test_a_consumer_that_stands_still_catches_up_and_misses_nothing(monkeypatch:
             else:
                 tip.resume()
 
-        assert wait_until_settled({"tip": tip.mapping}, 600, pass_time)["tip"] is not None
+        ends = wait_until_settled({"tip": tip.mapping, "fare": fare.mapping}, 600, pass_time)
+        assert None not in ends.values()
+        assert list(ends) == ["tip", "fare"]
         assert not tip.is_paused
         for one in running:
             found = take_account(rides, local.kinesis, local.s3, one.outputs)
