@@ -1,7 +1,8 @@
 """Run everything on this machine: put rides on a stream, let the Lambda function predict them, and read them back.
 
-Moto's server plays Kinesis and S3, and the function runs in this process, driven by an event source mapping. No AWS
-account is needed. None is ever reached, except to read a model that lies in S3.
+Moto's server plays Kinesis and S3, and the function runs in this process, driven by an event source mapping. The
+functions of several consumers run in processes of their own. No AWS account is needed. None is ever reached, except to
+read a model that lies in S3.
 """
 
 import argparse
