@@ -15,6 +15,7 @@ from typing import NoReturn
 from artifacts import ModelError
 from scripts import cli, serving
 from scripts.cli import CONSOLE
+from scripts.live import server as live_page
 from scripts.localaws import account, chaos, consumers, faults, report, setup
 from scripts.localaws.account import ExpectedRecord, PutRide
 from scripts.localaws.consumers import RunningConsumer
@@ -40,16 +41,19 @@ def main() -> int:
     source = chosen.rides_from_options(options, options.seed, target)
     consumers.announce(chosen_consumers)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
-    decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
+    switch = faults.Switch(faults.seeded(options.seed, DELAY_SECONDS), is_on=options.chaos)
+    rides: dict[str, PutRide] = {}
     with (
         setup.start(options.shards, [(one.model, one.outputs) for one in chosen_consumers]) as local,
-        chaos.serve(local.endpoint, decide) as faulty,
+        chaos.serve(local.endpoint, switch) as faulty,
         consumers.start(
-            chosen_consumers, local, faulty.url if options.chaos else local.endpoint, options.shards
+            chosen_consumers, local, faulty.url if options.chaos or options.serve else local.endpoint, options.shards
         ) as running,
+        live_page.serve(local, running, rides, target, switch) if options.serve else contextlib.nullcontext() as page,
     ):
+        if page:
+            CONSOLE.print(f"Live page: {page}", highlight=False)
         live, *shadows = running
-        rides: dict[str, PutRide] = {}
         records, began = [ExpectedRecord(record) for record in source.records], time.time()
         is_settled = account.put_and_wait(local.kinesis, records, live.mapping, rides)
         seconds = time.time() - began
@@ -64,7 +68,7 @@ def main() -> int:
         if not is_settled:
             abandon()
         if options.serve:
-            serve(local, running)
+            serve(local, running, page or "")
     return 0 if found.is_exact else 1
 
 
@@ -88,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=cli.seed, default=0, metavar="N", help=seed)
     ways = "throttled entries, throttled and failed requests, lost connections, late responses, failed S3 puts"
     parser.add_argument("--chaos", action="store_true", help=f"make the function's calls fail at high rates: {ways}")
-    serve = "stay up afterwards until Ctrl-C, and print commands for another terminal"
+    serve = "show a live page, stay up afterwards until Ctrl-C, and print commands for another terminal"
     parser.add_argument("--serve", action="store_true", help=serve)
     return parser.parse_args()
 
@@ -126,12 +130,12 @@ def abandon() -> NoReturn:
     os._exit(1)
 
 
-def serve(local: setup.LocalStack, running: Sequence[RunningConsumer]) -> None:
+def serve(local: setup.LocalStack, running: Sequence[RunningConsumer], page: str) -> None:
     """Show how to use the local AWS from another terminal, and keep it up until the user ends it."""
     shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
     commands = report.aws_commands(local.endpoint, shard_id, [one.outputs for one in running[1:]])
     with serving.announce(setup.variables(local.endpoint)):
-        print(f"\nIn another terminal:\n\n{commands}\n", flush=True)
+        print(f"\nThe live page: {page}\n\nIn another terminal:\n\n{commands}\n", flush=True)
         stay_up(running)
     CONSOLE.print(f"Served {running[0].delivered.count:,} rides", highlight=False)
 
