@@ -7,28 +7,28 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from rides import InvalidRideError
+from rides import InvalidRideError, Ride, RideId
 from scripts.aws.kept_objects import DISCARDED, ChangedError, KeptObjects, UnreadableError
 from scripts.aws.predictions import ReadPrediction, read_predictions
 from scripts.aws.shards import ShardReader, shard_ids
-from scripts.cli import INPUT_STREAM
+from scripts.cli import INPUT_STREAM, printable
 from scripts.live.figures import Figures, Rate, mean_rate
 from scripts.live.ledger import GIVEN_UP, PREDICTED, REJECTED, InputRides
-from scripts.localaws.account import PutRide
 from scripts.localaws.consumers import RunningConsumer
 from scripts.localaws.faults import Switch
 from scripts.localaws.setup import LocalStack
+from scripts.sources.records import RideRecord
 from streaming.aggregation import is_aggregated, packed_records
 from streaming.envelope import KinesisRecord
 from streaming.records import RejectionLine
-from targets import Target, find_target
+from targets import find_target
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis.type_defs import RecordTypeDef
@@ -50,11 +50,13 @@ class _Watched:
     """A consumer, the position in its outputs, and its figures."""
 
     consumer: RunningConsumer
+    actual: Mapping[RideId, tuple[Ride, float]]
+    """Rides whose actual values are known, by their ids."""
     figures: Figures
     failures: KeptObjects
     readers: Sequence[ShardReader]
     early: list[ReadPrediction] = field(default_factory=list)
-    """Predictions that were read before their rides were, or before their actual values were known."""
+    """Predictions that were read before their rides were."""
     keys: set[str] = field(default_factory=set)
     """The objects of the failures bucket that were read, or that cannot be read."""
     early_keys: set[str] = field(default_factory=set)
@@ -70,19 +72,17 @@ class Collector:
         self,
         local: LocalStack,
         consumers: Sequence[RunningConsumer],
-        rides: Mapping[str, PutRide],
-        target: Target | None,
+        known: Sequence[Iterable[RideRecord]],
         chaos: Switch,
     ) -> None:
-        """Take the stack, and the rides that it put, which have actual values of the target if these are known."""
+        """Take the stack, and for each consumer records that have the true values of its target, if any is known."""
         self.chaos = chaos
         self.consumers = {one.name: one for one in consumers}
-        self._rides, self._target = rides, target
         self._input = InputRides(time.time())
         self._rate = Rate()
         self._local = local
         self._readers = self._open(INPUT_STREAM)
-        self._watched = [self._watch(one) for one in consumers]
+        self._watched = [self._watch(*one) for one in zip(consumers, known, strict=True)]
         self._is_complete = False
         self._changed = threading.Condition()
         self._watchers = 0
@@ -190,12 +190,16 @@ class Collector:
         kinesis = self._local.kinesis
         return [ShardReader(kinesis, stream, shard_id) for shard_id in shard_ids(kinesis, stream)]
 
-    def _watch(self, consumer: RunningConsumer) -> _Watched:
+    def _watch(self, consumer: RunningConsumer, known: Iterable[RideRecord]) -> _Watched:
         metadata, outputs = consumer.model.metadata, consumer.outputs
-        target = find_target(metadata.target, metadata.unit)
-        figures = Figures(target if target == self._target else None)
+        actual = {
+            one.event.ride_id: (one.event.ride, one.true_value)
+            for one in known
+            if one.event and one.true_value is not None
+        }
+        figures = Figures(find_target(metadata.target, metadata.unit))
         failures = KeptObjects(self._local.s3, outputs.rejections)
-        return _Watched(consumer, figures, failures, self._open(outputs.stream))
+        return _Watched(consumer, actual, figures, failures, self._open(outputs.stream))
 
     def _read(self) -> None:
         """Read what is new: first the rides, so that predictions are those of known rides."""
@@ -228,21 +232,21 @@ class Collector:
         return all(len(records) < FULL_READ for _, records in rounds)
 
     def _count(self, watched: _Watched, read: ReadPrediction, *, is_last_try: bool) -> None:
-        """Count a prediction, or keep it for the next round if something about its ride is not known yet."""
-        figures, event_id = watched.figures, read.prediction.event_id
-        place, put = self._input.find(event_id), self._rides.get(event_id)
-        if not is_last_try and (place is None or (put is None and self._rides and figures.errors)):
-            watched.early.append(read)
-            return
+        """Count a prediction, or keep it for the next round if its ride was not read yet."""
+        figures, prediction = watched.figures, read.prediction
+        place = self._input.find(prediction.event_id)
         if place is None:
-            _log.warning("%s has a prediction of no ride: %s", watched.consumer.outputs.stream, event_id)
+            if is_last_try:
+                _log.warning("%s predicts no ride: %s", watched.consumer.outputs.stream, printable(prediction.event_id))
+            else:
+                watched.early.append(read)
             return
         if not figures.outcomes.mark(place, PREDICTED):
             figures.duplicates += 1
             return
         figures.predicted(read.arrived.timestamp(), self._input.arrival(place))
-        if figures.errors and put and put.record.event and put.record.true_value is not None:
-            figures.errors.add(put.record.event.ride, put.record.true_value, read.prediction.value)
+        if figures.errors and (known := watched.actual.get(prediction.ride_id)):
+            figures.errors.add(*known, prediction.value)
 
     def _read_failures(self, watched: _Watched) -> bool:
         """Count new objects of a failures bucket if a ride has no outcome yet, and return whether these are all."""

@@ -8,7 +8,7 @@ import base64
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,12 +16,11 @@ from urllib.parse import unquote
 import msgspec
 
 from scripts.live.collector import Collector
-from scripts.localaws.account import PutRide
 from scripts.localaws.consumers import RunningConsumer
 from scripts.localaws.faults import Switch
 from scripts.localaws.loopback import LoopbackServer
 from scripts.localaws.setup import LocalStack
-from targets import Target
+from scripts.sources.records import RideRecord
 
 PAGE = Path(__file__).with_name("page.html")
 SEND_SECONDS = 10
@@ -48,17 +47,13 @@ class PageServer(LoopbackServer):
 
 @contextlib.contextmanager
 def serve(
-    local: LocalStack,
-    consumers: Sequence[RunningConsumer],
-    rides: Mapping[str, PutRide],
-    target: Target | None,
-    chaos: Switch,
+    local: LocalStack, consumers: Sequence[RunningConsumer], known: Sequence[Iterable[RideRecord]], chaos: Switch
 ) -> Iterator[str]:
     """Serve the page for the length of the block, and give its URL.
 
-    ``rides`` are those that the run puts, by event id; it may grow. Their actual values are those of the target.
+    ``known`` has records for each consumer, with the true values of what it predicts, if any is known.
     """
-    collector = Collector(local, consumers, rides, target, chaos)
+    collector = Collector(local, consumers, known, chaos)
     # The collector ends first: its end ends the threads that wait for snapshots.
     with PageServer(collector).running() as server, collector.running():
         yield f"{server.url}/"
