@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from rides import Ride
 from scripts.cli import SAMPLE_MODELS
 from scripts.localaws import moto
 from scripts.models.baseline import FILE, encode, make_baseline
-from scripts.models.months import RideSet, read_months
+from scripts.models.months import read_months
 from served.arrays import Floats
 from served.forms import FLAVOR
 from targets import TARGETS
@@ -106,21 +107,23 @@ def add_baseline(name: str, january: str, february: str) -> None:
     """Make the baseline of a model, and let its MLmodel file describe the model as a training does today."""
     folder, target = SAMPLE_MODELS[name], TARGETS[name]
     rides, validation = read_months([january], [february], target)
-    baseline = make_baseline(rides, predict(folder, rides), validation, predict(folder, validation), target)
-    content = encode(baseline)
+    description = read_description(folder)
+    # An older baseline may have a format that is not read any more.
+    description.pop("metadata", None)
+    write_description(folder, description)
+    # The served form predicts what scikit-learn predicts, to the last bit.
+    model = load_model(str(folder))
+
+    def predict(rides: Sequence[Ride]) -> Floats:
+        plain = [Ride(ride.PULocationID, ride.DOLocationID, ride.trip_distance) for ride in rides]
+        return np.array(model.predict(plain), np.float64)
+
+    content = encode(make_baseline(rides, validation, predict(validation.rides), target, predict))
     (folder / FILE).write_bytes(content)
     trained_on = TrainedOn(list(rides.files), len(rides.rides), rides.first, rides.last)
     kept = BaselineFile(FILE, digest_of(content))
     metadata = ModelMetadata(target.name, target.field, target.unit, PAIR_AND_DISTANCE, trained_on, kept)
-    description = read_description(folder)
-    description["metadata"] = {KEY: msgspec.to_builtins(metadata)}
-    write_description(folder, description)
-
-
-def predict(folder: Path, rides: RideSet) -> Floats:
-    """Return a model's predictions: those of its served form, which are scikit-learn's own to the last bit."""
-    plain = [Ride(ride.PULocationID, ride.DOLocationID, ride.trip_distance) for ride in rides.rides]
-    return np.array(load_model(str(folder)).predict(plain), np.float64)
+    write_description(folder, {**description, "metadata": {KEY: msgspec.to_builtins(metadata)}})
 
 
 def read_description(folder: Path) -> Any:
