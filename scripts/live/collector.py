@@ -23,6 +23,7 @@ from scripts.live.figures import Figures, Rate, mean_rate
 from scripts.live.ledger import GIVEN_UP, PREDICTED, REJECTED, InputRides
 from scripts.localaws.consumers import RunningConsumer
 from scripts.localaws.faults import Switch
+from scripts.localaws.moto import MAX_RECORDS
 from scripts.localaws.setup import LocalStack
 from scripts.sources.records import RideRecord
 from streaming.aggregation import is_aggregated, packed_records
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.4
 """Seconds between two rounds of reading, and so between two snapshots."""
-FULL_READ = 10_000
-"""A read that returns this number of records may not be the last one (API reference, GetRecords)."""
+FULL_READ = MAX_RECORDS
+"""A read that returns this number of records may not be the last one."""
 LISTING_SECONDS, LISTING_SHARE = 1.0, 0.05
 """The failures buckets are listed at most once in this time, and listing takes at most this share of the time: it takes
 moto the longer, the more objects there are."""
-OBJECTS_A_ROUND = 100
+OBJECTS_SECONDS = 0.2
+"""The objects of a bucket are read for this long in a round; the next round goes on."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ class _Watched:
     """Predictions that were read before their rides were."""
     keys: set[str] = field(default_factory=set)
     """The objects of the failures bucket that were read, or that cannot be read."""
+    new_keys: list[str] = field(default_factory=list)
+    """Objects that are to be read."""
     early_keys: set[str] = field(default_factory=set)
     """Objects that were read before all of their rides were."""
     list_at: float = 0.0
@@ -249,21 +253,22 @@ class Collector:
             figures.errors.add(*known, prediction.value)
 
     def _read_failures(self, watched: _Watched) -> bool:
-        """Count new objects of a failures bucket if a ride has no outcome yet, and return whether these are all."""
+        """Read new objects of a failures bucket if a ride has no outcome yet, and return whether these are all."""
         outcomes, began = watched.figures.outcomes, time.monotonic()
-        if outcomes.settled + outcomes.given_up == self._input.count or began < watched.list_at:
-            return True
-        new = [key for key in watched.failures.find() if key not in watched.keys]
-        taken = time.monotonic() - began
-        watched.list_at = began + max(LISTING_SECONDS, taken / LISTING_SHARE)
-        for key in new[:OBJECTS_A_ROUND]:
+        if not watched.new_keys:
+            if outcomes.settled + outcomes.given_up == self._input.count or began < watched.list_at:
+                return True
+            watched.new_keys = [key for key in watched.failures.find() if key not in watched.keys]
+            now = time.monotonic()
+            watched.list_at = now + max(LISTING_SECONDS, (now - began) / LISTING_SHARE)
+            began = now
+        while watched.new_keys and time.monotonic() - began < OBJECTS_SECONDS:
+            key = watched.new_keys.pop()
             is_early = False
             with contextlib.suppress(ChangedError, UnreadableError):
                 is_early = not self._count_failures(watched, key) and key not in watched.early_keys
             (watched.early_keys if is_early else watched.keys).add(key)
-        if len(new) > OBJECTS_A_ROUND:
-            watched.list_at = 0.0
-        return len(new) <= OBJECTS_A_ROUND
+        return not watched.new_keys
 
     def _count_failures(self, watched: _Watched, key: str) -> bool:
         """Count the rides of an object that were not counted yet, and return whether all of them were read before."""
