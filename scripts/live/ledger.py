@@ -34,9 +34,8 @@ class InputRides:
         """Add the next record of a shard, which has this many rides."""
         firsts, arrivals = self._firsts[shard_id], self._arrivals[shard_id]
         if number != len(firsts) - 1:
-            raise ValueError(
-                f"record {number} of {shard_id} does not follow record {len(firsts) - 2}: restart the stack"
-            )
+            last = len(firsts) - 2
+            raise ValueError(f"{shard_id} has record {number} after record {last}: the page needs moto's numbers")
         arrivals.extend([arrived - self._began] * rides)
         firsts.append(len(arrivals))
         self.count += rides
