@@ -41,8 +41,8 @@ FULL_READ = MAX_RECORDS
 LISTING_SECONDS, LISTING_SHARE = 1.0, 0.05
 """The failures buckets are listed at most once in this time, and listing takes at most this share of the time: it takes
 moto the longer, the more objects there are."""
-OBJECTS_SECONDS = 0.2
-"""The objects of a bucket are read for this long in a round; the next round goes on."""
+OBJECTS_SECONDS = 0.3
+"""The objects of a bucket are read for this many seconds in a round; the next round goes on."""
 
 _log = logging.getLogger(__name__)
 

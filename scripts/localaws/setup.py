@@ -18,7 +18,6 @@ import clients
 from artifacts import MLMODEL, ModelError, describe, open_artifact
 from model import find_location
 from model_metadata import ModelMetadata, read_metadata
-from scripts.aws.quick_reads import speed_up_get_records
 from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL
 from scripts.localaws import moto
 from scripts.localaws.moto import environment_without_account
@@ -106,7 +105,7 @@ def start(shards: int, consumers: Iterable[tuple[ModelCopy, Outputs]]) -> Iterat
         session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
         boto3.setup_default_session(botocore_session=session)
         clients.start_session()
-        kinesis, s3 = speed_up_get_records(boto3.client("kinesis")), boto3.client("s3")
+        kinesis, s3 = boto3.client("kinesis"), boto3.client("s3")
         models, outputs = zip(*consumers, strict=True)
         create(kinesis, s3, shards, outputs)
         for model in models:
