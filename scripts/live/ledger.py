@@ -8,7 +8,7 @@ PREDICTED, REJECTED, GIVEN_UP = 1, 2, 4
 """The bits of a consumer's mark for a ride."""
 
 
-class Place(NamedTuple):
+class RidePlace(NamedTuple):
     """A ride's place: its shard, and how many rides came before it on this shard."""
 
     shard_id: str
@@ -40,21 +40,21 @@ class InputRides:
         firsts.append(len(arrivals))
         self.count += rides
 
-    def arrival(self, place: Place) -> float:
+    def arrival(self, place: RidePlace) -> float:
         """Return when the ride arrived, in seconds since the epoch."""
         return self._arrivals[place.shard_id][place.ride] + self._began
 
-    def find(self, event_id: str) -> Place | None:
+    def find(self, event_id: str) -> RidePlace | None:
         """Return a ride's place; None if it was not read yet, or if no ride has this event id."""
         shard_id, rides = self._find_rides(event_id)
         index = event_id.split(":")[2:]
         offset = int(index[0]) if index and index[0].isdecimal() else 0
-        return Place(shard_id, rides[offset]) if offset < len(rides) else None
+        return RidePlace(shard_id, rides[offset]) if offset < len(rides) else None
 
-    def find_record(self, event_id: str) -> list[Place]:
+    def find_record(self, event_id: str) -> list[RidePlace]:
         """Return the places of all rides in a record; none if it was not read yet, or if there is no such record."""
         shard_id, rides = self._find_rides(event_id)
-        return [Place(shard_id, index) for index in rides]
+        return [RidePlace(shard_id, index) for index in rides]
 
     def _find_rides(self, event_id: str) -> tuple[str, range]:
         shard_id, _, rest = event_id.partition(":")
@@ -73,7 +73,7 @@ class Outcomes:
         self.predicted = self.rejected = self.given_up = self.settled = 0
         self._marks: defaultdict[str, bytearray] = defaultdict(bytearray)
 
-    def mark(self, place: Place, outcome: int) -> bool:
+    def mark(self, place: RidePlace, outcome: int) -> bool:
         """Note that a ride has this outcome, and return whether that is new.
 
         A ride that was given up counts as such only as long as it is neither predicted nor rejected.

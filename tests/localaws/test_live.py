@@ -14,7 +14,7 @@ from rides import Ride
 from scripts.cli import INPUT_STREAM, SAMPLE_MODEL
 from scripts.live import figures, server
 from scripts.live.figures import Errors, Figures, percentile
-from scripts.live.ledger import GIVEN_UP, PREDICTED, REJECTED, InputRides, Outcomes, Place
+from scripts.live.ledger import GIVEN_UP, PREDICTED, REJECTED, InputRides, Outcomes, RidePlace
 from scripts.localaws import faults, setup
 from scripts.localaws.consumers import MAPPING, DeliveredRides, RunningConsumer
 from scripts.localaws.mapping import EventSourceMapping
@@ -127,9 +127,15 @@ def test_a_ride_is_found_by_its_event_id() -> None:
     ):
         rides.add(shard, number, arrived, size)
     found = {one: rides.find(one) for one in ("a:1", "b:1", "a:2:0", "a:2:2", "a:3")}
-    assert list(found.values()) == [Place("a", 0), Place("b", 0), Place("a", 1), Place("a", 3), Place("a", 4)]
+    assert list(found.values()) == [
+        RidePlace("a", 0),
+        RidePlace("b", 0),
+        RidePlace("a", 1),
+        RidePlace("a", 3),
+        RidePlace("a", 4),
+    ]
     assert [rides.arrival(place) for place in found.values() if place] == [1001.5, 1002.5, 1003.5, 1003.5, 1004]
-    assert rides.find_record("a:2") == [Place("a", 1), Place("a", 2), Place("a", 3)]
+    assert rides.find_record("a:2") == [RidePlace("a", 1), RidePlace("a", 2), RidePlace("a", 3)]
     assert [rides.find(one) for one in ("a:0", "a:4", "b:2", "c:1", "a", "a:x", "a:2:3", "unknown:1")] == [None] * 8
     assert rides.count == 6
     with pytest.raises(ValueError, match="a has record 9 after record 3"):
@@ -149,7 +155,7 @@ def test_a_ride_is_found_by_its_event_id() -> None:
 def test_a_ride_counts_once(marks: list[int], counts: tuple[int, ...]) -> None:
     """A ride that was given up, and is predicted after all, was not given up."""
     outcomes = Outcomes()
-    is_new = [outcomes.mark(Place("a", 5), mark) for mark in marks]
+    is_new = [outcomes.mark(RidePlace("a", 5), mark) for mark in marks]
     assert is_new == [True, marks[0] != marks[1]]
     assert (outcomes.predicted, outcomes.rejected, outcomes.given_up, outcomes.settled) == counts
 
