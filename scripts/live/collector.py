@@ -87,11 +87,11 @@ class Collector:
         self._local = local
         self._readers = self._open(INPUT_STREAM)
         self._watched = [self._watch(*one) for one in zip(consumers, known, strict=True)]
-        self._is_complete = False
+        self._has_all_rides = self._is_complete = False
         self._changed = threading.Condition()
         self._watchers = 0
         self._is_closed = self._is_hurried = False
-        self._snapshot, self._number = b"", 0
+        self._snapshot, self._number, self._published = b"", 0, 0.0
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -141,8 +141,10 @@ class Collector:
                 self._publish(problem)
                 taken = time.monotonic() - began
                 with self._changed:
-                    # While old records are read, the stack has moto for half of the time at least.
-                    self._changed.wait_for(lambda: self._is_closed or self._is_hurried, max(INTERVAL - taken, taken))
+                    # While many records are read, the page lets moto rest for a quarter of the time.
+                    self._changed.wait_for(
+                        lambda: self._is_closed or self._is_hurried, max(INTERVAL - taken, taken / 3)
+                    )
                     self._is_hurried = False
         except Exception:
             _log.exception("The live page ends here")
@@ -159,7 +161,8 @@ class Collector:
             self._changed.wait_for(lambda: self._watchers or self._is_closed)
             return not self._is_closed
 
-    def _publish(self, problem: str) -> None:
+    def _publish(self, problem: str = "") -> None:
+        self._published = time.monotonic()
         snapshot = msgspec.json.encode({**self.summary(), "problem": problem})
         with self._changed:
             self._snapshot = snapshot
@@ -206,17 +209,19 @@ class Collector:
         return _Watched(consumer, actual, figures, failures, self._open(outputs.stream))
 
     def _read(self) -> None:
-        """Read what is new: first the rides, so that predictions are those of known rides."""
-        is_complete = True
+        """Read what is new: first the rides, so that nearly all predictions are those of known rides."""
+        self._has_all_rides = True
         for reader in self._readers:
             records = reader.read()
-            is_complete &= len(records) < FULL_READ
+            self._has_all_rides &= len(records) < FULL_READ
             for record in records:
                 self._add_ride(reader.shard_id, record)
-        if is_complete:
-            for watched in self._watched:
-                is_complete &= self._read_predictions(watched)
-                is_complete &= self._read_failures(watched)
+        is_complete = self._has_all_rides
+        for watched in self._watched:
+            is_complete &= self._read_predictions(watched)
+            is_complete &= self._read_failures(watched)
+            if time.monotonic() - self._published > INTERVAL:
+                self._publish()  # many records take long to read
         self._is_complete = is_complete
 
     def _add_ride(self, shard_id: str, record: "RecordTypeDef") -> None:
@@ -230,7 +235,7 @@ class Collector:
         found = read_predictions((shard_id, record) for shard_id, records in rounds for record in records)
         early, watched.early = watched.early, []
         for read in early:
-            self._count(watched, read, is_last_try=True)
+            self._count(watched, read, is_last_try=self._has_all_rides)
         for read in found:
             self._count(watched, read, is_last_try=False)
         return all(len(records) < FULL_READ for _, records in rounds)
@@ -266,7 +271,8 @@ class Collector:
             key = watched.new_keys.pop()
             is_early = False
             with contextlib.suppress(ChangedError, UnreadableError):
-                is_early = not self._count_failures(watched, key) and key not in watched.early_keys
+                is_known = self._count_failures(watched, key)
+                is_early = not is_known and not (self._has_all_rides and key in watched.early_keys)
             (watched.early_keys if is_early else watched.keys).add(key)
         return not watched.new_keys
 

@@ -135,7 +135,7 @@ def test_a_ride_is_found_by_its_event_id() -> None:
         RidePlace("a", 4),
     ]
     assert [rides.arrival(place) for place in found.values() if place] == [1001.5, 1002.5, 1003.5, 1003.5, 1004]
-    assert rides.find_record("a:2") == [RidePlace("a", 1), RidePlace("a", 2), RidePlace("a", 3)]
+    assert rides.find_record("a:2") == [("a", 1), ("a", 2), ("a", 3)]
     assert [rides.find(one) for one in ("a:0", "a:4", "b:2", "c:1", "a", "a:x", "a:2:3", "unknown:1")] == [None] * 8
     assert rides.count == 6
     with pytest.raises(ValueError, match="a has record 9 after record 3"):
