@@ -49,7 +49,7 @@ class Rate:
         return [self._counts[second] for second in range(first, int(now))]
 
 
-class Errors:
+class RunningErrors:
     """How far predictions are from actual values, over the rides that models are trained on."""
 
     def __init__(self, target: Target) -> None:
@@ -99,7 +99,7 @@ class Figures:
         self.outcomes = Outcomes()
         self.duplicates = 0
         """Predictions that repeat the event id of another."""
-        self.errors = Errors(target) if target else None
+        self.errors = RunningErrors(target) if target else None
         self._rate = Rate()
         self._latencies: deque[float] = deque(maxlen=LATEST)
         self._reasons: Counter[tuple[str, str]] = Counter()

@@ -13,7 +13,7 @@ import pytest
 from rides import Ride
 from scripts.cli import INPUT_STREAM, SAMPLE_MODEL
 from scripts.live import figures, server
-from scripts.live.figures import Errors, Figures, percentile
+from scripts.live.figures import Figures, RunningErrors, percentile
 from scripts.live.ledger import GIVEN_UP, PREDICTED, REJECTED, InputRides, Outcomes, RidePlace
 from scripts.localaws import faults, setup
 from scripts.localaws.consumers import MAPPING, DeliveredRides, RunningConsumer
@@ -177,7 +177,7 @@ def test_producers_cannot_make_the_page_grow() -> None:
 
 def test_errors_are_those_of_the_rides_that_models_are_trained_on() -> None:
     """An hour's ride that lasted a day, and a ride of no miles, are known and left out."""
-    errors, ride = Errors(DURATION), Ride(1, 2, 3.0)
+    errors, ride = RunningErrors(DURATION), Ride(1, 2, 3.0)
     assert errors.summary() is None
     for one, actual, predicted in ((ride, 10, 13), (ride, 10, 6), (ride, 1440, 10), (Ride(1, 2, 0.0), 10, 10)):
         errors.add(one, actual, predicted)
