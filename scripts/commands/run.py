@@ -17,6 +17,7 @@ from typing import NoReturn
 from artifacts import ModelError
 from scripts import cli, serving
 from scripts.cli import CONSOLE
+from scripts.live import server as live_page
 from scripts.localaws import account, chaos, consumers, faults, report, setup
 from scripts.localaws.account import ExpectedRecord, PutRide
 from scripts.localaws.consumers import RunningConsumer
@@ -41,14 +42,18 @@ def main() -> int:
     sources = chosen.sources_from_options(options, options.seed, targets)
     consumers.announce(chosen_consumers)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
-    decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
+    known = [one.records for one in sources]
+    switch = faults.Switch(faults.seeded(options.seed, DELAY_SECONDS), is_on=options.chaos)
     with (
         setup.start(options.shards, [(one.model, one.outputs) for one in chosen_consumers]) as local,
-        chaos.serve(local.endpoint, decide) as faulty,
+        chaos.serve(local.endpoint, switch) as faulty,
         consumers.start(
-            chosen_consumers, local, faulty.url if options.chaos else local.endpoint, options.shards
+            chosen_consumers, local, faulty.url if options.chaos or options.serve else local.endpoint, options.shards
         ) as running,
+        live_page.serve(local, running, known, switch) if options.serve else contextlib.nullcontext() as page,
     ):
+        if page:
+            CONSOLE.print(f"The live page: {page}", highlight=False)
         rides: dict[str, PutRide] = {}
         mappings = {(one.name if running[1:] else "Predicting"): one.mapping for one in running}
         records = [ExpectedRecord(record) for record in sources[0].records]
@@ -67,7 +72,7 @@ def main() -> int:
         if seconds[0] is None and not chosen_consumers[0].is_isolated:
             abandon()
         if options.serve:
-            serve(local, running)
+            serve(local, running, page or "")
     return 0 if all(exact[:1] if options.shadow else exact) else 1
 
 
@@ -100,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=cli.seed, default=0, metavar="N", help=seed)
     ways = "throttled entries, throttled and failed requests, lost connections, late responses, failed S3 puts"
     parser.add_argument("--chaos", action="store_true", help=f"make the function's calls fail at high rates: {ways}")
-    serve = "stay up afterwards until Ctrl-C, and print commands for another terminal"
+    serve = "show a live page, stay up afterwards until Ctrl-C, and print commands for another terminal"
     parser.add_argument("--serve", action="store_true", help=serve)
     options = parser.parse_args()
     if options.consumers and (options.model or options.shadow):
@@ -132,14 +137,14 @@ def abandon() -> NoReturn:
     os._exit(1)
 
 
-def serve(local: setup.LocalStack, running: Sequence[RunningConsumer]) -> None:
+def serve(local: setup.LocalStack, running: Sequence[RunningConsumer], page: str) -> None:
     """Show how to use the local AWS from another terminal, and keep it up until the user ends it."""
     shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
     first, *others = running
     is_same = {one.outputs.stream: one.model.metadata.field == first.model.metadata.field for one in others}
     commands = report.aws_commands(local.endpoint, shard_id, is_same)
     with serving.announce(setup.variables(local.endpoint)):
-        print(f"\nIn another terminal:\n\n{commands}\n", flush=True)
+        print(f"\nThe live page: {page}\n\nIn another terminal:\n\n{commands}\n", flush=True)
         stay_up(running)
     CONSOLE.print(f"Served {running[0].delivered.count:,} rides", highlight=False)
 
