@@ -1,0 +1,235 @@
+"""The steps of retraining: is there a reason to train, the challenger, its comparison with the live model, publishing.
+
+months      -- decide  --> reasons | nothing to do    a month that is new to the live model, or drift
+reasons     -- train   --> a challenger               of the same months, there is one
+challenger  -- compare --> an offer                   for a person, who approves it or does not
+offer       -- publish --> the live model
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+# Before mlflow, because it configures mlflow.
+from scripts.models import tracking  # isort: skip
+import numpy as np
+from mlflow.tracking import MlflowClient
+
+import drift
+from digests import digest_of_files
+from drift import Finding
+from ride_counts import Counter
+from scripts.models import candidates, publishing, releasing, runs
+from scripts.models.months import RideSet
+from scripts.models.publishing import LiveComparison, Release
+from scripts.models.publishing_places import LiveModel, PublishTarget, open_target
+from scripts.models.publishing_proof import PublishError
+from scripts.models.publishing_sources import FetchedModel, fetch
+from scripts.models.releasing import Show
+from targets import Target
+
+CHALLENGER = "challenger"
+"""The alias of the newest version that was trained."""
+RIDES_TAG, OFFER_TAG = "retraining_rides", "retraining_offer"
+"""The tags of a challenger's run: the digest of the rides that it was trained and measured on, and what a person was
+shown: the digest of its files, and that of the live model."""
+
+
+class RetrainingError(Exception):
+    """The challenger is not published; the message says in one line why and what to do."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The live model, and the reasons to train a new one."""
+
+    place: PublishTarget
+    """It remembers ``live.json``, so that nothing is published if another model becomes live in between."""
+    live: LiveModel | None
+    reasons: Sequence[str]
+    findings: Sequence[Finding]
+    """The tests of drift of the newest month."""
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """A model that may replace the live one."""
+
+    run_id: str
+    name: str
+    """The name in the registry."""
+    version: str
+    card: str
+    """The location of the model's card."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a person approves."""
+
+    decision: Decision
+    challenger: Challenger
+    model: FetchedModel
+    release: Release
+    is_live: bool
+    """Whether the challenger is live already."""
+    comparison: LiveComparison | None
+    """None if there is no other live model, or if it cannot be compared."""
+
+    @property
+    def digest(self) -> str:
+        """What ``OFFER_TAG`` has: it differs if the challenger or the live model is another one."""
+        live = self.decision.live
+        return f"{digest_of_files(self.release.files)} in place of {live.sha256 if live else 'nothing'}"
+
+
+def decide(files: Sequence[str], newest: RideSet, target: Target, to: str, *, force: bool) -> Decision:
+    """Return the reasons to train: a file that the live model was not trained on, or drift of the newest month.
+
+    Raises PublishError if the live model cannot be loaded, unless ``force`` is True, or has another target.
+    """
+    place = open_target(to)
+    live = place.read_live()
+    if live is None:
+        return Decision(place, None, [f"no model is live in {place.location}"], [])
+    releasing.check_target(live, target.name)
+    try:
+        model, baseline = publishing.load_live(live)
+    except PublishError as error:
+        if not force:
+            raise
+        return Decision(place, live, [str(error)], [])
+    known = model.metadata.trained_on.files if model.metadata.trained_on else []
+    new = [name for name in (PurePath(file).name for file in files) if name not in known]
+    reasons = [f"the live model was not trained on {', '.join(new)}"] if new else []
+    findings: list[Finding] = []
+    if model.bins and baseline:
+        counter = Counter(model.bins)
+        model.predict(newest.rides, counter=counter)
+        findings = drift.judge(baseline, counter.total())
+    if drifted := [one.name for one in findings if one.excess > 1]:
+        reasons.append(f"{', '.join(newest.files)} has drifted: {', '.join(drifted)}")
+    return Decision(place, live, reasons, findings)
+
+
+def train(
+    training: RideSet, validation: RideSet, target: Target, model: str, name: str, wanted: str | None
+) -> Challenger:
+    """Train a model and register it with the alias challenger, unless there is one of the same rides.
+
+    ``wanted`` is the run of a challenger that there must be; then none is trained. Raises RetrainingError.
+    """
+    tracking.check_registry(name, CHALLENGER)
+    experiment_id = tracking.open_experiment(f"ride-{target.name}")
+    client, digest = MlflowClient(), digest_rides([training, validation], f"{target.name} {model}")
+    query = f"tags.{RIDES_TAG} = '{digest}' and attributes.status = 'FINISHED'"
+    found = client.search_runs([experiment_id], query, max_results=1)
+    if wanted and (not found or found[0].info.run_id != wanted):
+        other = f", which is {found[0].info.run_id}" if found else ""
+        raise RetrainingError(
+            f"{wanted} is not the challenger of these months{other}: run the command without --approve to see it first"
+        )
+    if found:
+        run_id = found[0].info.run_id
+    else:
+        result = candidates.compare(model, [model], training, validation, target, 1)
+        run_id = runs.log_run(experiment_id, result).run_id
+        client.set_tag(run_id, RIDES_TAG, digest)
+    run = client.get_run(run_id)
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    if versions:
+        version = str(versions[0].version)
+        client.set_registered_model_alias(name, CHALLENGER, version)
+    else:
+        version = tracking.register(run.outputs.model_outputs[0].model_id, name, CHALLENGER)
+    return Challenger(run_id, name, version, tracking.as_path(f"{run.info.artifact_uri}/{runs.CARD}"))
+
+
+def digest_rides(parts: Sequence[RideSet], model: str) -> str:
+    """Return a digest that differs if a ride, its value, or the kind of the model differs."""
+    digest = hashlib.sha256(model.encode())
+    for part in parts:
+        rows = [(ride.PULocationID, ride.DOLocationID, ride.trip_distance) for ride in part.rides]
+        for column in (np.array(rows), part.pickups, part.values):
+            digest.update(column.tobytes())
+    return digest.hexdigest()
+
+
+def compare(decision: Decision, challenger: Challenger, validation: RideSet, *, force: bool) -> Offer:
+    """Compare a challenger with the live model on rides that the challenger was not trained on.
+
+    Raises PublishError if they cannot be compared, unless ``force`` is True.
+    """
+    live = decision.live
+    model = fetch(f"models:/{challenger.name}/{challenger.version}", None)
+    release = publishing.select(model)
+    is_live, comparison = releasing.is_live(release, live, decision.place), None
+    if live and not is_live:
+        try:
+            comparison = publishing.compare_with_live(release, live, validation, None)
+        except PublishError:
+            if not force:
+                raise
+    return Offer(decision, challenger, model, release, is_live, comparison)
+
+
+def check(offer: Offer) -> None:
+    """Raise RetrainingError unless the challenger is better than the live model, or nothing is live."""
+    live, found = offer.decision.live, offer.comparison
+    if live and found and found.verdict.verdict != "better":
+        raise RetrainingError(
+            f"the challenger {offer.challenger.run_id} is {found.summary}, so {live.location} stays live: --force"
+            " offers it anyway"
+        )
+
+
+def note_offer(offer: Offer) -> None:
+    """Note in MLflow what a person is shown."""
+    MlflowClient().set_tag(offer.challenger.run_id, OFFER_TAG, offer.digest)
+
+
+def check_approved(offer: Offer) -> None:
+    """Raise RetrainingError if nobody was shown this challenger in comparison with this live model."""
+    run_id = offer.challenger.run_id
+    if MlflowClient().get_run(run_id).data.tags.get(OFFER_TAG) != offer.digest:
+        raise RetrainingError(
+            f"the challenger {run_id} was not yet compared with the model that is live now: run the command without"
+            " --approve to see the comparison first"
+        )
+
+
+def publish(offer: Offer, show: Show) -> LiveModel:
+    """Publish the challenger with a proof, and make it live. Nothing is live before all of it is verified.
+
+    Raises PublishError, also if another model has become live since ``decide``.
+    """
+    decision = offer.decision
+    proof, values = releasing.prove(offer.model, offer.release, show)
+    published = releasing.copy(decision.place, offer.model, offer.release, proof, offer.comparison)
+    releasing.verify(published, offer.model, values, show)
+    releasing.make_live(decision.place, decision.live, published)
+    return published
+
+
+def describe(offer: Offer) -> str:
+    """Return what a person needs to know before the approval, in Markdown."""
+    challenger, live, found = offer.challenger, offer.decision.live, offer.comparison
+    lines = [
+        f"**Challenger** `{challenger.run_id}`, version {challenger.version} of {challenger.name}",
+        "**Why** " + ("; ".join(offer.decision.reasons) or "--force"),
+        f"**Live now** {f'`{live.location}`' if live else 'nothing'}",
+        f"**Model card** `{challenger.card}`",
+    ]
+    if found:
+        rows = [("RMSE", found.live_errors.rmse, found.errors.rmse), ("MAE", found.live_errors.mae, found.errors.mae)]
+        table = [f"| {offer.release.metadata.unit} | live | challenger |", "|---|---|---|"]
+        table += [f"| {name} | {before:.3f} | {after:.3f} |" for name, before, after in rows]
+        lines += ["\n".join(table), f"**Verdict** {found.summary}, the last ones of {', '.join(found.months)}"]
+    if offer.decision.findings:
+        table = ["| drift of the newest month | share | usual | excess |", "|---|---|---|---|"]
+        table += [
+            f"| {one.name} | {one.share:.3f} | {one.usual:.3f} | {one.excess:.2f} |" for one in offer.decision.findings
+        ]
+        lines += ["\n".join(table), "An excess above 1 is drift."]
+    return "\n\n".join(lines)
