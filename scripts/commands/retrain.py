@@ -37,7 +37,7 @@ def main() -> int:
     parameters = {
         "files": options.file,
         "to": options.to,
-        "register": options.register,
+        "registered_name": options.register,
         "target": options.target,
         "model": options.model,
         "approve": options.approve,

@@ -7,7 +7,7 @@ offer       -- publish --> the live model
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -62,6 +62,8 @@ class Challenger:
     version: str
     card: str
     """The location of the model's card."""
+    metrics: Mapping[str, float]
+    """The errors, by the names of ``runs.metrics_of``."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def train(
         client.set_registered_model_alias(name, CHALLENGER, version)
     else:
         version = tracking.register(run.outputs.model_outputs[0].model_id, name, CHALLENGER)
-    return Challenger(run_id, name, version, tracking.as_path(f"{run.info.artifact_uri}/{runs.CARD}"))
+    card = tracking.as_path(f"{run.info.artifact_uri}/{runs.CARD}")
+    return Challenger(run_id, name, version, card, run.data.metrics)
 
 
 def digest_rides(parts: Sequence[RideSet], model: str) -> str:
@@ -221,15 +224,17 @@ def describe(offer: Offer) -> str:
         f"**Live now** {f'`{live.location}`' if live else 'nothing'}",
         f"**Model card** `{challenger.card}`",
     ]
+    table = [f"| {offer.release.metadata.unit} | pair median | live | challenger |", "|---|---|---|---|"]
+    for name in ("rmse", "mae"):
+        simple, own = (f"{challenger.metrics[prefix + name]:.3f}" for prefix in ("pair_median_", ""))
+        table.append(
+            f"| {name.upper()} | {simple} | {f'{getattr(found.live_errors, name):.3f}' if found else ''} | {own} |"
+        )
+    lines.append("\n".join(table))
     if found:
-        rows = [("RMSE", found.live_errors.rmse, found.errors.rmse), ("MAE", found.live_errors.mae, found.errors.mae)]
-        table = [f"| {offer.release.metadata.unit} | live | challenger |", "|---|---|---|"]
-        table += [f"| {name} | {before:.3f} | {after:.3f} |" for name, before, after in rows]
-        lines += ["\n".join(table), f"**Verdict** {found.summary}, the last ones of {', '.join(found.months)}"]
-    if offer.decision.findings:
+        lines.append(f"**Verdict** {found.summary}, the last ones of {', '.join(found.months)}")
+    if findings := [one for one in offer.decision.findings if one.excess > 0]:
         table = ["| drift of the newest month | share | usual | excess |", "|---|---|---|---|"]
-        table += [
-            f"| {one.name} | {one.share:.3f} | {one.usual:.3f} | {one.excess:.2f} |" for one in offer.decision.findings
-        ]
+        table += [f"| {one.name} | {one.share:.3f} | {one.usual:.3f} | {one.excess:.2f} |" for one in findings]
         lines += ["\n".join(table), "An excess above 1 is drift."]
     return "\n\n".join(lines)

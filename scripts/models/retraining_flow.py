@@ -22,6 +22,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 from prefect.utilities.annotations import quote
+from prefect.utilities.urls import url_for
 from rich.markdown import Markdown
 from sqlalchemy.exc import OperationalError
 
@@ -104,7 +105,7 @@ note = step("note-in-mlflow")(note_published)
 def retrain(
     files: list[str],
     to: str,
-    register: str | None = None,
+    registered_name: str | None = None,
     target: str = DURATION.name,
     model: str = BOOSTED,
     approve: str | None = None,
@@ -117,7 +118,7 @@ def retrain(
         files: trip record files of months: paths, http(s) URLs, or patterns such as "/data/green_tripdata_*.parquet".
             The last fifth of the newest month measures, and all other rides train.
         to: the place where models are published, a folder or an s3:// URI.
-        register: the name in MLflow's registry, by default "ride-" and the target.
+        registered_name: the name in MLflow's registry, by default "ride-" and the target.
         target: what the model predicts.
         model: the kind of the model.
         approve: the run of a challenger that a person has seen and approves.
@@ -132,7 +133,7 @@ def retrain(
         decision = decide(files, quote(newest), TARGETS[target], to, force=force)
         if not (decision.reasons or force or approve):
             return finish("nothing to do", None, f"{decision.live.location} knows these months, which have not drifted")
-        name = register or f"ride-{target}"
+        name = registered_name or f"ride-{target}"
         challenger = train(quote(training), quote(validation), TARGETS[target], model, name, approve)
         offer = compare(quote(decision), challenger, quote(validation), force=force)
         return settle(offer, is_approved=bool(approve), wait=wait, force=force)
@@ -173,7 +174,7 @@ def settle(offer: Offer, *, is_approved: bool, wait: bool, force: bool) -> State
 
 def ask(text: str) -> bool:
     """Pause until a person resumes the run in Prefect, and return whether the person approves."""
-    show(f"Waiting for an approval: resume the flow run {flow_run.name} at {flow_run.ui_url}")
+    show(f"Waiting for an approval: resume the flow run {flow_run.name} at {url_for('flow-run', flow_run.id)}")
     answer = pause_flow_run(Approval.with_initial_data(text), APPROVAL_SECONDS, POLL_SECONDS)
     return answer.approve
 
