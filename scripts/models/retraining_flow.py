@@ -10,7 +10,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 
 from scripts.models import retraining  # isort: skip  before mlflow, which it configures
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError
 from mlflow.exceptions import MlflowException
 from prefect import State, flow, pause_flow_run, task
 from prefect.artifacts import create_markdown_artifact
@@ -48,7 +48,10 @@ EXPLAINED = (
     *(PublishError, RetrainingError, months.TrainingError, TrackingError, TripRecordError, ModelError),
     *(cli.CommandError, OSError, *MLFLOW_ERRORS),
 )
-NETWORK = (FetchError, HTTPClientError, OperationalError, ConnectionError, TimeoutError)
+NETWORK = (
+    *(FetchError, URLError, HTTPClientError, EndpointConnectionError, OperationalError),
+    *(ConnectionError, TimeoutError),
+)
 SERVER_ERROR = 500
 """The lowest status of HTTP that says that the server has a problem."""
 
@@ -78,7 +81,7 @@ def _is_of_a_server(error: BaseException) -> bool:
             return bool(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= SERVER_ERROR)
         case MlflowException():
             return bool(error.get_http_status_code() >= SERVER_ERROR)
-    return isinstance(error, (URLError, *NETWORK))
+    return isinstance(error, NETWORK)
 
 
 def step(name: str) -> Any:
