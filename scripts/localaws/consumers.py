@@ -1,17 +1,19 @@
-"""The consumers of the local stack: a live one, and shadows that predict the same rides to streams of their own."""
+"""The consumers of the local stack: each predicts the same rides with its own model, to a stream of its own."""
 
+import argparse
 import contextlib
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.file_proxy import FileProxy
 
 from artifacts import ModelError
-from scripts.cli import CONSOLE, INPUT_STREAM
+from scripts.cli import CONSOLE, INPUT_STREAM, SAMPLE_MODELS
 from scripts.localaws import rules, setup
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import EventRecord, MappingSettings
@@ -24,15 +26,47 @@ MAPPING = MappingSettings(
 )
 TIMEOUT_SECONDS = 10
 """The function's timeout."""
+LIVE = "live"
+"""The name of the consumer of ``--model``."""
+NAME = re.compile("[a-z](?:[a-z0-9-]{0,28}[a-z0-9])?")
+"""A consumer's name, which is the ending of a stream's and of a bucket's."""
 SHA256 = "MODEL_SHA256"
 
 
 @dataclass(frozen=True)
 class LocalConsumer:
-    """A consumer of the input stream: its model, and where it writes. The first consumer of a run is the live one."""
+    """A consumer of the input stream: its name, its model, and where it writes."""
 
+    name: str
     model: ModelCopy
     outputs: Outputs
+    is_isolated: bool = True
+    """Whether its function runs in processes of its own, and not in this one."""
+
+
+@dataclass(frozen=True)
+class RunningConsumer:
+    """A consumer whose function is loaded and whose mapping polls the input stream."""
+
+    name: str
+    model: ModelCopy
+    """With its ``run_id`` and its ``metadata``: what it predicts, and in which unit."""
+    outputs: Outputs
+    mapping: EventSourceMapping
+    delivered: "DeliveredRides"
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it was stopped and not started again. The batch in flight may not have ended yet."""
+        return self.mapping.state != "Enabled"
+
+    def pause(self) -> None:
+        """Stop it: its function gets no other batch, and the other consumers go on."""
+        self.mapping.pause()
+
+    def resume(self) -> None:
+        """Start it again: it catches up from where it stopped."""
+        self.mapping.resume()
 
 
 class DeliveredRides:
@@ -50,40 +84,88 @@ class DeliveredRides:
             self.count += len(received) + len(rejections)
 
 
-def choose_consumers(model: str | None, shadow: str | None) -> list[LocalConsumer]:
-    """Copy the models of the live consumer and of the shadow, if there is one."""
-    consumers = [LocalConsumer(setup.copy_chosen_model(os.environ, model), setup.LIVE)]
+def choose_consumers(
+    model: str | None, shadow: str | None, named: Mapping[str, str] | None = None
+) -> list[LocalConsumer]:
+    """Copy the models of the named consumers; or else those of the live consumer and of the shadow, if there is one.
+
+    Raises as ``setup.copy_chosen_model`` does.
+    """
+    if named:
+        outputs = [setup.LIVE, *map(setup.outputs_of, list(named)[1:])]
+        copies = [setup.copy_named(os.environ, name, location) for name, location in named.items()]
+        return [LocalConsumer(*one) for one in zip(named, copies, outputs, strict=True)]
+    consumers = [LocalConsumer(LIVE, setup.copy_chosen_model(os.environ, model), setup.LIVE, is_isolated=False)]
     if shadow:
-        consumers.append(LocalConsumer(setup.copy_shadow(os.environ, shadow), setup.SHADOW))
+        copied = setup.copy_named(os.environ, setup.SHADOW, shadow)
+        consumers.append(LocalConsumer(setup.SHADOW, copied, setup.outputs_of(setup.SHADOW)))
     return consumers
+
+
+def locations(text: str) -> dict[str, str]:
+    """Convert an option's value, such as ``duration,tip=s3://my-models/tip``, to locations of models by name.
+
+    Raises ArgumentTypeError.
+    """
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, has_location, location = part.strip().partition("=")
+        if not NAME.fullmatch(name):
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is not a name of a consumer: take up to 30 lower-case letters, digits and hyphens, and begin"
+                " with a letter"
+            )
+        if name in found:
+            raise argparse.ArgumentTypeError(f"{name} is there twice: give each consumer a name of its own")
+        if has_location and not location:
+            raise argparse.ArgumentTypeError(f"{name}= has no location: give a folder or an s3:// URI after it")
+        if not has_location and name not in SAMPLE_MODELS:
+            raise argparse.ArgumentTypeError(
+                f"there is no sample model {name}, only {', '.join(SAMPLE_MODELS)}: give another as {name}=LOCATION"
+            )
+        found[name] = location or str(SAMPLE_MODELS[name])
+    return found
+
+
+def label(name: str) -> str:
+    """Return what messages call a consumer."""
+    return {LIVE: "the live consumer", setup.SHADOW: "the shadow"}.get(name, f"the consumer {name}")
 
 
 def announce(consumers: Sequence[LocalConsumer]) -> None:
     """Say which models run."""
-    for name, one in zip(("Model", "Shadow"), consumers, strict=False):
+    for one in consumers:
+        name = {LIVE: "Model", setup.SHADOW: "Shadow"}.get(one.name, one.name)
         line = f"{name}: {one.model.location}, run {one.model.run_id}"
         CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def start(
-    consumers: Sequence[LocalConsumer], local: LocalStack, endpoint: str, shards: int, delivered: DeliveredRides
-) -> Iterator[list[EventSourceMapping]]:
-    """Run the consumers, whose functions have AWS at the endpoint, for the length of the block; give their mappings.
+    consumers: Sequence[LocalConsumer], local: LocalStack, endpoint: str, shards: int
+) -> Iterator[list[RunningConsumer]]:
+    """Run the consumers, whose functions have AWS at the endpoint, for the length of the block.
 
-    Only the rides of the live consumer, the first one, are counted. Raises ModelError if a model cannot be loaded.
+    Raises ModelError if a model cannot be loaded.
     """
-    live, *shadows = consumers
     with contextlib.ExitStack() as stack:
-        functions = [_load_function(live, endpoint)]
-        functions += [stack.enter_context(_start_sandboxes(shadow, endpoint, shards)) for shadow in shadows]
-        yield [
-            stack.enter_context(_make_mapping(local, function, one.outputs, delivered))
-            for function, one in zip(functions, consumers, strict=True)
+        functions = [
+            stack.enter_context(_start_sandboxes(one, endpoint, shards))
+            if one.is_isolated
+            else _load_function(one, endpoint)
+            for one in consumers
         ]
+        running = [_make_running(local, *pair) for pair in zip(functions, consumers, strict=True)]
+        for one in running:
+            stack.enter_context(one.mapping)
+        yield running
 
 
-def _load_function(consumer: LocalConsumer, endpoint: str) -> Callable[[dict[str, Any]], object]:
+Function: TypeAlias = Callable[[dict[str, Any]], object]
+"""The Lambda function: takes an event and returns its response."""
+
+
+def _load_function(consumer: LocalConsumer, endpoint: str) -> Function:
     """Return the Lambda function, cold-started, with AWS at the endpoint; it logs to stderr from now on."""
     model = consumer.model
     setup.configure_function(os.environ, model, consumer.outputs)
@@ -99,12 +181,10 @@ def _load_function(consumer: LocalConsumer, endpoint: str) -> Callable[[dict[str
 
 
 @contextlib.contextmanager
-def _start_sandboxes(
-    consumer: LocalConsumer, endpoint: str, number: int
-) -> Iterator[Callable[[dict[str, Any]], object]]:
-    """Give a shadow's function, with AWS at the endpoint, for the length of the block.
+def _start_sandboxes(consumer: LocalConsumer, endpoint: str, number: int) -> Iterator[Function]:
+    """Give a consumer's function, with AWS at the endpoint, for the length of the block.
 
-    It runs in processes of its own, so that the live consumer goes on if it is slow, hangs, or is out of memory.
+    It runs in processes of its own, so that the other consumers go on if it is slow, hangs, or is out of memory.
     """
     variables, model = dict(os.environ), consumer.model
     setup.configure_function(variables, model, consumer.outputs)
@@ -113,17 +193,14 @@ def _start_sandboxes(
             # The model is loaded now. Otherwise a model that cannot be loaded would make each batch fail.
             sandboxes.invoke({"Records": []})
         except FunctionError as error:
-            message = str(error).replace(model.uri, model.location).replace(SHA256, f"{setup.SHADOW_PREFIX}{SHA256}")
-            raise ModelError(f"the shadow does not start: {message}") from error
+            message = str(error).replace(model.uri, model.location)
+            message = message.replace(SHA256, setup.digest_variable(consumer.name))
+            raise ModelError(f"{label(consumer.name)} does not start: {message}") from error
         yield sandboxes.invoke
 
 
-def _make_mapping(
-    local: LocalStack, function: Callable[[dict[str, Any]], object], outputs: Outputs, delivered: DeliveredRides
-) -> EventSourceMapping:
-    """Return a mapping from the input stream to a consumer's function."""
-    settings = replace(MAPPING, on_failure=f"s3://{outputs.failures_bucket}")
-    mapping = EventSourceMapping(local.kinesis, local.s3, INPUT_STREAM, function, settings)
-    if outputs is setup.LIVE:
-        mapping.on_delivered = delivered.add
-    return mapping
+def _make_running(local: LocalStack, function: Function, consumer: LocalConsumer) -> RunningConsumer:
+    """Return the consumer with a mapping from the input stream to its function, which does not poll yet."""
+    settings, delivered = replace(MAPPING, on_failure=f"s3://{consumer.outputs.failures_bucket}"), DeliveredRides()
+    mapping = EventSourceMapping(local.kinesis, local.s3, INPUT_STREAM, function, settings, on_delivered=delivered.add)
+    return RunningConsumer(consumer.name, consumer.model, consumer.outputs, mapping, delivered)

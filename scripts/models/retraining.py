@@ -17,10 +17,13 @@ import numpy as np
 from mlflow.tracking import MlflowClient
 
 import drift
+from baselines import Baseline, Bins
 from digests import digest_of_files
-from drift import Finding
+from model import Model
 from ride_counts import Counter
 from scripts.models import candidates, publishing, releasing, runs
+from scripts.models.actual_errors import ActualRides, judge_actuals
+from scripts.models.drift_sizes import describe, describe_error
 from scripts.models.months import RideSet
 from scripts.models.publishing import LiveComparison, Release
 from scripts.models.publishing_places import LiveModel, PublishTarget, open_target
@@ -35,6 +38,9 @@ RIDES_TAG, OFFER_TAG = "retraining_rides", "retraining_offer"
 """The tags of a challenger's run: the digest of the rides that it was trained and measured on, and what a person was
 shown: the digest of its files, and that of the live model."""
 
+MOST_SHOWN = 10
+"""The number of findings that a person sees, the largest ones."""
+
 
 class RetrainingError(Exception):
     """The challenger is not published; the message says in one line why and what to do."""
@@ -48,8 +54,8 @@ class Decision:
     """It remembers ``live.json``, so that nothing is published if another model becomes live in between."""
     live: LiveModel | None
     reasons: Sequence[str]
-    findings: Sequence[Finding]
-    """The tests of drift of the newest month."""
+    drifted: Sequence[str]
+    """How the newest month has drifted; empty if it has not."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +111,31 @@ def decide(files: Sequence[str], newest: RideSet, target: Target, to: str, *, fo
     known = model.metadata.trained_on.files if model.metadata.trained_on else []
     new = [name for name in (PurePath(file).name for file in files) if name not in known]
     reasons = [f"the live model was not trained on {', '.join(new)}"] if new else []
-    findings: list[Finding] = []
-    if model.bins and baseline:
-        counter = Counter(model.bins)
-        model.predict(newest.rides, counter=counter)
-        findings = drift.judge(baseline, counter.total())
-    if drifted := [one.name for one in findings if one.excess > 1]:
-        reasons.append(f"{', '.join(newest.files)} has drifted: {', '.join(drifted)}")
-    return Decision(place, live, reasons, findings)
+    drifted = find_drift(model, model.bins, baseline, newest) if baseline and model.bins else []
+    if drifted:
+        reasons.append(f"{', '.join(newest.files)} has drifted")
+    return Decision(place, live, reasons, drifted)
+
+
+def find_drift(model: Model, bins: Bins, baseline: Baseline, month: RideSet) -> list[str]:
+    """Return a sentence for each way in which the rides of a month differ from what the model was trained on.
+
+    These are all rides that services would predict. The actual values are compared with the predictions too.
+    """
+    parts = [month, month.others] if month.others else [month]
+    rides = [ride for part in parts for ride in part.rides]
+    counter = Counter(bins)
+    values = [value if isinstance(value, float) else np.nan for value in model.predict(rides, counter=counter)]
+    counts = counter.total()
+    found = [describe(one, baseline, counts) for one in drift.judge(baseline, counts) if one.excess > 1]
+    actuals = ActualRides(
+        np.array([(ride.PULocationID, ride.DOLocationID) for ride in rides]),
+        np.array([ride.trip_distance for ride in rides]),
+        np.array(values),
+        np.concatenate([part.values for part in parts]),
+    )
+    errors = [one for one in judge_actuals(baseline, actuals) if one.excess > 1]
+    return found + [describe_error(one, baseline) for one in errors]
 
 
 def train(
@@ -215,7 +238,7 @@ def publish(offer: Offer, show: Show) -> LiveModel:
     return published
 
 
-def describe(offer: Offer) -> str:
+def describe_offer(offer: Offer) -> str:
     """Return what a person needs to know before the approval, in Markdown."""
     challenger, live, found = offer.challenger, offer.decision.live, offer.comparison
     lines = [
@@ -233,8 +256,8 @@ def describe(offer: Offer) -> str:
     lines.append("\n".join(table))
     if found:
         lines.append(f"**Verdict** {found.summary}, the last ones of {', '.join(found.months)}")
-    if findings := [one for one in offer.decision.findings if one.excess > 0]:
-        table = ["| drift of the newest month | share | usual | excess |", "|---|---|---|---|"]
-        table += [f"| {one.name} | {one.share:.3f} | {one.usual:.3f} | {one.excess:.2f} |" for one in findings]
-        lines += ["\n".join(table), "An excess above 1 is drift."]
+    if offer.decision.drifted:
+        lines.append(
+            "**Drift** of the newest month\n\n" + "\n".join(f"- {one}" for one in offer.decision.drifted[:MOST_SHOWN])
+        )
     return "\n\n".join(lines)

@@ -158,7 +158,7 @@ def settle(offer: Offer, *, is_approved: bool, wait: bool, force: bool) -> State
         if is_approved:
             retraining.check_approved(offer)
         else:
-            text = retraining.describe(offer)
+            text = retraining.describe_offer(offer)
             retraining.note_offer(offer)
             create_markdown_artifact(text, f"challenger-{run_id}", "The challenger, to be approved by a person")
             cli.CONSOLE.print(Markdown(text))

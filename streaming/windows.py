@@ -1,0 +1,35 @@
+"""Drift as the function sees it: the rides of a sandbox, judged a window at a time."""
+
+import threading
+
+from drift import judge
+from ride_counts import Counter
+
+RIDES = 2_000
+"""The rides of a window. A sandbox that ends loses the window that it has begun."""
+
+
+class DriftWindows:
+    """The rides that a sandbox has counted since it last judged some."""
+
+    def __init__(self) -> None:
+        """Begin with no rides."""
+        self._window: Counter | None = None
+        self._lock = threading.Lock()  # the local mapping invokes the function for several shards at once
+
+    def add(self, counter: Counter) -> float | None:
+        """Add the rides of an invocation. If they complete a window, return its drift, and begin the next window.
+
+        The drift is the excess of the worst finding of ``drift.judge``.
+        """
+        with self._lock:
+            if self._window is None:
+                self._window = Counter(counter.bins)
+            window = self._window
+            window.merge(counter)
+            # Rejected rides alone complete a window too: they may be the drift.
+            if max(window.predicted, window.rejected) < RIDES:
+                return None
+            self._window = None
+        findings = judge(counter.bins.baseline, window.total())
+        return findings[0].excess if findings else None
