@@ -9,7 +9,6 @@ offer       -- publish --> the live model
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
 # Before mlflow, because it configures mlflow.
 from scripts.models import tracking  # isort: skip
@@ -95,7 +94,9 @@ class Offer:
 def decide(files: Sequence[str], newest: RideSet, target: Target, to: str, *, force: bool) -> Decision:
     """Return the reasons to train: a file that the live model was not trained on, or drift of the newest month.
 
-    Raises PublishError if the live model cannot be loaded, unless ``force`` is True, or has another target.
+    ``files`` are the names of all files, without folders, as a model names those that it was trained on.
+
+    Raises PublishError if the live model has another target, or cannot be loaded, unless ``force`` is True.
     """
     place = open_target(to)
     live = place.read_live()
@@ -109,7 +110,7 @@ def decide(files: Sequence[str], newest: RideSet, target: Target, to: str, *, fo
             raise
         return Decision(place, live, [str(error)], [])
     known = model.metadata.trained_on.files if model.metadata.trained_on else []
-    new = [name for name in (PurePath(file).name for file in files) if name not in known]
+    new = [name for name in files if name not in known]
     reasons = [f"the live model was not trained on {', '.join(new)}"] if new else []
     drifted = find_drift(model, model.bins, baseline, newest) if baseline and model.bins else []
     if drifted:

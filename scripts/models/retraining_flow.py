@@ -133,7 +133,7 @@ def retrain(
     try:
         files = [found for file in files for found in expand(file)]
         training, validation, newest = read(files, TARGETS[target])
-        decision = decide(files, quote(newest), TARGETS[target], to, force=force)
+        decision = decide(training.files, quote(newest), TARGETS[target], to, force=force)
         if not (decision.reasons or force or approve):
             return finish("nothing to do", None, f"{decision.live.location} knows these months, which have not drifted")
         name = registered_name or f"ride-{target}"
