@@ -20,7 +20,7 @@ from baselines import Baseline, Bins
 from digests import digest_of_files
 from model import Model
 from ride_counts import Counter
-from scripts.models import candidates, publishing, releasing, runs
+from scripts.models import candidates, publishing, releasing, runs, training
 from scripts.models.actual_errors import ActualRides, judge_actuals
 from scripts.models.drift_sizes import describe, describe_error
 from scripts.models.months import RideSet
@@ -125,8 +125,11 @@ def find_drift(model: Model, bins: Bins, baseline: Baseline, month: RideSet) -> 
     """
     parts = [month, month.others] if month.others else [month]
     rides = [ride for part in parts for ride in part.rides]
-    counter = Counter(bins)
-    values = [value if isinstance(value, float) else np.nan for value in model.predict(rides, counter=counter)]
+    counter, values = Counter(bins), list[float]()
+    # In parts, because the features of a ride take many times as much memory as its prediction.
+    for at in range(0, len(rides), training.RIDES_A_CALL):
+        predicted = model.predict(rides[at : at + training.RIDES_A_CALL], counter=counter)
+        values += [value if isinstance(value, float) else np.nan for value in predicted]
     counts = counter.total()
     found = [describe(one, baseline, counts) for one in drift.judge(baseline, counts) if one.excess > 1]
     actuals = ActualRides(
@@ -139,16 +142,14 @@ def find_drift(model: Model, bins: Bins, baseline: Baseline, month: RideSet) -> 
     return found + [describe_error(one, baseline) for one in errors]
 
 
-def train(
-    training: RideSet, validation: RideSet, target: Target, model: str, name: str, wanted: str | None
-) -> Challenger:
+def train(rides: RideSet, validation: RideSet, target: Target, model: str, name: str, wanted: str | None) -> Challenger:
     """Train a model and register it with the alias challenger, unless there is one of the same rides.
 
     ``wanted`` is the run of a challenger that there must be; then none is trained. Raises RetrainingError.
     """
     tracking.check_registry(name, CHALLENGER)
     experiment_id = tracking.open_experiment(f"ride-{target.name}")
-    client, digest = MlflowClient(), digest_rides([training, validation], f"{target.name} {model}")
+    client, digest = MlflowClient(), digest_rides([rides, validation], f"{target.name} {model}")
     query = f"tags.{RIDES_TAG} = '{digest}' and attributes.status = 'FINISHED'"
     found = client.search_runs([experiment_id], query, max_results=1)
     if wanted and (not found or found[0].info.run_id != wanted):
@@ -159,7 +160,7 @@ def train(
     if found:
         run_id = found[0].info.run_id
     else:
-        result = candidates.compare(model, [model], training, validation, target, 1)
+        result = candidates.compare(model, [model], rides, validation, target, 1)
         run_id = runs.log_run(experiment_id, result).run_id
         client.set_tag(run_id, RIDES_TAG, digest)
     run = client.get_run(run_id)

@@ -7,14 +7,13 @@ from urllib.error import HTTPError, URLError
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from prefect import State
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
-from scripts.models import retraining_flow  # isort: skip  before mlflow, which it configures
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
-
+from scripts.models import retraining_flow
 from scripts.models.months import TrainingError
 from scripts.models.publishing_proof import PublishError
 from scripts.models.retraining import RetrainingError
