@@ -20,10 +20,11 @@ from baselines import Baseline, Bins
 from digests import digest_of_files
 from model import Model
 from ride_counts import Counter
-from scripts.models import candidates, publishing, releasing, runs, training
+from scripts.models import candidates, publishing, releasing, runs
 from scripts.models.actual_errors import ActualRides, judge_actuals
 from scripts.models.drift_sizes import describe, describe_error
 from scripts.models.months import RideSet
+from scripts.models.proving import RIDES_A_CALL
 from scripts.models.publishing import LiveComparison, Release
 from scripts.models.publishing_places import LiveModel, PublishTarget, open_target
 from scripts.models.publishing_proof import PublishError
@@ -127,8 +128,8 @@ def find_drift(model: Model, bins: Bins, baseline: Baseline, month: RideSet) -> 
     rides = [ride for part in parts for ride in part.rides]
     counter, values = Counter(bins), list[float]()
     # In parts, because the features of a ride take many times as much memory as its prediction.
-    for at in range(0, len(rides), training.RIDES_A_CALL):
-        predicted = model.predict(rides[at : at + training.RIDES_A_CALL], counter=counter)
+    for at in range(0, len(rides), RIDES_A_CALL):
+        predicted = model.predict(rides[at : at + RIDES_A_CALL], counter=counter)
         values += [value if isinstance(value, float) else np.nan for value in predicted]
     counts = counter.total()
     found = [describe(one, baseline, counts) for one in drift.judge(baseline, counts) if one.excess > 1]
