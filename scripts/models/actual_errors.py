@@ -4,7 +4,6 @@ An error is actual minus predicted, as a part of the MAE that the baseline has f
 that one ride with a wrong clock does not decide about its zone.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from scipy import stats
 from baselines import PREDICTION, UNSEEN, Baseline
 from scripts.models.calibration import FALSE_ALARMS
 from served.arrays import Floats
+from targets import Target, find_target
 
 MOST_ERROR = 3.0
 """The largest error of a ride, as a part of the expected MAE."""
@@ -22,6 +22,8 @@ MOST_ERROR_OF_A_SIZE = 20.0
 """The same for the sizes that people read. A ride whose duration doubled has an error of 3 to 8."""
 LEAST_RIDES_OF_A_ZONE = 10
 """A zone with fewer rides is not judged."""
+ZONE_MARGIN = 1.1
+"""A zone's limit is so far beyond the most unusual zone of the training and validation rides' own windows."""
 LEAST_EXPECTED = 1e-9
 CONFIDENCE = 0.95
 """Of the intervals of sizes."""
@@ -43,9 +45,24 @@ class ActualRides:
         """Return some of the rides."""
         return ActualRides(self.zones[chosen], self.miles[chosen], self.predicted[chosen], self.actual[chosen])
 
-    def known(self) -> "ActualRides":
-        """Return the rides that can be judged: with an actual value, and longer than 0 miles."""
-        return self.choose(np.isfinite(self.actual) & np.isfinite(self.predicted) & (self.miles > 0))
+    def choose_judged(self, target: Target | None) -> "ActualRides":
+        """Return the rides that can be judged: with an actual value, and longer than 0 miles.
+
+        A ride whose value is below the target's range was cancelled or refunded: models are not trained on such rides,
+        and in some zones there are many. A value above the range is judged, because longer rides are what drift makes.
+        """
+        least = target.least if target else -np.inf
+        is_judged = np.isfinite(self.actual) & np.isfinite(self.predicted) & (self.miles > 0)
+        return self.choose(is_judged & (self.actual >= least))
+
+
+@dataclass(frozen=True)
+class ComparedZones:
+    """Zones with enough rides to be judged."""
+
+    zones: NDArray[np.int64]
+    rides: NDArray[np.intp]
+    differences: Floats
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class ErrorFinding:
     rides: int
     deviation: float
     """The difference of the mean error from the usual one, in standard deviations. Below 0, actual values are smaller
-    than usual. For zones, it is the difference from the window's other rides."""
+    than usual. For zones, it is the difference from the zone in the middle."""
     limit: float
     difference: float
     """The mean of actual minus predicted, in the unit of the target."""
@@ -79,25 +96,48 @@ def judge_actuals(baseline: Baseline, rides: ActualRides) -> list[ErrorFinding]:
 
     There is no outcome if there can be no verdict, as ``explain_no_error_verdict`` says.
     """
-    rides = rides.known()
     scale = baseline.error_scale
     if scale is None or explain_no_error_verdict(baseline, rides):
         return []
-    errors = find_errors(baseline, rides)
-    zones = [one for one in _group(rides) if len(one[2]) >= LEAST_RIDES_OF_A_ZONE]
-    tail = 1 - FALSE_ALARMS / 2 / (len(zones) + 1)
-    spread = float(np.sqrt(scale.ride**2 / len(errors) + scale.window**2))
-    deviation = (float(errors.mean()) - scale.mean) / spread
-    limit = float(stats.t.ppf(tail, scale.windows - 1))
-    sizes = _limit_sizes(baseline, rides)
+    rides = rides.choose_judged(find_target(baseline.target, baseline.unit))
+    errors, sizes = find_errors(baseline, rides), _limit_sizes(baseline, rides)
+    # Half of the false alarms may come from the test of all rides, and half from all zones.
+    tail = FALSE_ALARMS / 4
+    # A model without any error would have a spread of 0.
+    spread = max(float(np.sqrt(scale.ride**2 / len(errors) + scale.window**2)), LEAST_EXPECTED)
+    deviation, limit = (float(errors.mean()) - scale.mean) / spread, float(stats.t.isf(tail, scale.windows - 1))
     findings = [_describe(ALL, None, deviation, limit, sizes, rides.predicted)]
-    # The median hardly knows of one zone, and moves with all rides.
-    shift, limit = float(np.median(errors)) - scale.median, float(stats.norm.ppf(tail))
-    for name, zone, chosen in zones:
-        spread = float(np.sqrt(scale.ride**2 / len(chosen) + scale.zone**2))
-        deviation = (float(errors[chosen].mean()) - scale.mean - shift) / spread
-        findings.append(_describe(name, zone, deviation, limit, sizes[chosen], rides.predicted[chosen]))
+    compared = [compare_zones(errors, rides.zones[:, end]) for end in range(len(ENDS))]
+    by_chance = float(stats.norm.isf(tail / max(sum(len(one.zones) for one in compared), 1)))
+    limit = max(by_chance, ZONE_MARGIN * scale.most)
+    for end, (name, found) in enumerate(zip(ENDS, compared, strict=True)):
+        deviations = deviate_zones(found, scale.ride, scale.zone)
+        for zone, deviation in zip(found.zones.tolist(), deviations.tolist(), strict=True):
+            chosen = rides.zones[:, end] == zone
+            findings.append(_describe(name, zone, deviation, limit, sizes[chosen], rides.predicted[chosen]))
     return sorted(findings, key=lambda one: -one.excess)
+
+
+def compare_zones(errors: Floats, zones: NDArray[np.int64]) -> ComparedZones:
+    """Return the difference of each zone's mean error from that of the zone in the middle, for zones to be judged.
+
+    The middle is that of the rides, and moves with all rides, but not with one zone.
+    """
+    found, place, rides = np.unique(zones, return_inverse=True, return_counts=True)
+    means = np.bincount(place, errors, len(found)) / rides
+    is_judged = rides >= LEAST_RIDES_OF_A_ZONE
+    found, rides, means = found[is_judged], rides[is_judged], means[is_judged]
+    if not len(found):
+        return ComparedZones(found, rides, means)
+    order = np.argsort(means)
+    middle = order[np.searchsorted(np.cumsum(rides[order]), rides.sum() / 2)]
+    return ComparedZones(found, rides, means - means[middle])
+
+
+def deviate_zones(zones: ComparedZones, ride: float, zone: float) -> Floats:
+    """Return the differences in standard deviations, for those of one ride's error and of zones beyond chance."""
+    deviations: Floats = zones.differences / np.maximum(np.sqrt(ride**2 / zones.rides + zone**2), LEAST_EXPECTED)
+    return deviations
 
 
 def explain_no_error_verdict(baseline: Baseline, rides: ActualRides) -> str | None:
@@ -107,9 +147,12 @@ def explain_no_error_verdict(baseline: Baseline, rides: ActualRides) -> str | No
             "the model was measured on too few rides to know how much its errors differ by themselves: train it on, or"
             " validate it with, more rides"
         )
-    count = len(rides.known().actual)
+    count = len(rides.choose_judged(find_target(baseline.target, baseline.unit)).actual)
     if count < LEAST_RIDES_OF_A_ZONE:
-        return f"{count:,} rides have an actual value, and a verdict needs {LEAST_RIDES_OF_A_ZONE}"
+        return (
+            f"the actual value of {count:,} of {len(rides.actual):,} rides is known and not below the target's range,"
+            f" and a verdict needs {LEAST_RIDES_OF_A_ZONE}"
+        )
     return None
 
 
@@ -134,15 +177,6 @@ def find_expected(baseline: Baseline, rides: ActualRides) -> tuple[Floats, Float
 def pack(zones: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return one number for each pair of zones."""
     return zones[:, 0] << 31 | zones[:, 1]
-
-
-def _group(rides: ActualRides) -> Iterator[tuple[str, int, NDArray[Any]]]:
-    """Yield the end, the zone and the indices of the rides of each zone."""
-    for end, name in enumerate(ENDS):
-        order = np.argsort(rides.zones[:, end], kind="stable")
-        zones, starts = np.unique(rides.zones[order, end], return_index=True)
-        for zone, chosen in zip(zones.tolist(), np.split(order, starts[1:]), strict=True):
-            yield name, zone, chosen
 
 
 def _limit_sizes(baseline: Baseline, rides: ActualRides) -> Floats:
