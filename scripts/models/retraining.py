@@ -47,7 +47,7 @@ class RetrainingError(Exception):
 
 
 @dataclass(frozen=True)
-class Decision:
+class RetrainingDecision:
     """The live model, and the reasons to train a new one."""
 
     place: PublishTarget
@@ -76,7 +76,7 @@ class Challenger:
 class Offer:
     """What a person approves."""
 
-    decision: Decision
+    decision: RetrainingDecision
     challenger: Challenger
     model: FetchedModel
     release: Release
@@ -92,7 +92,7 @@ class Offer:
         return f"{digest_of_files(self.release.files)} in place of {live.sha256 if live else 'nothing'}"
 
 
-def decide(files: Sequence[str], newest: RideSet, target: Target, to: str, *, force: bool) -> Decision:
+def decide(files: Sequence[str], newest: RideSet, target: Target, to: str, *, force: bool) -> RetrainingDecision:
     """Return the reasons to train: a file that the live model was not trained on, or drift of the newest month.
 
     ``files`` are the names of all files, without folders, as a model names those that it was trained on.
@@ -102,21 +102,21 @@ def decide(files: Sequence[str], newest: RideSet, target: Target, to: str, *, fo
     place = open_target(to)
     live = place.read_live()
     if live is None:
-        return Decision(place, None, [f"no model is live in {place.location}"], [])
+        return RetrainingDecision(place, None, [f"no model is live in {place.location}"], [])
     releasing.check_target(live, target.name)
     try:
         model, baseline = publishing.load_live(live)
     except PublishError as error:
         if not force:
             raise
-        return Decision(place, live, [str(error)], [])
+        return RetrainingDecision(place, live, [str(error)], [])
     known = model.metadata.trained_on.files if model.metadata.trained_on else []
     new = [name for name in files if name not in known]
     reasons = [f"the live model was not trained on {', '.join(new)}"] if new else []
     drifted = find_drift(model, model.bins, baseline, newest) if baseline and model.bins else []
     if drifted:
         reasons.append(f"{', '.join(newest.files)} has drifted")
-    return Decision(place, live, reasons, drifted)
+    return RetrainingDecision(place, live, reasons, drifted)
 
 
 def find_drift(model: Model, bins: Bins, baseline: Baseline, month: RideSet) -> list[str]:
@@ -185,7 +185,7 @@ def digest_rides(parts: Sequence[RideSet], model: str) -> str:
     return digest.hexdigest()
 
 
-def compare(decision: Decision, challenger: Challenger, validation: RideSet, *, force: bool) -> Offer:
+def compare(decision: RetrainingDecision, challenger: Challenger, validation: RideSet, *, force: bool) -> Offer:
     """Compare a challenger with the live model on rides that the challenger was not trained on.
 
     Raises PublishError if they cannot be compared, unless ``force`` is True.
