@@ -157,12 +157,15 @@ class Bins:
         self._places = _Places(zip(pairs, range(others, others + len(pairs)), strict=True))
         self._places.pickups = zones
         self._no_distance = others + len(pairs)
-        usual = np.array([*[0.0] * others, *pairs.values(), 0.0])
+        usual = np.zeros(others + len(pairs) + 1)
+        usual[others:-1] = np.fromiter(pairs.values(), float, len(pairs))
         self._usual = np.where(usual > 0, usual, math.nan)
         # A row for each of the histograms, in which the cells of a ride begin.
         rows = np.repeat(np.array([*first, pickup])[:, np.newaxis], len(usual), axis=1)
         rows[1, :others] = unseen
-        rows[4, :-1] += [*range(others), *map(self._find_zone, pairs)]
+        rows[4, :others] += np.arange(others)
+        find = zones.get
+        rows[4, others:-1] += np.fromiter([find(pair[: pair.find("_")], 0) for pair in pairs], np.intp, len(pairs))
         rows[:, -1] = self.size
         rows[2, -1] = self.size - 1
         self._rows = rows

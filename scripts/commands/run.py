@@ -1,7 +1,8 @@
 """Run everything on this machine: put rides on a stream, let the Lambda function predict them, and read them back.
 
-Moto's server plays Kinesis and S3, and the function runs in this process, driven by an event source mapping. No AWS
-account is needed. None is ever reached, except to read a model that lies in S3.
+Moto's server plays Kinesis and S3, and the function runs in this process, driven by an event source mapping. The
+functions of several consumers run in processes of their own. No AWS account is needed. None is ever reached, except to
+read a model that lies in S3.
 """
 
 import argparse
@@ -49,12 +50,13 @@ def main() -> int:
         ) as running,
     ):
         rides: dict[str, PutRide] = {}
-        mappings = {("Predicting" if one.name == consumers.LIVE else one.name): one.mapping for one in running}
+        mappings = {(one.name if running[1:] else "Predicting"): one.mapping for one in running}
         records = [ExpectedRecord(record) for record in sources[0].records]
         ends = account.put_and_wait(local.kinesis, records, mappings, rides, rate=options.rate or math.inf)
+        seconds = list(ends.values())
         exact = [
-            show_account(local, one, account.with_records(rides, own.records), seconds, stays=options.serve)
-            for one, own, seconds in zip(running, sources, ends.values(), strict=True)
+            show_account(local, one, account.with_records(rides, own.records), end, stays=options.serve)
+            for one, own, end in zip(running, sources, seconds, strict=True)
         ]
         if options.consumers:
             report.show_verdict({one.name: is_exact for one, is_exact in zip(running, exact, strict=True)})
@@ -62,7 +64,7 @@ def main() -> int:
             report.show_faults(faulty.faults)
         if sources[0].left_out:
             print(f"{sources[0].left_out:,} rows of {options.data} were left out: outside the contract")
-        if running[0].name == consumers.LIVE and ends["Predicting"] is None:
+        if seconds[0] is None and not chosen_consumers[0].is_isolated:
             abandon()
         if options.serve:
             serve(local, running)
