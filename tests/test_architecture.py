@@ -32,7 +32,7 @@ LAYERS = [
     ["batch_flow"],
     ["scripts.environment", "scripts.interrupts", "scripts.serving", "scripts.help_page"],
     ["scripts.cli", "scripts.density", "scripts.launcher"],
-    ["scripts.sources", "scripts.pythons"],
+    ["scripts.sources", "scripts.pythons", "scripts.flow_runs"],
     ["scripts.aws"],
     ["scripts.models", "scripts.scoring", "scripts.localaws"],
     ["scripts.benchmark", "scripts.image", "scripts.live"],
@@ -45,7 +45,7 @@ FENCES = {
     "uvicorn": ["web.protocol", "web.worker"],
     "gunicorn": ["web.worker"],
     "flask": ["web", "web_service", "scripts.localaws.moto", "scripts.benchmark"],
-    "prefect": ["batch_flow"],
+    "prefect": ["batch_flow", "scripts.models.retraining_flow"],
     "prefect_dask": ["batch_flow"],
     "moto": ["scripts.localaws.moto"],
     "pyarrow": [
