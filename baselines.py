@@ -3,7 +3,10 @@
 ``./scripts/train`` writes it into the artifact. Predicting does not need it: it is used to see drift.
 """
 
-from typing import TYPE_CHECKING
+import math
+from bisect import bisect_right
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -27,6 +30,11 @@ DISTANCE, RATIO, PREDICTION, UNSEEN, HOUR, PICKUP = VARIABLES = (
 """The histograms. ``distance_ratio`` is the distance divided by the usual distance of the ride's pair of zones. The
 last bin has the rides whose pair has no usual distance. ``prediction`` has rides of pairs that training rides have, and
 ``prediction_of_unseen_pairs`` has all others."""
+
+
+FEW = 4
+"""Up to this number of rides are counted one by one. Numpy would take longer, several times as long for one ride."""
+Cells: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.intp]]"
 
 
 class Scale(Struct, frozen=True):
@@ -78,55 +86,86 @@ class _Format(Struct):
 
 
 class Bins:
-    """The bins of a baseline, prepared for counting. All histograms lie one after the other in one array."""
+    """The bins of a baseline, prepared for counting: cells in a row, those of one histogram behind those of another.
+
+    The last cell has the rides of 0 miles. Models are not trained on such rides, so they are in no histogram.
+    """
 
     def __init__(self, baseline: Baseline, digest: str) -> None:
         """Prepare the look-up tables. ``digest`` is the SHA-256 of the baseline's file."""
+        self.baseline = baseline
         self.name = digest[:16]
         """Tells counts of this baseline from counts of others."""
-        self._edges = {name: np.array(edges) for name, edges in baseline.edges.items()}
         # A distance ratio that is not known is NaN, which sorts behind infinity.
-        self._edges[RATIO] = np.append(self._edges[RATIO], np.inf)
-        predictions = len(self._edges[PREDICTION]) + 1
-        sizes = [len(self._edges[DISTANCE]) + 1, len(self._edges[RATIO]) + 1, predictions, predictions]
-        sizes += [len(self._edges[HOUR]) + 1, len(baseline.pickup_zones) + 1]
-        ends = np.cumsum(sizes).tolist()
+        edges = {**baseline.edges, RATIO: [*baseline.edges[RATIO], math.inf]}
+        edges[UNSEEN] = edges[PREDICTION]
+        sizes = [len(edges[name]) + 1 if name in edges else len(baseline.pickup_zones) + 1 for name in VARIABLES]
+        ends = list(accumulate(sizes))
         self.slices = {name: slice(end - size, end) for name, size, end in zip(VARIABLES, sizes, ends, strict=True)}
-        self.size: int = ends[-1]
+        self.size = ends[-1] + 1
+        self._edges, self._arrays = edges, {name: np.array(found) for name, found in edges.items()}
         # Place 0 stands for all pairs that no training ride has.
-        self._places = {pair: place for place, pair in enumerate(baseline.pairs, 1)}
-        usual = np.array([0.0, *baseline.pairs.values()])
-        self._usual = np.where(usual > 0, usual, np.nan)
-        zones = {str(zone): bin_ for bin_, zone in enumerate(baseline.pickup_zones, 1)}
-        bins = [0, *(zones.get(pair.partition("_")[0], 0) for pair in baseline.pairs)]
-        self._pickups = np.array(bins) + self.slices[PICKUP].start
-        starts = np.full(len(usual), self.slices[PREDICTION].start)
-        starts[0] = self.slices[UNSEEN].start
-        self._predictions = starts
+        self._places = dict(zip(baseline.pairs, range(1, len(baseline.pairs) + 1), strict=True))
+        self._usual = np.array([0.0, *baseline.pairs.values()])
+        self._usual[self._usual <= 0] = math.nan
+        starts = {name: part.start for name, part in self.slices.items()}
+        self._predictions = np.full(len(self._usual), starts[PREDICTION])
+        self._predictions[0] = starts[UNSEEN]
+        zones = {str(zone): starts[PICKUP] + bin_ for bin_, zone in enumerate(baseline.pickup_zones, 1)}
+        get, other = zones.get, starts[PICKUP]
+        self._pickups = np.array([other, *[get(pair[: pair.find("_")], other) for pair in baseline.pairs]])
+        self._starts = starts
 
-    def count(
-        self, features: "Sequence[Features]", values: "Sequence[float]"
-    ) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
-        """Return the number of rides in each bin of all histograms.
+    def count(self, features: "Sequence[Features]", values: "Sequence[float]") -> "Cells":
+        """Return the number of rides in each cell, for the features and the predicted values of some rides.
 
-        ``features`` and predicted ``values`` belong to rides that go more than 0 miles. Hours are counted if the
-        features have them.
+        Hours are counted if the features have them.
         """
-        count = len(features)
-        find = self._places.get
-        places = np.array([find(one["PU_DO"], 0) for one in features], np.intp)
+        if len(features) <= FEW:
+            return self._count_few(features, values)
+        get, count = self._places.get, len(features)
+        # Lists and fromiter, because np.array looks at the types of all elements first.
+        places = np.fromiter([get(one["PU_DO"], 0) for one in features], np.intp, count)
         miles = np.fromiter([one["trip_distance"] for one in features], float, count)
-        edges, slices = self._edges, self.slices
+        predicted = np.fromiter(values, float, count)
+        kept: Any = None
+        if not miles.all():
+            kept = miles.nonzero()[0]
+            places, miles, predicted = places[kept], miles[kept], predicted[kept]
+        edges, starts = self._arrays, self._starts
         bins = [
             edges[DISTANCE].searchsorted(miles, "right"),
-            edges[RATIO].searchsorted(miles / self._usual[places], "right") + slices[RATIO].start,
-            edges[PREDICTION].searchsorted(np.fromiter(values, float, count), "right") + self._predictions[places],
+            edges[RATIO].searchsorted(miles / self._usual[places], "right") + starts[RATIO],
+            edges[PREDICTION].searchsorted(predicted, "right") + self._predictions[places],
             self._pickups[places],
         ]
         if "hour" in features[0]:
             hours = np.fromiter([one["hour"] for one in features], float, count)
-            bins.append(edges[HOUR].searchsorted(hours, "right") + slices[HOUR].start)
-        return np.bincount(np.concatenate(bins), minlength=self.size)
+            hours = hours if kept is None else hours[kept]
+            bins.append(edges[HOUR].searchsorted(hours, "right") + starts[HOUR])
+        cells = np.bincount(np.concatenate(bins), minlength=self.size)
+        cells[-1] = count - len(miles)
+        return cells
+
+    def _count_few(self, features: "Sequence[Features]", values: "Sequence[float]") -> "Cells":
+        """Count rides one by one, into the same cells."""
+        edges, starts = self._edges, self._starts
+        cells = np.zeros(self.size, np.intp)
+        for one, value in zip(features, values, strict=True):
+            miles = one["trip_distance"]
+            if not miles:
+                cells[-1] += 1
+                continue
+            place = self._places.get(one["PU_DO"], 0)
+            cells[bisect_right(edges[DISTANCE], miles)] += 1
+            # NaN has no place in an order, and bisect would take it for a small number.
+            usual = self._usual.item(place)
+            cells[starts[RATIO] + (bisect_right(edges[RATIO], miles / usual) if usual > 0 else len(edges[RATIO]))] += 1
+            cells[self._predictions.item(place) + bisect_right(edges[PREDICTION], value)] += 1
+            cells[self._pickups.item(place)] += 1
+            if "hour" in one:
+                cells[starts[HOUR] + bisect_right(edges[HOUR], one["hour"])] += 1
+        return cells
 
 
 def read_baseline(artifact: Artifact, metadata: ModelMetadata) -> tuple[Baseline, str] | None:

@@ -1,9 +1,11 @@
 """The model: loading one, and predicting a batch of rides."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,14 +98,15 @@ def _finish(
     features: "list[Features]", values: list[float], counter: "Counter | None"
 ) -> list[float | PredictionError]:
     """Return the predicted values, with an error in the place of one that JSON cannot have, and count the others."""
-    if all(map(math.isfinite, values)):
-        if counter:
-            counter.add(features, values)
-        return list(values)
-    pairs = [(one, value) for one, value in zip(features, values, strict=True) if math.isfinite(value)]
+    predictions: list[float | PredictionError] = list(values)
+    if not all(is_finite := [*map(math.isfinite, values)]):
+        predictions = [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in values]
+        features, values = list(compress(features, is_finite)), list(compress(values, is_finite))
     if counter:
-        counter.add([one for one, _ in pairs], [value for _, value in pairs])
-    return [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in values]
+        # A model may change the features that it gets. Rides that cannot be counted then are predicted all the same.
+        with contextlib.suppress(Exception):
+            counter.add(features, values)
+    return predictions
 
 
 def _as_values(answer: Any, rides: int) -> list[float]:

@@ -1,15 +1,21 @@
 """Counts of the rides that a model has seen, in its baseline's bins. They add up over batches, processes and shards."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
 
-from baselines import Bins
+from baselines import PREDICTION, UNSEEN, Bins
 
 if TYPE_CHECKING:
     from features import Features
+
+
+KEY = "RideCounts"
+"""The name that the counts of a batch have in its line of metrics."""
 
 
 class RideCounts(Struct, frozen=True, omit_defaults=True):
@@ -28,22 +34,30 @@ class RideCounts(Struct, frozen=True, omit_defaults=True):
 
     def __add__(self, other: "RideCounts") -> "RideCounts":
         """Return the counts of both. Raises ValueError if they have the bins of different baselines."""
+        return self._combine(other, operator.add)
+
+    def __sub__(self, other: "RideCounts") -> "RideCounts":
+        """Return the counts since ``other``, which the same counters had earlier.
+
+        Raises ValueError if they have the bins of different baselines, or if the counters began anew in between.
+        """
+        found = self._combine(other, operator.sub)
+        if min(found.rides, found.without_distance, found.rejected, *map(min, found.counts.values())) < 0:
+            raise ValueError("there were more rides earlier: the counters began anew in between, as at a restart")
+        return found
+
+    def _combine(self, other: "RideCounts", combine: Callable[[int, int], int]) -> "RideCounts":
         if self.baseline != other.baseline:
             raise ValueError(f"these rides were counted with two baselines, {self.baseline} and {other.baseline}")
-        names = {**self.counts, **other.counts}
-        counts = {
-            name: [a + b for a, b in zip(self.counts[name], other.counts[name], strict=True)]
-            if name in self.counts and name in other.counts
-            else self.counts.get(name) or other.counts[name]
-            for name in names
-        }
-        return RideCounts(
-            self.baseline,
-            self.rides + other.rides,
-            self.without_distance + other.without_distance,
-            self.rejected + other.rejected,
-            counts,
-        )
+        counts = {}
+        for name in {**self.counts, **other.counts}:
+            mine, theirs = self.counts.get(name), other.counts.get(name)
+            pairs = zip(mine or repeat(0), theirs or repeat(0), strict=bool(mine and theirs))
+            if any(found := [combine(*pair) for pair in pairs]):
+                counts[name] = found
+        rides = combine(self.rides, other.rides)
+        without_distance = combine(self.without_distance, other.without_distance)
+        return RideCounts(self.baseline, rides, without_distance, combine(self.rejected, other.rejected), counts)
 
 
 class Counter:
@@ -51,24 +65,27 @@ class Counter:
 
     def __init__(self, bins: Bins) -> None:
         """Begin with no rides."""
-        self._bins = bins
-        self._cells = np.zeros(bins.size, np.intp)
-        self._rides = self._without_distance = 0
+        self.bins = bins
+        self.cells = np.zeros(bins.size, np.intp)
         self.rejected = 0
 
     def add(self, features: "Sequence[Features]", values: "Sequence[float]") -> None:
         """Count rides with their predicted values, which are finite."""
-        miles = [one["trip_distance"] for one in features]
-        if 0.0 in miles:
-            kept = [(one, value) for one, value in zip(features, values, strict=True) if one["trip_distance"]]
-            self._without_distance += len(features) - len(kept)
-            features, values = [one for one, _ in kept], [value for _, value in kept]
-        if features:
-            self._rides += len(features)
-            self._cells += self._bins.count(features, values)
+        self.cells += self.bins.count(features, values)
+
+    def merge(self, other: "Counter") -> None:
+        """Count the rides of another counter too."""
+        self.cells += other.cells
+        self.rejected += other.rejected
 
     def total(self) -> RideCounts:
         """Return the counts so far."""
-        cells = {name: self._cells[part].tolist() for name, part in self._bins.slices.items()}
-        counts = {name: found for name, found in cells.items() if any(found)}
-        return RideCounts(self._bins.name, self._rides, self._without_distance, self.rejected, counts)
+        return make_counts(self.bins, self.cells.tolist(), self.rejected)
+
+
+def make_counts(bins: Bins, cells: "Sequence[int]", rejected: int) -> RideCounts:
+    """Return the counts in the cells of ``bins``."""
+    every = {name: list(cells[part]) for name, part in bins.slices.items()}
+    counts = {name: found for name, found in every.items() if any(found)}
+    rides = sum(map(sum, (counts.get(name, ()) for name in (PREDICTION, UNSEEN))))
+    return RideCounts(bins.name, rides, cells[-1], rejected, counts)
