@@ -35,6 +35,7 @@ LAYERS = [
     ["scripts.sources", "scripts.pythons"],
     ["scripts.aws"],
     ["scripts.models", "scripts.scoring", "scripts.localaws"],
+    ["scripts.watching"],
     ["scripts.benchmark", "scripts.image"],
     ["scripts.commands", "scripts.sample_model"],
     ["scripts.start", "locustfile"],

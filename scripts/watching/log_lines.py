@@ -10,12 +10,10 @@ from typing import TextIO, cast
 import msgspec
 from msgspec import Struct
 
-from ride_counts import RideCounts
+from ride_counts import KEY, RideCounts
 from scripts.cli import STDOUT, CommandError
 from scripts.watching.windows import WatchedModel, Window, choose_counts
 
-KEY = RideCounts.__name__
-"""The member of a line of metrics that has the counts."""
 CONTINUED = (" ", "\t", "}", "]")
 """How a line begins that belongs to the line before: ``aws logs`` prints JSON over several lines."""
 

@@ -15,8 +15,9 @@ from batch.objects import client, explained, split_uri
 from batch.outputs import OutputError, Place
 from batch.places import open_place
 from scripts.cli import CommandError
-from scripts.watching.windows import PredictedRides, WatchedModel, Window, add_up, choose_counts
+from scripts.watching.windows import PredictedRides, WatchedModel, Window, choose_counts
 
+RIDE_COLUMNS = ("pickup_datetime", "PULocationID", "DOLocationID", "trip_distance")
 PARTITIONS = "colour=*/year=*/month=*/model=*"
 """The folders of the months below an output, as ``batch.months.Month.place`` names them."""
 
@@ -62,7 +63,9 @@ def _find_places(location: str) -> Iterator[Place]:
     location = location.rstrip("/")
     folders = _find_objects(location) if "://" in location else _find_folders(Path(location))
     if not folders:
-        raise CommandError(f"{location}: there is no {MANIFEST} in it, nor in {PARTITIONS}: name an output of the batch job")
+        raise CommandError(
+            f"{location}: there is no {MANIFEST} in it, nor in {PARTITIONS}: name an output of the batch job"
+        )
     for folder in folders:
         parent, _, name = folder.rpartition("/")
         yield open_place(parent or "/", name)
@@ -86,7 +89,14 @@ def _find_objects(uri: str) -> list[str]:
 
 def _read_rows(model: WatchedModel, place: Place, manifest: Manifest) -> PredictedRides:
     name, identity = manifest.predictions.name, manifest.model
-    columns = ["pickup_datetime", "PULocationID", "DOLocationID", "trip_distance", identity.field, identity.actual_field]
+    columns = [
+        "pickup_datetime",
+        "PULocationID",
+        "DOLocationID",
+        "trip_distance",
+        identity.field,
+        identity.actual_field,
+    ]
     try:
         with place.open(name) as file:
             # Not a reader of chunks, because the arrays of all rows are needed at the end.

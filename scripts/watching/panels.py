@@ -47,7 +47,9 @@ def make_panels(baseline: Baseline, counts: RideCounts, findings: list[Finding])
         differences = shares[name].values - usual[name].values
         # The deviation of a share that is 1 more than the usual one is one by the standard deviation.
         spread = 1 / find_deviations(
-            type(shares[name])(usual[name].values + 1, shares[name].rides), usual[name], np.array(scale.deviations[name])
+            type(shares[name])(usual[name].values + 1, shares[name].rides),
+            usual[name],
+            np.array(scale.deviations[name]),
         )
         edges = list(map(float, baseline.pickup_zones)) if name == PICKUP else baseline.edges[name]
         window_bins, usual_bins = (_find_bins(name, one.counts) for one in (counts, baseline))

@@ -1,4 +1,4 @@
-"""The rides of an input stream with their predictions on an output stream, joined by event_id: each ride counts once."""
+"""The rides of an input stream with their predictions on an output stream: each event_id counts once."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from baselines import Baseline, Bins, read_baseline
 from digests import open_pinned
-from features import TIMES, ZONES, Features, prepare_features
+from features import Features, prepare_features
 from model import describe_model, find_location
 from model_metadata import ModelMetadata
 from ride_counts import Counter, RideCounts
 from rides import Ride
 from scripts.cli import CommandError
+from scripts.models.actual_errors import ActualRides
 from served.arrays import Floats
 from settings import ModelSettings
 
@@ -64,6 +65,10 @@ class PredictedRides:
             predicted,
             np.full(len(rides), np.nan) if actual is None else actual,
         )
+
+    def as_actual_rides(self) -> ActualRides:
+        """Return them in the form in which their errors are judged."""
+        return ActualRides(np.column_stack([self.pickups, self.dropoffs]), self.miles, self.predicted, self.actual)
 
     def count(self, model: WatchedModel, rejected: int = 0) -> RideCounts:
         """Return their counts, the same that the model's services count."""
