@@ -40,13 +40,14 @@ Cells: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.intp]]"
 class Scale(Struct, frozen=True):
     """How much the training rides' own windows of one size differ from all training rides.
 
-    Windows are consecutive rides in the order of their pickups.
+    Windows are consecutive rides in the order of their pickups: of all rides, and of the rides that the model was
+    trained on alone.
     """
 
     rides: int
     """The size of a window."""
     windows: int
-    """Their number."""
+    """The number of windows that do not overlap."""
     deviations: dict[str, list[float]]
     """For each test of ``drift.find_shares``, the standard deviation of each share."""
     limits: dict[str, float]
@@ -61,6 +62,30 @@ class ExpectedErrors(Struct, frozen=True):
     rmse: list[float]
 
 
+class ErrorScale(Struct, frozen=True):
+    """How much the errors of windows of the validation rides differ by more than chance.
+
+    An error is actual minus predicted, as a part of the MAE of its bin in ``errors``, and limited to
+    ``actual_errors.MOST_ERROR``. Standard deviations of windows and zones are without the part that is chance.
+    """
+
+    rides: int
+    """The size of a window."""
+    windows: int
+    """Their number."""
+    mean: float
+    """The mean error of all validation rides."""
+    median: float
+    ride: float
+    """The standard deviation of the error of one ride."""
+    window: float
+    """The standard deviation of a window's mean error."""
+    zone: float
+    """The standard deviation of a zone's mean error in one window, beside the window's median error."""
+    mae: float
+    """The standard deviation of a window's MAE divided by its estimate."""
+
+
 class Baseline(Struct, frozen=True):
     """The content of the file, without its digest. docs/formats.md has the format."""
 
@@ -69,14 +94,18 @@ class Baseline(Struct, frozen=True):
     edges: dict[str, list[float]]
     """The inner edges of each histogram: n edges make n + 1 bins, and a value that equals an edge is above it."""
     pickup_zones: list[int]
-    """The zones with a bin of their own in ``pickup_zone``. Its first bin has all others, and unseen pairs."""
+    """The zones with a bin of their own in ``pickup_zone``. Its first bin has all others."""
     rides: int
-    """The training rides in ``counts``."""
+    """The rides in ``counts``: the training rides, and all others of their files that services would predict."""
+    without_distance: int
+    """Such rides of 0 miles, which are in no histogram."""
     counts: dict[str, list[int]]
     scales: list[Scale]
-    """In the order of their sizes."""
+    """In the order of their sizes. Empty if there are too few training rides."""
     errors: dict[str, ExpectedErrors]
     """By the names of the two histograms of predictions."""
+    error_scale: ErrorScale | None
+    """None if there are too few validation rides."""
     pairs: dict[str, float]
     """The usual distance of each pair of zones that training rides have, in miles; 0 if too few rides have it."""
 
@@ -114,7 +143,7 @@ class Bins:
         zones = {str(zone): starts[PICKUP] + bin_ for bin_, zone in enumerate(baseline.pickup_zones, 1)}
         get, other = zones.get, starts[PICKUP]
         self._pickups = np.array([other, *[get(pair[: pair.find("_")], other) for pair in baseline.pairs]])
-        self._starts = starts
+        self._starts, self._zones = starts, zones
 
     def count(self, features: "Sequence[Features]", values: "Sequence[float]") -> "Cells":
         """Return the number of rides in each cell, for the features and the predicted values of some rides.
@@ -133,11 +162,14 @@ class Bins:
             kept = miles.nonzero()[0]
             places, miles, predicted = places[kept], miles[kept], predicted[kept]
         edges, starts = self._arrays, self._starts
+        pickups = self._pickups[places]
+        for place in (places == 0).nonzero()[0].tolist():
+            pickups[place] = self._find_pickup(features[place if kept is None else kept[place]]["PU_DO"])
         bins = [
             edges[DISTANCE].searchsorted(miles, "right"),
             edges[RATIO].searchsorted(miles / self._usual[places], "right") + starts[RATIO],
             edges[PREDICTION].searchsorted(predicted, "right") + self._predictions[places],
-            self._pickups[places],
+            pickups,
         ]
         if "hour" in features[0]:
             hours = np.fromiter([one["hour"] for one in features], float, count)
@@ -162,10 +194,14 @@ class Bins:
             usual = self._usual.item(place)
             cells[starts[RATIO] + (bisect_right(edges[RATIO], miles / usual) if usual > 0 else len(edges[RATIO]))] += 1
             cells[self._predictions.item(place) + bisect_right(edges[PREDICTION], value)] += 1
-            cells[self._pickups.item(place)] += 1
+            cells[self._pickups.item(place) if place else self._find_pickup(one["PU_DO"])] += 1
             if "hour" in one:
                 cells[starts[HOUR] + bisect_right(edges[HOUR], one["hour"])] += 1
         return cells
+
+    def _find_pickup(self, pair: str) -> int:
+        """Return the cell of the zone where a ride begins whose pair no training ride has."""
+        return self._zones.get(pair[: pair.find("_")], self._starts[PICKUP])
 
 
 def read_baseline(artifact: Artifact, metadata: ModelMetadata) -> tuple[Baseline, str] | None:

@@ -16,11 +16,15 @@ from served.arrays import Floats
 
 LEAST_RIDES = 250
 """With fewer rides there is no verdict."""
-UNSEEN_PAIRS = "unseen_pairs"
-"""The test of the share of rides whose pair of zones no training ride has."""
-SHARED = {"rejected": 0.01, "without_distance": 0.1}
-"""The largest share of such rides that is not yet drift. The training rides have none of them, so the shares are not
-compared with theirs. Of green taxi rides, 5 % have no distance."""
+UNSEEN_PAIRS, WITHOUT_DISTANCE, REJECTED = "unseen_pairs", "without_distance", "rejected"
+"""The shares of rides whose pair of zones no training ride has, of rides of 0 miles, and of rides without a prediction.
+Only more of them is drift: fewer are good, and rides that the model was trained on have none."""
+ONE_SIDED = (UNSEEN_PAIRS, WITHOUT_DISTANCE)
+MOST_REJECTED = 0.01
+"""The largest share of rejected rides that is not yet drift. Training rides tell nothing about it: their files have no
+ride that a stream would reject because it cannot be read."""
+REJECTED_LIMIT = 4.0
+"""The standard deviations by which the share of rejected rides may be larger by chance."""
 
 
 @dataclass(frozen=True)
@@ -54,40 +58,55 @@ class Finding:
         return self.deviation / self.limit
 
 
-def find_shares(counts: Mapping[str, Any]) -> dict[str, Shares]:
-    """Return the shares of each test for histograms, or for an array of histograms of several windows each."""
+def find_shares(counts: Mapping[str, Any], without_distance: Any) -> dict[str, Shares]:
+    """Return the shares of each test for histograms, or for an array of histograms of several windows each.
+
+    ``without_distance`` is the number of rides of 0 miles, which are in no histogram; of each window, if several.
+    """
     found: dict[str, Shares] = {}
     cells: dict[str, Any] = {name: np.asarray(cell, float) for name, cell in counts.items()}
+    rides = np.zeros_like(without_distance)
     if PREDICTION in cells or UNSEEN in cells:
-        seen, unseen = (cells.get(name, 0.0) for name in (PREDICTION, UNSEEN))
+        seen, unseen = (cells.get(name, np.zeros(1)) for name in (PREDICTION, UNSEEN))
         cells[PREDICTION] = seen + unseen
-        total = cells[PREDICTION].sum(axis=-1)
-        part = cells[UNSEEN].sum(axis=-1) if UNSEEN in cells else np.zeros_like(total)
-        found[UNSEEN_PAIRS] = Shares(_divide(part[..., None], total), total)
+        rides = cells[PREDICTION].sum(axis=-1)
+        found[UNSEEN_PAIRS] = Shares(_divide(unseen.sum(axis=-1)[..., None], rides), rides)
+    total = rides + without_distance
+    found[WITHOUT_DISTANCE] = Shares(_divide(np.asarray(without_distance, float)[..., None], total), total)
     for name in (DISTANCE, RATIO, PREDICTION, HOUR, PICKUP):
         if name not in cells:
             continue
         known = cells[name][..., :-1] if name == RATIO else cells[name]
         rides = known.sum(axis=-1)
-        # The first zone stands for several, and unseen pairs have a test of their own.
+        # The first zone stands for several.
         parts = known[..., 1:] if name == PICKUP else known.cumsum(axis=-1)[..., :-1]
         found[name] = Shares(_divide(parts, rides), rides)
     return found
 
 
 def judge(baseline: Baseline, counts: RideCounts) -> list[Finding]:
-    """Return the outcome of each test, the largest excess first; nothing if there are too few rides."""
-    total = counts.rides + counts.without_distance + counts.rejected
-    if total < LEAST_RIDES:
+    """Return the outcome of each test, the largest excess first; nothing if there can be no verdict."""
+    if explain_no_verdict(baseline, counts):
         return []
-    findings = [_judge_share(name, getattr(counts, name), total, most) for name, most in SHARED.items()]
-    scale = find_scale(baseline, counts.rides)
+    findings = [_judge_rejected(counts)]
+    scale = find_scale(baseline, counts.rides + counts.without_distance)
     if scale:
-        usual = find_shares(baseline.counts)
-        for name, shares in find_shares(counts.counts).items():
+        usual = find_shares(baseline.counts, baseline.without_distance)
+        for name, shares in find_shares(counts.counts, counts.without_distance).items():
             if shares.rides and name in scale.limits:
                 findings.append(_judge_shares(name, shares, usual[name], scale))
     return sorted(findings, key=lambda one: -one.excess)
+
+
+def explain_no_verdict(baseline: Baseline, counts: RideCounts) -> str | None:
+    """Return why there can be no verdict; None if there can be one."""
+    if not baseline.scales:
+        return (
+            f"the model's baseline has {baseline.rides:,} rides, which are too few to know how much windows differ by"
+            " themselves: train the model on more rides"
+        )
+    total = counts.rides + counts.without_distance + counts.rejected
+    return f"{total:,} rides are too few: a verdict needs {LEAST_RIDES}" if total < LEAST_RIDES else None
 
 
 def find_scale(baseline: Baseline, rides: int) -> Scale | None:
@@ -106,19 +125,24 @@ def find_deviations(shares: Shares, usual: Shares, deviations: Floats) -> Floats
     return distances
 
 
+def find_sizes(name: str, distances: Floats) -> Floats:
+    """Return how far shares are from the usual ones in the directions that are drift."""
+    return distances if name in ONE_SIDED else np.abs(distances)
+
+
 def _judge_shares(name: str, shares: Shares, usual: Shares, scale: Scale) -> Finding:
-    found = find_deviations(shares, usual, np.array(scale.deviations[name]))
-    # Fewer unseen pairs are good, and rides that the model was trained on have none.
-    size = found if name == UNSEEN_PAIRS else np.abs(found)
-    place = int(size.argmax())
+    sizes = find_sizes(name, find_deviations(shares, usual, np.array(scale.deviations[name])))
+    place = int(sizes.argmax())
     return Finding(
-        name, float(size[place]), scale.limits[name], place, *(float(one.values[place]) for one in (shares, usual))
+        name, float(sizes[place]), scale.limits[name], place, *(float(one.values[place]) for one in (shares, usual))
     )
 
 
-def _judge_share(name: str, part: int, total: int, most: float) -> Finding:
-    share = part / total
-    return Finding(name, (share - most) / np.sqrt(most * (1 - most) / total), 4.0, 0, share, most)
+def _judge_rejected(counts: RideCounts) -> Finding:
+    total = counts.rides + counts.without_distance + counts.rejected
+    share = counts.rejected / total
+    chance = float(np.sqrt(MOST_REJECTED * (1 - MOST_REJECTED) / total))
+    return Finding(REJECTED, (share - MOST_REJECTED) / chance, REJECTED_LIMIT, 0, share, MOST_REJECTED)
 
 
 def _divide(parts: Floats, rides: Any) -> Floats:

@@ -6,7 +6,7 @@ times are New York's, without a time zone. ``trip_cells`` cleans what the files 
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +49,10 @@ class Trips:
     rides: list[Ride]
     values: list[float]
     left_out: int
+    others: list[Ride] = field(default_factory=list)
+    """Of the rows that were left out, the rides with a pickup that the contract accepts: services predict them too."""
+    other_values: list[float | None] = field(default_factory=list)
+    """The target of each of these; None if the file does not tell it."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,11 @@ def training_trips(path: Path, target: Target = DURATION, zone: str = DEFAULT_TI
     """
     with explained(path):
         table = _read(path, target, zone, ["pickup", *(columns_of(target) or ["dropoff"])])
-        kept = table.filter(_has_zones() & usual_trips(target, "local"))
-    return Trips(list(_rides(kept)), kept["actual"].to_pylist(), len(table) - len(kept))
+        is_usual, is_accepted = usual_trips(target, "local"), _is_accepted() & pc.field("local").is_valid()
+        kept = table.filter(_has_zones() & is_usual)
+        others = table.filter(is_accepted & ~pc.coalesce(is_usual, pc.scalar(False)))
+    values, other_values = kept["actual"].to_pylist(), others["actual"].to_pylist()
+    return Trips(list(_rides(kept)), values, len(table) - len(kept), list(_rides(others)), other_values)
 
 
 def usual_trips(target: Target, pickup: str) -> Any:
@@ -111,9 +118,7 @@ def ride_events(path: Path, target: Target | None = DURATION, zone: str = DEFAUL
     with explained(path):
         table = _read(path, target, zone, [] if month else ["pickup"])
         table = table.append_column("row", pa.array(range(len(table)), pa.int64()))
-        miles = pc.field("trip_distance")
-        accepted = _has_zones() & (miles >= 0) & (miles <= MAX_TRIP_DISTANCE)
-        kept = table.filter(accepted if month else accepted & pc.field("pickup").is_valid())
+        kept = table.filter(_is_accepted() if month else _is_accepted() & pc.field("pickup").is_valid())
         own_months = [] if month else pc.strftime(kept["pickup"], format="%Y/%m").to_pylist()
     months = [f"{month[1]}/{month[2]}"] * len(kept) if month else own_months
     ids = (f"{month}_{row}" for month, row in zip(months, kept["row"].to_pylist(), strict=True))
@@ -208,6 +213,11 @@ class TripFile:
 
 def _has_zones() -> Any:
     return pc.field("PULocationID").is_valid() & pc.field("DOLocationID").is_valid()
+
+
+def _is_accepted() -> Any:
+    miles = pc.field("trip_distance")
+    return _has_zones() & (miles >= 0) & (miles <= MAX_TRIP_DISTANCE)
 
 
 def _rides(table: Any) -> Iterator[Ride]:

@@ -17,9 +17,7 @@ from scripts import cli, serving
 from scripts.cli import CONSOLE
 from scripts.localaws import account, chaos, consumers, faults, report, setup
 from scripts.localaws.account import ExpectedRecord, PutRide
-from scripts.localaws.consumers import DeliveredRides, LocalConsumer
-from scripts.localaws.mapping import EventSourceMapping
-from scripts.localaws.setup import Outputs
+from scripts.localaws.consumers import RunningConsumer
 from scripts.sources import chosen
 from settings import SettingsError
 from targets import Target, find_target
@@ -43,22 +41,22 @@ def main() -> int:
     consumers.announce(chosen_consumers)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
     decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
-    delivered = DeliveredRides()
     with (
         setup.start(options.shards, [(one.model, one.outputs) for one in chosen_consumers]) as local,
         chaos.serve(local.endpoint, decide) as faulty,
         consumers.start(
-            chosen_consumers, local, faulty.url if options.chaos else local.endpoint, options.shards, delivered
-        ) as (mapping, *shadows),
+            chosen_consumers, local, faulty.url if options.chaos else local.endpoint, options.shards
+        ) as running,
     ):
+        live, *shadows = running
         rides: dict[str, PutRide] = {}
         records, began = [ExpectedRecord(record) for record in source.records], time.time()
-        is_settled = account.put_and_wait(local.kinesis, records, mapping, rides)
+        is_settled = account.put_and_wait(local.kinesis, records, live.mapping, rides)
         seconds = time.time() - began
         found = account.take_account(rides, local.kinesis, local.s3)
-        report.show(found, rides, mapping.counters().redelivered, seconds, unit, target, stays=options.serve)
-        for shadow, consumer in zip(shadows, chosen_consumers[1:], strict=True):
-            show_shadow(local, shadow, consumer, rides, len(records), began, target, stays=options.serve)
+        report.show(found, rides, live.mapping.counters().redelivered, seconds, unit, target, stays=options.serve)
+        for shadow in shadows:
+            show_shadow(local, shadow, rides, len(records), began, target, stays=options.serve)
         if options.chaos:
             report.show_faults(faulty.faults)
         if source.left_out:
@@ -66,7 +64,7 @@ def main() -> int:
         if not is_settled:
             abandon()
         if options.serve:
-            serve(local, mapping, delivered, [one.outputs for one in chosen_consumers[1:]])
+            serve(local, running)
     return 0 if found.is_exact else 1
 
 
@@ -97,8 +95,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def show_shadow(
     local: setup.LocalStack,
-    mapping: EventSourceMapping,
-    consumer: LocalConsumer,
+    consumer: RunningConsumer,
     rides: Mapping[str, PutRide],
     records: int,
     began: float,
@@ -110,7 +107,7 @@ def show_shadow(
 
     The rides' true values are those of the target, the live model's. They are not compared with a shadow's of another.
     """
-    outputs, metadata = consumer.outputs, consumer.model.metadata
+    mapping, outputs, metadata = consumer.mapping, consumer.outputs, consumer.model.metadata
     with CONSOLE.status(f"Waiting for {outputs.stream}"):
         if not account.wait_until_settled(mapping, records, lambda: None):
             CONSOLE.print(
@@ -129,21 +126,21 @@ def abandon() -> NoReturn:
     os._exit(1)
 
 
-def serve(
-    local: setup.LocalStack, mapping: EventSourceMapping, delivered: DeliveredRides, shadows: Sequence[Outputs]
-) -> None:
+def serve(local: setup.LocalStack, running: Sequence[RunningConsumer]) -> None:
     """Show how to use the local AWS from another terminal, and keep it up until the user ends it."""
     shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
+    commands = report.aws_commands(local.endpoint, shard_id, [one.outputs for one in running[1:]])
     with serving.announce(setup.variables(local.endpoint)):
-        print(f"\nIn another terminal:\n\n{report.aws_commands(local.endpoint, shard_id, shadows)}\n", flush=True)
-        stay_up(mapping, delivered)
-    CONSOLE.print(f"Served {delivered.count:,} rides", highlight=False)
+        print(f"\nIn another terminal:\n\n{commands}\n", flush=True)
+        stay_up(running)
+    CONSOLE.print(f"Served {running[0].delivered.count:,} rides", highlight=False)
 
 
-def stay_up(mapping: EventSourceMapping, delivered: DeliveredRides) -> None:
-    """Let the consumer work until Ctrl-C, SIGTERM or SIGHUP; raise an exception that ended a polling thread."""
+def stay_up(running: Sequence[RunningConsumer]) -> None:
+    """Let the consumers work until Ctrl-C, SIGTERM or SIGHUP; raise an exception that ended a polling thread."""
     with contextlib.suppress(KeyboardInterrupt), CONSOLE.status("") as status:
         while True:
-            mapping.counters()
-            status.update(f"Serving: {delivered.count:,} rides predicted or rejected so far; Ctrl-C ends it")
+            for one in running:
+                one.mapping.counters()
+            status.update(f"Serving: {running[0].delivered.count:,} rides predicted or rejected so far; Ctrl-C ends it")
             time.sleep(account.REFRESH_SECONDS)

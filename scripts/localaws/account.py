@@ -159,11 +159,15 @@ def wait_until_settled(
 ) -> bool:
     """Wait until the mapping is done with ``number`` records, and return whether it is.
 
-    It is False if no record has been settled for ``stall`` seconds. An exception that ended a polling thread is raised.
+    It is False if no record has been settled for ``stall`` seconds; seconds in which the mapping is paused do not
+    count. An exception that ended a polling thread is raised.
     """
+    last = time.monotonic()
     while (settled := mapping.counters().settled) < number:
         show_progress()
-        if not mapping.wait_for(settled + 1, timeout=stall):
+        if mapping.wait_for(settled + 1, timeout=min(stall, 1)) or mapping.state != "Enabled":
+            last = time.monotonic()
+        elif time.monotonic() - last >= stall:
             return False
     show_progress()
     return True

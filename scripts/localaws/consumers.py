@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.file_proxy import FileProxy
 
@@ -24,15 +24,45 @@ MAPPING = MappingSettings(
 )
 TIMEOUT_SECONDS = 10
 """The function's timeout."""
+LIVE, SHADOW = "live", "shadow"
+"""The names of the consumers of ``--model`` and ``--shadow``."""
 SHA256 = "MODEL_SHA256"
 
 
 @dataclass(frozen=True)
 class LocalConsumer:
-    """A consumer of the input stream: its model, and where it writes. The first consumer of a run is the live one."""
+    """A consumer of the input stream: its name, its model, and where it writes."""
 
+    name: str
     model: ModelCopy
     outputs: Outputs
+    digest_variable: str
+    """The user's variable with the digest of the model, if it is pickled."""
+
+
+@dataclass(frozen=True)
+class RunningConsumer:
+    """A consumer whose function is loaded and whose mapping polls the input stream."""
+
+    name: str
+    model: ModelCopy
+    """With its ``run_id`` and its ``metadata``: what it predicts, and in which unit."""
+    outputs: Outputs
+    mapping: EventSourceMapping
+    delivered: "DeliveredRides"
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it was stopped and not started again. The batch in flight may not have ended yet."""
+        return self.mapping.state != "Enabled"
+
+    def pause(self) -> None:
+        """Stop it: its function gets no other batch, and the other consumers go on."""
+        self.mapping.pause()
+
+    def resume(self) -> None:
+        """Start it again: it catches up from where it stopped."""
+        self.mapping.resume()
 
 
 class DeliveredRides:
@@ -52,9 +82,10 @@ class DeliveredRides:
 
 def choose_consumers(model: str | None, shadow: str | None) -> list[LocalConsumer]:
     """Copy the models of the live consumer and of the shadow, if there is one."""
-    consumers = [LocalConsumer(setup.copy_chosen_model(os.environ, model), setup.LIVE)]
+    consumers = [LocalConsumer(LIVE, setup.copy_chosen_model(os.environ, model), setup.LIVE, SHA256)]
     if shadow:
-        consumers.append(LocalConsumer(setup.copy_shadow(os.environ, shadow), setup.SHADOW))
+        variable = f"{setup.SHADOW_PREFIX}{SHA256}"
+        consumers.append(LocalConsumer(SHADOW, setup.copy_shadow(os.environ, shadow), setup.SHADOW, variable))
     return consumers
 
 
@@ -67,23 +98,30 @@ def announce(consumers: Sequence[LocalConsumer]) -> None:
 
 @contextlib.contextmanager
 def start(
-    consumers: Sequence[LocalConsumer], local: LocalStack, endpoint: str, shards: int, delivered: DeliveredRides
-) -> Iterator[list[EventSourceMapping]]:
-    """Run the consumers, whose functions have AWS at the endpoint, for the length of the block; give their mappings.
+    consumers: Sequence[LocalConsumer], local: LocalStack, endpoint: str, shards: int
+) -> Iterator[list[RunningConsumer]]:
+    """Run the consumers, whose functions have AWS at the endpoint, for the length of the block.
 
-    Only the rides of the live consumer, the first one, are counted. Raises ModelError if a model cannot be loaded.
+    Raises ModelError if a model cannot be loaded.
     """
-    live, *shadows = consumers
     with contextlib.ExitStack() as stack:
-        functions = [_load_function(live, endpoint)]
-        functions += [stack.enter_context(_start_sandboxes(shadow, endpoint, shards)) for shadow in shadows]
-        yield [
-            stack.enter_context(_make_mapping(local, function, one.outputs, delivered))
-            for function, one in zip(functions, consumers, strict=True)
+        functions = [
+            _load_function(one, endpoint)
+            if one.name == LIVE
+            else stack.enter_context(_start_sandboxes(one, endpoint, shards))
+            for one in consumers
         ]
+        running = [_make_running(local, *pair) for pair in zip(functions, consumers, strict=True)]
+        for one in running:
+            stack.enter_context(one.mapping)
+        yield running
 
 
-def _load_function(consumer: LocalConsumer, endpoint: str) -> Callable[[dict[str, Any]], object]:
+Function: TypeAlias = Callable[[dict[str, Any]], object]
+"""The Lambda function: takes an event and returns its response."""
+
+
+def _load_function(consumer: LocalConsumer, endpoint: str) -> Function:
     """Return the Lambda function, cold-started, with AWS at the endpoint; it logs to stderr from now on."""
     model = consumer.model
     setup.configure_function(os.environ, model, consumer.outputs)
@@ -99,12 +137,10 @@ def _load_function(consumer: LocalConsumer, endpoint: str) -> Callable[[dict[str
 
 
 @contextlib.contextmanager
-def _start_sandboxes(
-    consumer: LocalConsumer, endpoint: str, number: int
-) -> Iterator[Callable[[dict[str, Any]], object]]:
-    """Give a shadow's function, with AWS at the endpoint, for the length of the block.
+def _start_sandboxes(consumer: LocalConsumer, endpoint: str, number: int) -> Iterator[Function]:
+    """Give a consumer's function, with AWS at the endpoint, for the length of the block.
 
-    It runs in processes of its own, so that the live consumer goes on if it is slow, hangs, or is out of memory.
+    It runs in processes of its own, so that the other consumers go on if it is slow, hangs, or is out of memory.
     """
     variables, model = dict(os.environ), consumer.model
     setup.configure_function(variables, model, consumer.outputs)
@@ -113,17 +149,13 @@ def _start_sandboxes(
             # The model is loaded now. Otherwise a model that cannot be loaded would make each batch fail.
             sandboxes.invoke({"Records": []})
         except FunctionError as error:
-            message = str(error).replace(model.uri, model.location).replace(SHA256, f"{setup.SHADOW_PREFIX}{SHA256}")
-            raise ModelError(f"the shadow does not start: {message}") from error
+            message = str(error).replace(model.uri, model.location).replace(SHA256, consumer.digest_variable)
+            raise ModelError(f"the {consumer.name} does not start: {message}") from error
         yield sandboxes.invoke
 
 
-def _make_mapping(
-    local: LocalStack, function: Callable[[dict[str, Any]], object], outputs: Outputs, delivered: DeliveredRides
-) -> EventSourceMapping:
-    """Return a mapping from the input stream to a consumer's function."""
-    settings = replace(MAPPING, on_failure=f"s3://{outputs.failures_bucket}")
-    mapping = EventSourceMapping(local.kinesis, local.s3, INPUT_STREAM, function, settings)
-    if outputs is setup.LIVE:
-        mapping.on_delivered = delivered.add
-    return mapping
+def _make_running(local: LocalStack, function: Function, consumer: LocalConsumer) -> RunningConsumer:
+    """Return the consumer with a mapping from the input stream to its function, which does not poll yet."""
+    settings, delivered = replace(MAPPING, on_failure=f"s3://{consumer.outputs.failures_bucket}"), DeliveredRides()
+    mapping = EventSourceMapping(local.kinesis, local.s3, INPUT_STREAM, function, settings, on_delivered=delivered.add)
+    return RunningConsumer(consumer.name, consumer.model, consumer.outputs, mapping, delivered)

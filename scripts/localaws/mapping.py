@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
@@ -67,6 +67,9 @@ class EventSourceMapping:
     Leaving the block waits for the batches in flight and delivers no others: records that were read but not delivered
     are still in the stream. Checkpoints are not kept, the stream's retention does not expire records, and shards that a
     split or merge makes while the mapping runs are not polled.
+
+    ``pause`` and ``resume`` are what UpdateEventSourceMapping does with ``Enabled``: a mapping that is paused reads
+    nothing and invokes nothing, and goes on behind the last record that it settled.
     """
 
     kinesis: "KinesisClient"
@@ -87,6 +90,9 @@ class EventSourceMapping:
         self.uuid = str(uuid.uuid4())
         self._stopping = threading.Event()
         self._changed = threading.Condition()
+        self._is_paused = False
+        self._in_flight = 0
+        """Batches that were handed to the function and are not settled yet."""
         self._counts: Counter[str] = Counter()
         self._stream_arn = ""
         self._pool: ThreadPoolExecutor
@@ -107,9 +113,29 @@ class EventSourceMapping:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Wait for the batches in flight; then raise what ended a polling thread, unless the block itself raised."""
         self._stopping.set()
+        self.resume()
         self._pool.shutdown()
         if error is None:
             self.counters()
+
+    @property
+    def state(self) -> Literal["Enabled", "Disabling", "Disabled"]:
+        """Lambda's name of the state: ``Disabling`` while a mapping that was paused has a batch in flight."""
+        with self._changed:
+            if not self._is_paused:
+                return "Enabled"
+            return "Disabling" if self._in_flight else "Disabled"
+
+    def pause(self) -> None:
+        """Invoke the function with no other batch until ``resume``. A batch in flight ends."""
+        with self._changed:
+            self._is_paused = True
+
+    def resume(self) -> None:
+        """Go on behind the last record that was settled. A batch that was to be tried again is tried again."""
+        with self._changed:
+            self._is_paused = False
+            self._changed.notify_all()
 
     def counters(self) -> Counters:
         """Return what the mapping did so far. Raises the exception that ended a polling thread, if one did."""
@@ -131,7 +157,7 @@ class EventSourceMapping:
         """Deliver the records of a shard, batch after batch, until the mapping or the shard ends."""
         waiting: list[EventRecord] = []
         opened = 0.0
-        while not self._stopping.is_set():
+        while self._wait_while_paused():
             if size := rules.closing_size(waiting, time.monotonic() - opened, self.settings):
                 self._deliver(Batch(tuple(waiting[:size])), reader.shard_id)
                 del waiting[:size]
@@ -162,21 +188,38 @@ class EventSourceMapping:
             tried = pending.popleft()
             if tried.attempts:
                 self._stopping.wait(self.back_off(tried.attempts))
-            if self._stopping.is_set():
+            if not self._wait_while_paused(in_flight=1):
                 return
-            expired, due = rules.split_expired(tried, time.time(), self.settings)
-            if expired:
-                self._discard(expired, shard_id)
-            if not due:
-                continue
-            decision = rules.decide(due, self._invoke_with(due), self.settings)
-            pending.extendleft(reversed(decision.again))
-            redelivered = len(due.records) if is_redelivery else 0
-            self.on_delivered(due.records[: decision.delivered])
-            self._count(invocations=1, redelivered=redelivered, delivered=decision.delivered)
-            is_redelivery = True
-            if decision.discarded:
-                self._discard(decision.discarded, shard_id)
+            try:
+                expired, due = rules.split_expired(tried, time.time(), self.settings)
+                if expired:
+                    self._discard(expired, shard_id)
+                if due:
+                    pending.extendleft(reversed(self._attempt(due, shard_id, is_redelivery=is_redelivery)))
+                    is_redelivery = True
+            finally:
+                with self._changed:
+                    self._in_flight -= 1
+
+    def _wait_while_paused(self, in_flight: int = 0) -> bool:
+        """Wait until the mapping is enabled or ends, and return whether it goes on; then more are in flight."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_paused or self._stopping.is_set())
+            if self._stopping.is_set():
+                return False
+            # Under the same lock as the check: no batch begins after the state says that none is in flight.
+            self._in_flight += in_flight
+            return True
+
+    def _attempt(self, due: Batch, shard_id: str, *, is_redelivery: bool) -> Sequence[Batch]:
+        """Invoke the function with the batch, and return the batches that are to be tried again, in their order."""
+        decision = rules.decide(due, self._invoke_with(due), self.settings)
+        redelivered = len(due.records) if is_redelivery else 0
+        self.on_delivered(due.records[: decision.delivered])
+        self._count(invocations=1, redelivered=redelivered, delivered=decision.delivered)
+        if decision.discarded:
+            self._discard(decision.discarded, shard_id)
+        return decision.again
 
     def _invoke_with(self, batch: Batch) -> object:
         """Return the function's response to the batch's event, or the exception that it ended in."""

@@ -40,6 +40,8 @@ class RideSet:
     values: NDArray[np.float64]
     left_out: int
     """The number of rows of the files that were left out."""
+    others: "RideSet | None" = None
+    """Of these rows, the rides that services predict as well, whose values may be out of the target's range, or NaN."""
 
     @cached_property
     def pickups(self) -> NDArray[np.datetime64]:
@@ -63,9 +65,9 @@ class RideSet:
         """The last usual pickup, in ISO 8601."""
         return str(self.pickups[self.is_usual].max())
 
-    def select(self, rows: NDArray[Any], left_out: int = 0) -> "RideSet":
+    def select(self, rows: NDArray[Any], left_out: int = 0, others: "RideSet | None" = None) -> "RideSet":
         """Return the rides with these indices."""
-        return RideSet(self.files, [self.rides[row] for row in rows.tolist()], self.values[rows], left_out)
+        return RideSet(self.files, [self.rides[row] for row in rows.tolist()], self.values[rows], left_out, others)
 
 
 def read_months(files: Sequence[str], validate: Sequence[str], target: Target) -> tuple[RideSet, RideSet]:
@@ -101,6 +103,10 @@ def split_by_time(parts: Sequence[RideSet]) -> tuple[RideSet, RideSet]:
     every = _join(parts)
     order = np.argsort(every.pickups, kind="stable")
     at = len(order) - int(len(order) * LAST_SHARE)
+    if every.others:
+        is_later = every.others.pickups >= every.pickups[order[at]]
+        before, after = (every.others.select(np.flatnonzero(chosen)) for chosen in (~is_later, is_later))
+        return every.select(order[:at], every.left_out, before), every.select(order[at:], others=after)
     return every.select(order[:at], every.left_out), every.select(order[at:])
 
 
@@ -116,10 +122,13 @@ def _read_file(file: str, target: Target) -> RideSet:
             f"{file}: of its rides fewer than {LEAST_RIDES} {paid}have a {target.name} of {target.least:g} to"
             f" {target.most:g} {target.unit}, and go at most {MAX_TRIP_DISTANCE:g} miles"
         )
-    return RideSet((name,), trips.rides, np.array(trips.values), trips.left_out)
+    others = RideSet((name,), trips.others, np.array(trips.other_values, float), 0)
+    return RideSet((name,), trips.rides, np.array(trips.values), trips.left_out, others)
 
 
 def _join(parts: Sequence[RideSet]) -> RideSet:
     rides = [ride for part in parts for ride in part.rides]
     files = tuple(name for part in parts for name in part.files)
-    return RideSet(files, rides, np.concatenate([part.values for part in parts]), sum(part.left_out for part in parts))
+    values, left_out = np.concatenate([part.values for part in parts]), sum(part.left_out for part in parts)
+    others = [part.others for part in parts if part.others]
+    return RideSet(files, rides, values, left_out, _join(others) if others else None)

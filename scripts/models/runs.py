@@ -57,8 +57,13 @@ def log_run(experiment_id: str, result: TrainingResult) -> LoggedRun:
         served_form = compile_served_form(chosen.pipeline, chosen.features, show_progress)
     compiled = served_form if isinstance(served_form, ServedForm) else None
     with stage("Predicting the training rides") as show_progress:
-        fitted = predict_rides(chosen.pipeline, result.rides.rides, chosen.features, show_progress)
-    baseline = make_baseline(result.rides, fitted, result.validation, evaluation.predicted, evaluation.target)
+        baseline = make_baseline(
+            result.rides,
+            result.validation,
+            evaluation.predicted,
+            evaluation.target,
+            lambda rides: predict_rides(chosen.pipeline, rides, chosen.features, show_progress),
+        )
     content = encode(baseline)
     metadata = describe(result, BaselineFile(BASELINE_FILE, digest_of(content)))
     with stage("Logging to MLflow"), mlflow.start_run(experiment_id=experiment_id) as run:

@@ -5,6 +5,7 @@ import copy
 import json
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -344,6 +345,67 @@ def test_leaving_ends_endless_retries(kinesis: "KinesisClient", stream: str, pla
         assert waiting.wait(PATIENCE)
         assert not mapping.wait_for(1, 0.01)
     assert mapping.counters() == Counters(invocations=1)
+
+
+# Pausing
+
+
+def test_a_paused_mapping_ends_its_batch_and_then_reads_nothing(
+    kinesis: "KinesisClient", stream: str, play: Play
+) -> None:
+    """Records that are put meanwhile stay in the stream. After it is resumed, each record has come once, in order."""
+    started, let_go = threading.Event(), threading.Event()
+    reads: list[float] = []
+    kinesis.meta.events.register("before-call.kinesis.GetRecords", lambda **_: reads.append(time.time()))
+
+    def respond(event: dict[str, Any]) -> None:
+        started.set()
+        assert let_go.wait(PATIENCE)
+
+    function = Function(respond)
+    put(kinesis, stream, ["1", "2"])
+    with play(function, batch_size=1) as mapping:
+        assert started.wait(PATIENCE)
+        mapping.pause()
+        assert mapping.state == "Disabling"
+        let_go.set()
+        wait_for(lambda: mapping.state == "Disabled")
+        count = len(reads)
+        put(kinesis, stream, ["3", "4"])
+        assert not mapping.wait_for(2, 0.5)
+        assert (mapping.counters().invocations, function.batches, len(reads)) == (1, [["1"]], count)
+        mapping.resume()
+        assert mapping.wait_for(4, PATIENCE)
+    assert function.batches == [["1"], ["2"], ["3"], ["4"]]
+    assert mapping.counters() == Counters(invocations=4, delivered=4)
+
+
+def test_a_batch_that_is_retried_stands_still_while_paused(kinesis: "KinesisClient", stream: str, play: Play) -> None:
+    """It keeps the number of its attempts, and is given up after the last of them."""
+
+    def back_off(attempts: int) -> float:
+        mapping.pause()
+        return 0.0
+
+    function = Function(failing_on("poison"))
+    put(kinesis, stream, ["poison", "2"])
+    with play(function, back_off=back_off, batch_size=1, maximum_retry_attempts=2) as mapping:
+        for attempts in (1, 2):
+            wait_for(lambda: mapping.state == "Disabled")
+            assert function.batches == [["poison"]] * attempts
+            mapping.resume()
+        assert mapping.wait_for(2, PATIENCE)
+    assert mapping.counters() == Counters(invocations=4, delivered=1, redelivered=2, discarded=1)
+
+
+def test_a_paused_mapping_can_be_left(kinesis: "KinesisClient", stream: str, play: Play) -> None:
+    """It may be paused from the beginning, and then its function is never invoked."""
+    put(kinesis, stream, ["1"])
+    mapping = play(Function())
+    mapping.pause()
+    with mapping:
+        assert not mapping.wait_for(1, 0.5)
+    assert mapping.counters() == Counters()
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["waiting", "leaving"])

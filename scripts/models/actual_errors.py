@@ -1,0 +1,162 @@
+"""Whether predictions are as good as they were: actual values against predicted ones, over all rides and by zone.
+
+An error is actual minus predicted, as a part of the MAE that the baseline has for such a prediction. It is limited, so
+that one ride with a wrong clock does not decide about its zone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from baselines import PREDICTION, UNSEEN, Baseline
+from scripts.models.calibration import FALSE_ALARMS
+from served.arrays import Floats
+
+MOST_ERROR = 3.0
+"""The largest error of a ride, as a part of the expected MAE."""
+MOST_ERROR_OF_A_SIZE = 20.0
+"""The same for the sizes that people read. A ride whose duration doubled has an error of 3 to 8."""
+LEAST_RIDES_OF_A_ZONE = 10
+"""A zone with fewer rides is not judged."""
+LEAST_EXPECTED = 1e-9
+CONFIDENCE = 0.95
+"""Of the intervals of sizes."""
+ENDS = ("pickup_zone", "dropoff_zone")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class ActualRides:
+    """Rides whose actual values are known; a NaN is not."""
+
+    zones: NDArray[np.int64]
+    """The zone of the pickup and of the dropoff: two columns."""
+    miles: Floats
+    predicted: Floats
+    actual: Floats
+
+    def choose(self, chosen: NDArray[Any]) -> "ActualRides":
+        """Return some of the rides."""
+        return ActualRides(self.zones[chosen], self.miles[chosen], self.predicted[chosen], self.actual[chosen])
+
+    def known(self) -> "ActualRides":
+        """Return the rides that can be judged: with an actual value, and longer than 0 miles."""
+        return self.choose(np.isfinite(self.actual) & np.isfinite(self.predicted) & (self.miles > 0))
+
+
+@dataclass(frozen=True)
+class ErrorFinding:
+    """The outcome for all rides, or for the rides of one zone."""
+
+    name: str
+    """``ALL`` or one of ``ENDS``."""
+    zone: int | None
+    rides: int
+    deviation: float
+    """The difference of the mean error from the usual one, in standard deviations. Below 0, actual values are smaller
+    than usual. For zones, it is the difference from the window's other rides."""
+    limit: float
+    difference: float
+    """The mean of actual minus predicted, in the unit of the target."""
+    low: float
+    """``CONFIDENCE`` of such windows have a difference between these two."""
+    high: float
+    predicted: float
+    """The mean of the predictions."""
+
+    @property
+    def excess(self) -> float:
+        """The size of the deviation as a part of the limit. Above 1, it is drift."""
+        return abs(self.deviation) / self.limit
+
+
+def judge_actuals(baseline: Baseline, rides: ActualRides) -> list[ErrorFinding]:
+    """Return the outcome for all rides and for each zone with enough rides, the largest excess first.
+
+    There is no outcome if there can be no verdict, as ``explain_no_error_verdict`` says.
+    """
+    rides = rides.known()
+    scale = baseline.error_scale
+    if scale is None or explain_no_error_verdict(baseline, rides):
+        return []
+    errors = find_errors(baseline, rides)
+    zones = [one for one in _group(rides) if len(one[2]) >= LEAST_RIDES_OF_A_ZONE]
+    tail = 1 - FALSE_ALARMS / 2 / (len(zones) + 1)
+    spread = float(np.sqrt(scale.ride**2 / len(errors) + scale.window**2))
+    deviation = (float(errors.mean()) - scale.mean) / spread
+    limit = float(stats.t.ppf(tail, scale.windows - 1))
+    sizes = _limit_sizes(baseline, rides)
+    findings = [_describe(ALL, None, deviation, limit, sizes, rides.predicted)]
+    # The median hardly knows of one zone, and moves with all rides.
+    shift, limit = float(np.median(errors)) - scale.median, float(stats.norm.ppf(tail))
+    for name, zone, chosen in zones:
+        spread = float(np.sqrt(scale.ride**2 / len(chosen) + scale.zone**2))
+        deviation = (float(errors[chosen].mean()) - scale.mean - shift) / spread
+        findings.append(_describe(name, zone, deviation, limit, sizes[chosen], rides.predicted[chosen]))
+    return sorted(findings, key=lambda one: -one.excess)
+
+
+def explain_no_error_verdict(baseline: Baseline, rides: ActualRides) -> str | None:
+    """Return why the actual values of these rides tell nothing; None if they can be judged."""
+    if baseline.error_scale is None:
+        return (
+            "the model was measured on too few rides to know how much its errors differ by themselves: train it on, or"
+            " validate it with, more rides"
+        )
+    count = len(rides.known().actual)
+    if count < LEAST_RIDES_OF_A_ZONE:
+        return f"{count:,} rides have an actual value, and a verdict needs {LEAST_RIDES_OF_A_ZONE}"
+    return None
+
+
+def find_errors(baseline: Baseline, rides: ActualRides) -> Floats:
+    """Return the limited error of each ride."""
+    return np.clip((rides.actual - rides.predicted) / find_expected(baseline, rides)[0], -MOST_ERROR, MOST_ERROR)
+
+
+def find_expected(baseline: Baseline, rides: ActualRides) -> tuple[Floats, Floats]:
+    """Return the expected MAE and RMSE of the prediction of each ride."""
+    bins = np.searchsorted(baseline.edges[PREDICTION], rides.predicted, side="right")
+    is_seen = np.isin(pack(rides.zones), pack(unpack_names(baseline.pairs)))
+    seen, unseen = baseline.errors[PREDICTION], baseline.errors[UNSEEN]
+    mae, rmse = (
+        np.where(is_seen, np.array(known)[bins], np.array(new)[bins])
+        for known, new in ((seen.mae, unseen.mae), (seen.rmse, unseen.rmse))
+    )
+    return np.maximum(mae, LEAST_EXPECTED), rmse
+
+
+def pack(zones: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return one number for each pair of zones."""
+    return zones[:, 0] << 31 | zones[:, 1]
+
+
+def unpack_names(pairs: Any) -> NDArray[np.int64]:
+    """Return the zones of the names of pairs."""
+    return np.array([name.split("_") for name in pairs], np.int64).reshape(-1, 2)
+
+
+def _group(rides: ActualRides) -> Iterator[tuple[str, int, NDArray[Any]]]:
+    """Yield the end, the zone and the indices of the rides of each zone."""
+    for end, name in enumerate(ENDS):
+        order = np.argsort(rides.zones[:, end], kind="stable")
+        zones, starts = np.unique(rides.zones[order, end], return_index=True)
+        for zone, chosen in zip(zones.tolist(), np.split(order, starts[1:]), strict=True):
+            yield name, zone, chosen
+
+
+def _limit_sizes(baseline: Baseline, rides: ActualRides) -> Floats:
+    most = MOST_ERROR_OF_A_SIZE * find_expected(baseline, rides)[0]
+    return np.clip(rides.actual - rides.predicted, -most, most)
+
+
+def _describe(
+    name: str, zone: int | None, deviation: float, limit: float, sizes: Floats, predicted: Floats
+) -> ErrorFinding:
+    count, mean = len(sizes), float(sizes.mean())
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * sizes.std(ddof=1) / np.sqrt(count))
+    return ErrorFinding(name, zone, count, deviation, limit, mean, mean - reach, mean + reach, float(predicted.mean()))
