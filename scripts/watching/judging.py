@@ -32,9 +32,14 @@ class JudgedWindow:
     """The estimate for the rides whose actual value is known, beside their errors."""
 
     @property
+    def excesses(self) -> list[float]:
+        """The excess of each test."""
+        return [one.excess for one in self.findings] + [one.excess for one in self.errors]
+
+    @property
     def verdict(self) -> Word:
         """The verdict in a word or two."""
-        if any(one.excess > 1 for one in (*self.findings, *self.errors)):
+        if any(excess > 1 for excess in self.excesses):
             return "drift"
         return "too few rides" if self.reason else "no drift"
 

@@ -32,8 +32,8 @@ TITLES = {
     PICKUP: "Pickup zone",
 }
 NUMBERS_CAPTION = (
-    "Above, the share of the rides in each bin. Below, how much the share of the rides below each edge differs from that of"
-    " the training rides; the shaded range is not drift."
+    "Above, the share of the rides in each bin. Below, how much the share of the rides below each edge differs from"
+    " that of the training rides; the shaded range is not drift."
 )
 UNITS = {DISTANCE: "miles", RATIO: "usual distances", HOUR: "hour"}
 

@@ -150,12 +150,12 @@ def _describe_check(check: EstimateCheck, unit: str) -> list[str]:
 
 def explain_verdict(judged: JudgedWindow) -> str:
     """Return the verdict and its reason."""
-    tests = [*judged.findings, *judged.errors]
+    tests = judged.excesses
     if judged.verdict == "too few rides":
         return f"Verdict: {judged.verdict}: {judged.reason}"
     if judged.verdict == "drift":
         return f"Verdict: drift: {len(judged.sentences)} of {len(tests)} tests are beyond their limits"
-    largest = _as_excess(max(one.excess for one in tests))
+    largest = _as_excess(max(tests))
     return f"Verdict: no drift: the largest of {len(tests)} tests is at {largest} of its limit"
 
 
