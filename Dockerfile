@@ -38,8 +38,9 @@ RUN /build/check-model "${MODEL}"
 
 FROM base AS lambda-modules
 
-COPY lambda_function.py arns.py artifacts.py clients.py digests.py features.py flavors.py forests.py linear_models.py \
-    model.py model_metadata.py pickled_code.py proofs.py rides.py settings.py sklearn_flavor.py skops_*.py ${LAMBDA_TASK_ROOT}/
+COPY lambda_function.py arns.py artifacts.py baselines.py clients.py digests.py drift.py features.py flavors.py forests.py \
+    linear_models.py model.py model_metadata.py pickled_code.py proofs.py ride_counts.py rides.py settings.py \
+    sklearn_flavor.py skops_*.py ${LAMBDA_TASK_ROOT}/
 COPY served/*.py ${LAMBDA_TASK_ROOT}/served/
 COPY streaming/*.py ${LAMBDA_TASK_ROOT}/streaming/
 # Lambda runs the function as another user, who must be able to read the files even if a strict umask made them.
@@ -95,8 +96,9 @@ RUN ./install-packages /app ${CATEGORIES} web
 FROM python-base AS web-modules
 
 WORKDIR /app
-COPY web_service.py gunicorn.conf.py arns.py artifacts.py clients.py digests.py features.py flavors.py forests.py \
-    linear_models.py model.py model_metadata.py pickled_code.py proofs.py rides.py settings.py sklearn_flavor.py skops_*.py ./
+COPY web_service.py gunicorn.conf.py arns.py artifacts.py baselines.py clients.py digests.py features.py flavors.py \
+    forests.py linear_models.py model.py model_metadata.py pickled_code.py proofs.py ride_counts.py rides.py settings.py \
+    sklearn_flavor.py skops_*.py ./
 COPY served/*.py ./served/
 COPY web/*.py ./web/
 COPY web/static ./web/static
@@ -140,9 +142,9 @@ RUN ./install-packages /app ${CATEGORIES} batch
 FROM python-base AS batch-modules
 
 WORKDIR /app
-COPY batch_job.py batch_flow.py arns.py artifacts.py clients.py digests.py features.py flavors.py forests.py \
-    linear_models.py model.py model_metadata.py pickled_code.py proofs.py rides.py settings.py sklearn_flavor.py skops_*.py \
-    targets.py trip_cells.py trips.py ./
+COPY batch_job.py batch_flow.py arns.py artifacts.py baselines.py clients.py digests.py features.py flavors.py \
+    forests.py linear_models.py model.py model_metadata.py pickled_code.py proofs.py ride_counts.py rides.py settings.py \
+    sklearn_flavor.py skops_*.py targets.py trip_cells.py trips.py ./
 COPY served/*.py ./served/
 COPY batch/*.py ./batch/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R a+rX .

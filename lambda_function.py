@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from model import NotTriedError, load_from_settings
+from ride_counts import Counter
 from rides import Prediction, encode_prediction
 from settings import StreamSettings
 from streaming.delivery import MAX_ENTRY_BYTES, Context, Deadline, Delivery, Entry, FailuresBucket, OutputStream
@@ -67,29 +68,28 @@ def lambda_handler(event: Mapping[str, Any], context: Context | None = None) -> 
 
 
 def process(part: DecodedPart, deadline: Deadline, tally: Tally, shown: dict[str, list[Any]]) -> list[str]:
-    """Predict, deliver and store a part of an event; return the numbers of the records to deliver again.
-
-    In a dry run, ``shown`` gets the predictions and the rejections, for the response.
-    """
+    """Predict, deliver and store a part of an event; return the numbers of the records to deliver again."""
     # Predicting leaves half of the time to delivery; delivery leaves a quarter, five seconds at most, to storing.
-    with tally.predicting():
-        entries, unpredictable, not_tried = predict(part.received, deadline.reserving(0.5))
+    with tally.predicting(MODEL.bins) as counter:
+        entries, unpredictable, not_tried = predict(part.received, deadline.reserving(0.5), counter)
     delivery = STREAM.put(entries, deadline.reserving(0.25, most=5.0)) if STREAM else Delivery()
     tally.delivered(len(entries), delivery)
     rejections = part.rejections + unpredictable
     not_stored, storage_error = store(rejections, deadline)
     tally.stored(rejections, not_stored, storage_error)
-    if SETTINGS.dry_run:
+    if SETTINGS.dry_run:  # the response shows them
         shown["predictions"] += [msgspec.json.decode(entry.data) for entry in entries]
         shown["rejections"] += [rejection.summary for rejection in rejections]
     undelivered = not_tried + [entry.sequence_number for entry in delivery.undelivered]
     return undelivered + [rejection.record.sequence_number for rejection in not_stored]
 
 
-def predict(received: Sequence[ReceivedRide], deadline: Deadline) -> tuple[list[Entry], list[Rejection], list[str]]:
+def predict(
+    received: Sequence[ReceivedRide], deadline: Deadline, counter: Counter | None = None
+) -> tuple[list[Entry], list[Rejection], list[str]]:
     """Return the predictions to put, the rejections of rides without one, and the numbers of rides not tried."""
     entries, rejections, not_tried = [], [], []
-    values = MODEL.predict(rides_of(received, with_times=MODEL.metadata.wants_time), deadline.is_over)
+    values = MODEL.predict(rides_of(received, with_times=MODEL.metadata.wants_time), deadline.is_over, counter)
     for ride, value in zip(received, values, strict=True):
         if isinstance(value, float):
             entry = prediction_entry(ride, value)

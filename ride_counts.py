@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec import Struct
 
-from baselines import PREDICTION, UNSEEN, Bins
+from baselines import Bins
 
 if TYPE_CHECKING:
     from features import Features
@@ -67,25 +67,22 @@ class Counter:
         """Begin with no rides."""
         self.bins = bins
         self.cells = np.zeros(bins.size, np.intp)
-        self.rejected = 0
+        self.predicted = self.rejected = 0
 
     def add(self, features: "Sequence[Features]", values: "Sequence[float]") -> None:
         """Count rides with their predicted values, which are finite."""
         self.cells += self.bins.count(features, values)
+        self.predicted += len(features)
 
     def merge(self, other: "Counter") -> None:
         """Count the rides of another counter too."""
         self.cells += other.cells
+        self.predicted += other.predicted
         self.rejected += other.rejected
 
     def total(self) -> RideCounts:
         """Return the counts so far."""
-        return make_counts(self.bins, self.cells.tolist(), self.rejected)
-
-
-def make_counts(bins: Bins, cells: "Sequence[int]", rejected: int) -> RideCounts:
-    """Return the counts in the cells of ``bins``."""
-    every = {name: list(cells[part]) for name, part in bins.slices.items()}
-    counts = {name: found for name, found in every.items() if any(found)}
-    rides = sum(map(sum, (counts.get(name, ()) for name in (PREDICTION, UNSEEN))))
-    return RideCounts(bins.name, rides, cells[-1], rejected, counts)
+        cells: list[int] = self.cells.tolist()
+        every = {name: cells[part] for name, part in self.bins.slices.items()}
+        counts = {name: found for name, found in every.items() if any(found)}
+        return RideCounts(self.bins.name, self.predicted - cells[-1], cells[-1], self.rejected, counts)

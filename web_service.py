@@ -19,6 +19,7 @@ from flask import Flask, Response, abort, request
 from artifacts import ModelError
 from model import load_from_settings
 from model_metadata import NO_METADATA
+from ride_counts import Counter
 from rides import InvalidRideError, encodable, with_time
 from settings import ANSWER_FIELDS, SettingsError, WebSettings
 from web import errors, open_inference, openapi, pages, telemetry
@@ -41,7 +42,7 @@ WANTS_TIME = MODEL.metadata.wants_time
 NAMES = {"model": NAME, "version": VERSION, "field": FIELD}
 HEALTH = Health(NAME, MODEL, SETTINGS.drain_seconds)
 DOCUMENT = openapi.make_document(**NAMES, unit=UNIT)
-METRICS = Metrics(openapi.list_requests(DOCUMENT), {"model": NAME, "version": VERSION})
+METRICS = Metrics(openapi.list_requests(DOCUMENT), {"model": NAME, "version": VERSION}, MODEL.bins)
 
 app = Flask(__name__, static_folder=None)
 app.extensions["health"] = HEALTH
@@ -151,13 +152,14 @@ def predict_each(rides: Sequence[RequestedRide | InvalidRideError]) -> list[floa
     if MODEL.metadata.wants_time:
         now = datetime.now(UTC)
         valid = [with_time(ride, now) for ride in valid]
-    predicted = iter(MODEL.predict(valid))
+    counter = Counter(MODEL.bins) if MODEL.bins else None
+    predicted = iter(MODEL.predict(valid, counter=counter))
     values = [next(predicted) if isinstance(one, RequestedRide) else one for one in rides]
     outcomes = [
         value if isinstance(value, float | InvalidRideError) else InvalidRideError("prediction", encodable(str(value)))
         for value in values
     ]
-    telemetry.note_outcomes(outcomes)
+    telemetry.note_outcomes(outcomes, counter)
     return outcomes
 
 

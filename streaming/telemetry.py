@@ -13,11 +13,16 @@ from typing import Any
 import msgspec
 from aws_lambda_powertools import Logger
 
+from baselines import Bins
+from ride_counts import KEY, RideCounts
+from ride_counts import Counter as RideCounter
 from rides import RejectionKind
 from streaming.delivery import Delivery, DeliveryError
 from streaming.records import ReceivedRide, Rejection
+from streaming.windows import DriftWindows
 
 DURATIONS = dict.fromkeys(("PredictTime", "OldestRecordAge", "ModelLoadTime"), "Milliseconds")
+UNITS = {**DURATIONS, "Drift": "None"}
 """The metrics that are not counts, with their unit."""
 
 _encoder = msgspec.json.Encoder()
@@ -44,6 +49,8 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)
     """Failures over all attempts, by the name that AWS or the SDK gives them; each entry of PutRecords counts."""
     predict_seconds: float = 0.0
+    counter: RideCounter | None = None
+    """Counts the rides in the bins of the model's baseline; None if the model has none, or was not called."""
     oldest_arrival: float | None = None
     """Seconds since the epoch at which Kinesis got the oldest record."""
     debug: Callable[..., None] = lambda *_, **__: None
@@ -60,10 +67,12 @@ class Tally:
         self.shard = user_records[0].event_id.partition(":")[0] if user_records else self.shard
 
     @contextlib.contextmanager
-    def predicting(self) -> Iterator[None]:
-        """Measure the block as the time that the model needs."""
+    def predicting(self, bins: Bins | None) -> Iterator[RideCounter | None]:
+        """Measure the block as the time that the model needs. Give the counter of its rides if there are ``bins``."""
         began = time.perf_counter()
-        yield
+        if bins and not self.counter:
+            self.counter = RideCounter(bins)
+        yield self.counter
         self.predict_seconds += time.perf_counter() - began
 
     def delivered(self, entries: int, delivery: Delivery) -> None:
@@ -90,6 +99,7 @@ class Telemetry:
         self.logger = Logger(service=service, level=level)
         self._service, self._namespace = service, namespace
         self._model_load_seconds: float | None = None
+        self._windows = DriftWindows()
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
@@ -132,8 +142,21 @@ class Telemetry:
                 )
             if self._namespace:
                 with contextlib.suppress(Exception):
-                    line = metrics_line(self._namespace, self._service, self._values(tally))
+                    drift, counts = self._watch(tally)
+                    line = metrics_line(self._namespace, self._service, self._values(tally) | drift, counts)
                     print(f"{line}\n", end="")  # in one write, because threads of the local mapping print side by side
+
+    def _watch(self, tally: Tally) -> tuple[dict[str, float], RideCounts | None]:
+        """Return the drift if a window of rides is complete, and the counts of the invocation's rides."""
+        drift, counts = {}, None
+        # Without them, the line has its other metrics all the same.
+        with contextlib.suppress(Exception):
+            if counter := tally.counter:
+                counter.rejected = tally.rejections.total()
+                counts = counter.total()
+                if (excess := self._windows.add(counter)) is not None:
+                    drift["Drift"] = excess
+        return drift, counts
 
     def _values(self, tally: Tally) -> dict[str, float]:
         """Return the metrics. Their names are the same for every batch, except for the kinds of rejections."""
@@ -156,16 +179,19 @@ class Telemetry:
         return values
 
 
-def metrics_line(namespace: str, service: str, values: Mapping[str, float]) -> str:
+def metrics_line(namespace: str, service: str, values: Mapping[str, float], counts: RideCounts | None = None) -> str:
     """Return the metrics in CloudWatch's embedded metric format (CloudWatch's user guide), as Powertools writes them.
+
+    ``counts`` are no metric. CloudWatch keeps them in the log with the rest of the line.
 
     Powertools itself takes ten times as long as a prediction, because it checks each name, unit and value again.
     """
-    definitions = [{"Name": name, "Unit": DURATIONS.get(name, "Count")} for name in values]
+    definitions = [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in values]
     declared = {"Namespace": namespace, "Dimensions": [["service"]], "Metrics": definitions}
     line = {
         "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [declared]},
         "service": service,
         **{name: [float(value)] for name, value in values.items()},
+        **({KEY: counts} if counts else {}),
     }
     return _encoder.encode(line).decode()

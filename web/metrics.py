@@ -25,6 +25,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from baselines import Bins
+from ride_counts import Counter
+from web.ride_metrics import write_counts
+
 MAX_WORKERS = 128
 """The number of slots."""
 
@@ -108,8 +112,11 @@ class SharedCells:
 class Metrics(Collector):
     """What the service counts, as metrics that ``exposition`` writes."""
 
-    def __init__(self, requests: Sequence[Request], info: Mapping[str, str]) -> None:
-        """Count each of ``requests`` by itself, and all others together. ``info`` has the labels of ``model_info``."""
+    def __init__(self, requests: Sequence[Request], info: Mapping[str, str], bins: Bins | None = None) -> None:
+        """Count each of ``requests`` by itself, and all others together. ``info`` has the labels of ``model_info``.
+
+        Rides are counted in ``bins`` if there are any.
+        """
         self._requests = list(dict.fromkeys([*requests, (OTHER, OTHER, OTHER)]))
         self._info = dict(info)
         self._width = len(SECONDS) + 2  # a last bucket for longer durations, and the sum
@@ -117,7 +124,8 @@ class Metrics(Collector):
         self._outcomes = self._width * len(self._requests)
         self._batches = self._outcomes + len(OUTCOMES)
         self._in_flight = self._batches + len(BATCH_SIZES) + 2
-        self._cells = SharedCells(self._in_flight + 1, gauge=self._in_flight)
+        self._bins, self._in_bins = bins, self._in_flight + 1
+        self._cells = SharedCells(self._in_bins + (bins.size if bins else 0), gauge=self._in_flight)
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -138,8 +146,8 @@ class Metrics(Collector):
             cells[start + self._width - 1] += seconds
             cells[self._in_flight] -= 1
 
-    def count_rides(self, outcomes: Mapping[str, int]) -> None:
-        """Count the rides of a request by outcome."""
+    def count_rides(self, outcomes: Mapping[str, int], counter: Counter | None = None) -> None:
+        """Count the rides of a request by outcome. The ``counter`` has counted them in the bins."""
         rides = sum(outcomes.values())
         with self._lock:
             cells = self._cells.own
@@ -147,6 +155,8 @@ class Metrics(Collector):
                 cells[self._outcomes + OUTCOMES.index(outcome)] += number
             cells[self._batches + bisect_left(BATCH_SIZES, rides)] += 1
             cells[self._batches + len(BATCH_SIZES) + 1] += rides
+            if counter:
+                np.asarray(cells)[self._in_bins :] += counter.cells
 
     def exposition(self) -> bytes:
         """Return the metrics of all workers in Prometheus' text format, whose media type is ``TEXT``."""
@@ -170,6 +180,10 @@ class Metrics(Collector):
         for number, outcome in enumerate(OUTCOMES):
             rides.add_metric((outcome,), totals[self._outcomes + number])
         yield rides
+        if self._bins:
+            # Each rejection has an outcome, also that of a whole request.
+            rejected = sum(totals[self._outcomes + 1 : self._outcomes + len(OUTCOMES)])
+            yield from write_counts(self._bins, totals[self._in_bins :], rejected)
         buckets, total = _histogram(BATCH_SIZES, totals[self._batches : self._in_flight])
         yield HistogramMetricFamily("ride_batch_size", "Rides of a request.", buckets, total)
         yield InfoMetricFamily("model", "The model that predicts.", self._info)

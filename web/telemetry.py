@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from flask import Flask, Request, Response, g, request
 
+from ride_counts import Counter
 from rides import InvalidRideError
 from web.metrics import OTHER, Metrics
 
@@ -36,6 +37,8 @@ class Observation:
     began: float
     outcomes: dict[str, int] = field(default_factory=dict)
     """The number of rides by outcome: ``predicted``, or the kind of the rejection."""
+    counter: Counter | None = None
+    """Has counted the predicted rides in the bins of the model's baseline; None if the model has no baseline."""
 
 
 def observe(app: Flask, metrics: Metrics, level: str) -> None:
@@ -60,7 +63,7 @@ def observe(app: Flask, metrics: Metrics, level: str) -> None:
                 response.headers[header] = identity[name]
         # Count before the answer is sent, so that a client that has its answer finds it in the metrics.
         if seen.outcomes:
-            metrics.count_rides(seen.outcomes)
+            metrics.count_rides(seen.outcomes, seen.counter)
         metrics.end((asked.method, route, str(status)), seconds)
         if logs:
             log(
@@ -74,10 +77,11 @@ def observe(app: Flask, metrics: Metrics, level: str) -> None:
         return response
 
 
-def note_outcomes(outcomes: Sequence[float | InvalidRideError]) -> None:
-    """Remember the outcomes of the request's rides, for its log line and the metrics."""
+def note_outcomes(outcomes: Sequence[float | InvalidRideError], counter: Counter | None) -> None:
+    """Remember the outcomes of the request's rides and what has counted them, for its log line and the metrics."""
     kinds = [one.kind if isinstance(one, InvalidRideError) else "predicted" for one in outcomes]
-    g.observation.outcomes = {kind: kinds.count(kind) for kind in set(kinds)}
+    seen: Observation = g.observation
+    seen.outcomes, seen.counter = {kind: kinds.count(kind) for kind in set(kinds)}, counter
 
 
 def note_rejection(error: InvalidRideError) -> None:

@@ -1,0 +1,40 @@
+"""Drift as the function sees it: the rides of a sandbox, judged a window at a time."""
+
+import threading
+
+from drift import judge
+from ride_counts import Counter
+
+RIDES = 2_000
+"""The rides of a window. A sandbox that ends loses the window that it has begun."""
+
+
+class DriftWindows:
+    """The rides that a sandbox has counted since it last judged some."""
+
+    def __init__(self) -> None:
+        """Begin with no rides."""
+        self._window: Counter | None = None
+        self._lock = threading.Lock()  # the local mapping invokes the function for several shards at once
+
+    def add(self, counter: Counter) -> float | None:
+        """Add the rides of an invocation. If they complete a window, return its drift, and begin the next window.
+
+        The drift is the excess of the worst finding of ``drift.judge``.
+        """
+        with self._lock:
+            if self._window is None:
+                self._window = Counter(counter.bins)
+            window = self._window
+            window.merge(counter)
+            if not _is_complete(window):
+                return None
+            self._window = None
+        findings = judge(counter.bins.baseline, window.total())
+        return findings[0].excess if findings else None
+
+
+def _is_complete(window: Counter) -> bool:
+    """Return whether the histograms have the rides of a window, or so many rides are in none that this is drift."""
+    in_histograms = window.predicted - int(window.cells[-1])
+    return in_histograms >= RIDES or window.predicted + window.rejected >= 2 * RIDES
