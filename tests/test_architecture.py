@@ -51,9 +51,12 @@ FENCES = {
     "moto": ["scripts.localaws.moto"],
     "pyarrow": [
         *("trips", "trip_cells", "batch", "scripts.models", "scripts.scoring.sums", "scripts.benchmark.batch_files"),
-        "scripts.image.trip_files",
+        *("scripts.image.trip_files", "scripts.watching.outputs"),
     ],
-    "matplotlib": ["scripts.density", "scripts.benchmark.plot", "scripts.models.plots", "scripts.scoring.plots"],
+    "matplotlib": [
+        *("scripts.density", "scripts.benchmark.plot", "scripts.models.plots", "scripts.scoring.plots"),
+        "scripts.watching.plots",
+    ],
     "mlflow": ["flavors", "scripts.models", "scripts.benchmark"],
     "boto3": ["scripts"],
     "botocore": ["artifacts", "batch", "clients", "scripts", "streaming"],

@@ -44,7 +44,7 @@ def read_outputs(model: WatchedModel, locations: Sequence[str]) -> Window:
             " that scored them with --model, or score the month with ./scripts/score"
         )
     rides = _join([_read_rows(model, place, manifest) for place, manifest in months])
-    found = [manifest.ride_counts for _, manifest in months if manifest.ride_counts]
+    found = [counts for _, manifest in months if (counts := getattr(manifest, "ride_counts", None))]
     notes = [f"{len(months):,} {'month is' if len(months) == 1 else 'months are'} added up"]
     if others:
         notes.append(f"{others:,} months by other models are left out")
