@@ -51,12 +51,13 @@ FENCES = {
     "moto": ["scripts.localaws.moto"],
     "pyarrow": [
         *("trips", "trip_cells", "batch", "scripts.models", "scripts.scoring.sums", "scripts.benchmark.batch_files"),
-        *("scripts.image.trip_files", "scripts.watching.outputs"),
+        *("scripts.image.trip_files", "scripts.watching.outputs", "scripts.watching.raw_rows"),
     ],
     "matplotlib": [
         *("scripts.density", "scripts.benchmark.plot", "scripts.models.plots", "scripts.scoring.plots"),
         "scripts.watching.plots",
     ],
+    "evidently": ["scripts.watching.evidently_report"],
     "mlflow": ["flavors", "scripts.models", "scripts.benchmark"],
     "boto3": ["scripts"],
     "botocore": ["artifacts", "batch", "clients", "scripts", "streaming"],

@@ -25,6 +25,7 @@ from scripts.watching import shown
 from scripts.watching.judging import judge_window
 from scripts.watching.log_lines import read_log
 from scripts.watching.outputs import read_outputs
+from scripts.watching.raw_rows import write_evidently
 from scripts.watching.scrapes import read_scrapes
 from scripts.watching.streams import is_file, read_streams
 from scripts.watching.windows import WatchedModel, Window, open_watched
@@ -41,29 +42,32 @@ examples:
   drift --trial green_tripdata_2023-02.parquet
 """
 EXPLAINED = (ModelError, OutputError, TripRecordError)
-SOURCES = ("rides", "logs", "metrics", "outputs", "trial")
+SOURCES = ("rides", "logs", "metrics", "outputs")
 
 
 def main() -> int:
     """Judge as the command line says, and return the exit code."""
     options = parse_arguments()
-    if options.report:
-        cli.check_writable(options.report)  # before minutes have passed
+    for file in filter(None, (options.report, options.evidently)):
+        cli.check_writable(file)  # before minutes have passed
     cli.choose_account(options.profile)
     cli.choose_model(os.environ, options.model)
-    model = open_watched(ModelSettings.from_environment(os.environ))
+    settings = ModelSettings.from_environment(os.environ)
+    model = open_watched(settings)
     window = read_window(options, model)
     judged = judge_window(model, window)
-    if options.json:
-        print(msgspec.json.format(msgspec.json.encode(shown.as_document(judged))).decode())
-    else:
-        shown.show(judged)
+    if options.evidently:
+        write_evidently(window, options.reference, options.evidently, model, settings)
     if options.report:
         # Imported here because matplotlib takes a second to import.
         from scripts.watching.page import make_page
 
         cli.write(options.report, make_page(judged))
-        cli.CONSOLE.print(f"The report is {options.report}", highlight=False, soft_wrap=True, markup=False)
+    # Printed last: stdout is empty if there was an error.
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(shown.as_document(judged))).decode())
+    else:
+        shown.show(judged)
     return int(judged.verdict == "drift")
 
 
@@ -100,6 +104,15 @@ def parse_arguments() -> argparse.Namespace:
     add("--outputs", nargs="+", metavar="FOLDER", help="outputs of the batch job: folders or s3:// URIs")
     add("--json", action="store_true", help="print JSON instead of tables")
     add("--report", metavar="FILE", help="write a page (HTML) with plots")
+    evidently = (
+        "write Evidently's report about the rows of --rides or --outputs against those of --reference. Its 79 packages"
+        " are installed into an environment of their own, once"
+    )
+    add("--evidently", metavar="FILE", help=evidently)
+    reference = (
+        "a TLC trip record file (a path, or an http(s) URL) with the rows for --evidently, such as a training month"
+    )
+    add("--reference", metavar="FILE", help=reference)
     cli.add_model(parser)
     cli.add_profile(parser)
     options = parser.parse_args()
@@ -109,6 +122,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(
             "--actual is for --rides: batch outputs have the actual values themselves, and counts have no rides"
         )
+    if bool(options.evidently) != bool(options.reference):
+        parser.error("--evidently and --reference go together")
     if len(options.metrics or ()) > 2:
         parser.error("--metrics takes one text, or two for the rides between them")
     return options

@@ -14,7 +14,7 @@ from scripts.watching.judging import JudgedWindow
 
 NUMBERS = {
     DISTANCE: "below {:.3g} miles",
-    RATIO: "below {:.3g} of the usual distance",
+    RATIO: "below {:.3g} × usual",
     PREDICTION: "predictions below {:.3g}",
     HOUR: "before {:g}:00",
 }
@@ -60,8 +60,9 @@ def show(judged: JudgedWindow) -> None:
             table.add_row(name, place, *numbers)
         _console.print(table)
     if judged.errors:
-        columns = (Column(name, justify="right") for name in ("rides", *_error_heads(judged), "of its limit"))
-        table = Table("errors", *columns)
+        heads = ("rides", "mean error", "mean prediction", "of its limit")
+        title = f"Actual minus predicted, {judged.model.baseline.unit}"
+        table = Table("rides of", *(Column(name, justify="right") for name in heads), title=title, title_justify="left")
         for row in rows_of_errors(judged)[:MOST_ERRORS]:
             table.add_row(*row)
         _console.print(table)
@@ -157,11 +158,6 @@ def explain_verdict(judged: JudgedWindow) -> str:
         return f"Verdict: drift: {len(judged.sentences)} of {len(tests)} tests are beyond their limits"
     largest = _as_excess(max(tests))
     return f"Verdict: no drift: the largest of {len(tests)} tests is at {largest} of its limit"
-
-
-def _error_heads(judged: JudgedWindow) -> tuple[str, str]:
-    unit = judged.model.baseline.unit
-    return f"actual - predicted, {unit}", f"mean prediction, {unit}"
 
 
 def _as_excess(excess: float) -> str:
