@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import msgspec
+from msgspec import UNSET
 
 from artifacts import ModelError
 from batch.manifests import Counts, InputIdentity, Manifest, ModelIdentity, find_versions, now
@@ -120,14 +121,17 @@ def score_month(job: Job, settings: ModelSettings, watcher: Watcher = Watcher())
             check_colour(trips, job.month, source)
             with loaded(settings) as predictor:
                 began = time.perf_counter()
-                counts, columns = score_file(trips, source.sha256, predictor, model, outputs, watcher.scored)
+                counts, columns, in_bins = score_file(trips, source.sha256, predictor, model, outputs, watcher.scored)
                 seconds = time.perf_counter() - began
             origin.check_unchanged(file, source)
             found = (
                 describe_file(predictions, "part-", f"{place.suffix}.parquet"),
                 describe_file(rejections, "_rejected-", f"{place.suffix}.jsonl.gz"),
             )
-            manifest = Manifest(*job.month, source, model, counts, *found, columns, find_versions(), now())
+            manifest = Manifest(
+                *(*job.month, source, model, counts, *found, columns, find_versions(), now()),
+                ride_counts=in_bins or UNSET,
+            )
             commit(place, manifest, outputs)
         place.remove_unused(names, manifest)
     return ScoredMonth(place.location, False, manifest.counts, seconds, model.unit)

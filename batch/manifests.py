@@ -8,9 +8,10 @@ import platform
 from typing import Any, BinaryIO, cast
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from model_metadata import NO_METADATA
+from ride_counts import RideCounts
 from targets import Target, find_target
 
 MANIFEST = "_manifest.json"
@@ -107,6 +108,8 @@ class Manifest(Struct, frozen=True):
     written_at: str
     """The time in UTC, ISO 8601."""
     format: int = 1
+    ride_counts: RideCounts | UnsetType = UNSET
+    """The rows in the bins of the model's baseline. A manifest lacks it if the model has none, or if it is older."""
 
     def is_of(self, source: InputIdentity, model: ModelIdentity) -> bool:
         """Return whether the predictions are of this input, by this model."""

@@ -13,6 +13,7 @@ from artifacts import ModelError
 from batch.manifests import Counts, ModelIdentity
 from batch.tables import Predictions, Reason, Rejections, RunningCounts
 from model import Model
+from ride_counts import Counter, RideCounts
 from rides import RIDE_ID, Ride, RideEvent, encodable
 from trip_cells import RIDE
 from trips import TripChunk, TripFile, to_datetimes
@@ -32,7 +33,7 @@ def score_file(
     identity: ModelIdentity,
     outputs: tuple[BinaryIO, BinaryIO],
     advance: Callable[[int, int], None],
-) -> tuple[Counts, dict[str, str]]:
+) -> tuple[Counts, dict[str, str], RideCounts | None]:
     """Write the predictions and the rejected rows of a file.
 
     Args:
@@ -43,15 +44,15 @@ def score_file(
         outputs: open files for the predictions and for the rejected rows.
         advance: called after each chunk with its rows, and with the rows of the whole file.
 
-    Returns the counts, and the types of the predictions' columns. Raises TripRecordError if the file is damaged,
-    and ModelError if the model runs out of memory.
+    Returns the counts, the types of the predictions' columns, and the counts in the bins of the model's baseline, if it
+    has one. Raises TripRecordError if the file is damaged, and ModelError if the model runs out of memory.
     """
-    counts = RunningCounts(identity)
+    counts, counter = RunningCounts(identity), Counter(model.bins) if model.bins else None
     # Closed even if a chunk fails: otherwise pyarrow would do it later, in a file that is closed by then.
     with closing(Predictions(outputs[0], identity)) as predictions, closing(Rejections(outputs[1])) as rejections:
         for chunk in trips.chunks(CHUNK_ROWS):
             ids = complete_ids(chunk, sha256)
-            values, reasons = predict(chunk, ids, model)
+            values, reasons = predict(chunk, ids, model, counter)
             cells = chunk.cells.set_column(chunk.cells.schema.get_field_index(RIDE_ID), RIDE_ID, ids)
             counts.add_predictions(predictions.write(cells.take(_indices(values)), list(values.values())))
             rows, raw = [chunk.first_row + row for row in reasons], chunk.raw.take(_indices(reasons))
@@ -59,7 +60,10 @@ def score_file(
             counts.add_rejections(list(reasons.values()))
             advance(len(chunk.raw), trips.rows)
         columns = {field.name: str(field.type) for field in predictions.schema}
-    return counts.total(), columns
+    total = counts.total()
+    if counter:
+        counter.rejected = total.rejected
+    return total, columns, counter.total() if counter else None
 
 
 def complete_ids(chunk: TripChunk, sha256: str) -> Any:
@@ -84,16 +88,18 @@ def _make_ids(sha256: str, first_row: int, rows: int) -> Any:
     return pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(ends), pa.py_buffer(text)])
 
 
-def predict(chunk: TripChunk, ids: Any, model: Model) -> tuple[dict[int, float], dict[int, Reason]]:
+def predict(
+    chunk: TripChunk, ids: Any, model: Model, counter: Counter | None
+) -> tuple[dict[int, float], dict[int, Reason]]:
     """Return the predicted values of a chunk's rows, and the reasons of the rejected rows, by the row's index.
 
-    Raises ModelError if the model runs out of memory.
+    The ``counter`` counts the predicted rides. Raises ModelError if the model runs out of memory.
     """
     values: dict[int, float] = {}
     reasons: dict[int, Reason] = {}
     for rows, rides in _split_rides(chunk, model.metadata.wants_time):
         try:
-            outcomes = model.predict(rides)
+            outcomes = model.predict(rides, counter=counter)
         except MemoryError as error:
             raise ModelError(
                 f"the model ran out of memory with {len(rides):,} rides: give the job more memory"

@@ -27,14 +27,9 @@ class DriftWindows:
                 self._window = Counter(counter.bins)
             window = self._window
             window.merge(counter)
-            if not _is_complete(window):
+            # Rejected rides alone complete a window too: they may be the drift.
+            if max(window.predicted, window.rejected) < RIDES:
                 return None
             self._window = None
         findings = judge(counter.bins.baseline, window.total())
         return findings[0].excess if findings else None
-
-
-def _is_complete(window: Counter) -> bool:
-    """Return whether the histograms have the rides of a window, or so many rides are in none that this is drift."""
-    in_histograms = window.predicted - int(window.cells[-1])
-    return in_histograms >= RIDES or window.predicted + window.rejected >= 2 * RIDES

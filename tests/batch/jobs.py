@@ -81,7 +81,7 @@ def score_table(table: pa.Table, call: Any = None, digest: str = DIGEST, **optio
     source.seek(0)
     model = Model(call or predict_miles, "a-run")
     trips, outputs = TripFile(source, "trips.parquet"), (predictions, rejections)
-    counts, _ = score_file(trips, digest, model, IDENTITY, outputs, lambda *_: None)
+    counts, *_ = score_file(trips, digest, model, IDENTITY, outputs, lambda *_: None)
     written = read_files(predictions.getvalue(), rejections.getvalue())
     assert (counts.predicted, counts.rejected) == (len(written.predictions), len(written.rejections))
     assert counts.rows == len(table) == counts.predicted + counts.rejected

@@ -52,7 +52,7 @@ def score_trips(table: pa.Table, metadata: ModelMetadata, call: Any = predict_mi
     identity = ModelIdentity("m", "1", DIGEST, f"predicted_{metadata.target}", metadata.target, metadata.unit)
     file = TripFile(source, "trips.parquet", identity.known_target)
     model = Model(call, "1", metadata)
-    counts, _ = score_file(file, DIGEST, model, identity, (predictions, rejections), lambda *_: None)
+    counts, *_ = score_file(file, DIGEST, model, identity, (predictions, rejections), lambda *_: None)
     written = read_files(predictions.getvalue(), rejections.getvalue())
     return written.predictions, written.rejections, counts
 

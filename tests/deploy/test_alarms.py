@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 
+from drift import LEAST_RIDES
 from rides import RejectionKind
+from streaming import windows
 from streaming.records import Rejection, decode_event
 from tests.builders import kinesis_event
-from tests.conftest import SAMPLE_MODEL
 from tests.deploy.deployment import LEAST, UNUSUAL, resources_of
+from tests.watched_models import copy_watched, draw_rides
 
 OURS = "RidePredictions/my-stack"
 TOPIC = UNUSUAL["AlarmTopicArn"]
@@ -39,14 +42,14 @@ def input_of_math(identifier: str, watched: dict[str, Any], statistic: str) -> d
     return {"Id": identifier, "ReturnData": False, "MetricStat": {"Metric": watched, "Period": 60, "Stat": statistic}}
 
 
-def alarm(watched: dict[str, Any], comparison: str, threshold: int, minutes: tuple[int, int]) -> dict[str, Any]:
-    """Build an alarm that is raised if ``minutes[0]`` of the last ``minutes[1]`` breach; one without data does not."""
+def alarm(watched: dict[str, Any], comparison: str, threshold: int, periods: tuple[int, int]) -> dict[str, Any]:
+    """Build an alarm that is raised if ``periods[0]`` of the last ``periods[1]`` breach; one without data does not."""
     return {
         **watched,
         "ComparisonOperator": comparison,
         "Threshold": threshold,
-        "DatapointsToAlarm": minutes[0],
-        "EvaluationPeriods": minutes[1],
+        "DatapointsToAlarm": periods[0],
+        "EvaluationPeriods": periods[1],
         "TreatMissingData": "notBreaching",
     }
 
@@ -82,6 +85,7 @@ ALARMS = {
     "DurationAlarm": alarm({"Metrics": DURATION}, AT_LEAST, 80, (3, 5)),
     "RejectionsAlarm": alarm({"Metrics": REJECTIONS}, ABOVE, 8, (3, 5)),
     "UndeliveredAlarm": alarm(each_minute(ours("Undelivered"), "Sum"), AT_LEAST, 1, (3, 5)),
+    "DriftAlarm": alarm({**ours("Drift"), "Statistic": "Average", "Period": 3600}, ABOVE, 1, (1, 1)),
     "DroppedAlarm": alarm(each_minute(DROPPED, "Sum"), AT_LEAST, 1, (1, 1)),
     "DestinationAlarm": alarm(each_minute(of_function("DestinationDeliveryFailures"), "Sum"), AT_LEAST, 1, (1, 1)),
     "OutputThrottledAlarm": alarm(each_minute(THROTTLED, "Sum"), AT_LEAST, 1, (5, 5)),
@@ -131,15 +135,31 @@ def test_alarms_roll_a_canary_back(deployment_type: str, alarms: list[str]) -> N
 
 
 @pytest.fixture
-def emitted(cold_start: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """Give the function's metrics, with its variables from the template, for a batch with every kind of rejection."""
-    function = resources_of("AWS::Lambda::Function", **UNUSUAL)["Consumer"]
-    given = {"MODEL_LOCATION": SAMPLE_MODEL, "MODEL_SHA256": "", "PREDICTIONS_STREAM_NAME": "predictions"}
-    variables = {**function["Environment"]["Variables"], **given}
-    telemetry = cold_start(**variables).TELEMETRY
+def emitted(
+    cold_start: Callable[..., ModuleType],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> dict[str, Any]:
+    """Give the function's metrics, with its variables from the template, for a batch with every kind of rejection.
+
+    The batch completes a window of rides, so that its drift is there as well.
+    """
+    deployed = resources_of("AWS::Lambda::Function", **UNUSUAL)["Consumer"]
+    given = {
+        "MODEL_LOCATION": copy_watched(tmp_path / "model"),
+        "MODEL_SHA256": "",
+        "PREDICTIONS_STREAM_NAME": "predictions",
+    }
+    variables = {**deployed["Environment"]["Variables"], **given}
+    monkeypatch.setattr(windows, "RIDES", LEAST_RIDES)
+    function = cold_start(**variables)
+    telemetry = function.TELEMETRY
     _, (rejection,) = decode_event(kinesis_event(b"no ride"))
     with telemetry.invocation(None) as tally:
         tally.decoded(1, [], [rejection])
+        with tally.predicting(function.MODEL.bins) as counter:
+            function.MODEL.predict(draw_rides(2 * LEAST_RIDES), counter=counter)
         rejections = [Rejection(rejection.record, kind, "no reason") for kind in get_args(RejectionKind)]
         tally.stored(rejections, [], None)
     (metrics,) = [line for line in map(json.loads, capsys.readouterr().out.splitlines()) if "_aws" in line]
@@ -154,7 +174,7 @@ def test_the_function_emits_the_metrics_that_are_watched_and_shown(emitted: dict
     really = {(directive["Namespace"], name, "service", emitted["service"]) for name in names}
 
     watched = {identity for one in ALARMS.values() for identity in watched_by(one) if identity[0] == OURS}
-    assert len(watched) == 3
+    assert len(watched) == 4
     assert watched <= really
 
     (dashboard,) = resources_of("AWS::CloudWatch::Dashboard", **UNUSUAL).values()

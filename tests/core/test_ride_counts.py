@@ -1,0 +1,146 @@
+"""Counting rides in a baseline's bins: each ride once, in the right bin, however the rides are split."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import reduce
+from itertools import pairwise
+from operator import add
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baselines import DISTANCE, FEW, HOUR, PICKUP, PREDICTION, RATIO, UNSEEN
+from features import Features
+from model import Model, PredictionError
+from model_metadata import ModelMetadata
+from ride_counts import Counter, RideCounts
+from rides import Ride
+from scripts.models.boosting import WITH_TIME
+from tests.watched_models import BINS, EDGES, PAIRS, ZONES, draw_rides
+
+NO_VALUE = 55.0
+"""The model predicts infinity for rides of this length."""
+POISON = 66.0
+"""The model raises for rides of this length."""
+RIDES = st.builds(
+    Ride,
+    st.sampled_from([*ZONES, 40, 50]),
+    st.sampled_from(ZONES),
+    st.sampled_from([0.0, 0.3, *EDGES[DISTANCE], 5.5, 100.0, NO_VALUE, POISON]),
+    st.datetimes(timezones=st.none()),
+)
+
+
+def predict(features: list[Features]) -> list[float]:
+    """Predict values in all bins and at their edges, or none, or raise."""
+    miles = [one["trip_distance"] for one in features]
+    if POISON in miles:
+        raise ValueError("poison")
+    return [math.inf if one == NO_VALUE else one * 8.0 for one in miles]
+
+
+def watched(names: Sequence[str] = WITH_TIME) -> Model:
+    """Build a model with a baseline."""
+    return Model(predict, "v", ModelMetadata(features=tuple(names)), bins=BINS)
+
+
+def count(model: Model, rides: Sequence[Ride]) -> RideCounts:
+    """Predict rides in one batch, and return what an entry point reports of it."""
+    counter = Counter(BINS)
+    counter.rejected = sum(isinstance(one, PredictionError) for one in model.predict(rides, counter=counter))
+    return counter.total()
+
+
+def find_bins(ride: Ride) -> Iterator[tuple[str, int]]:
+    """Yield the histograms that a ride is in, and its bin, as docs/formats.md says it."""
+    miles, pair = ride.trip_distance, f"{ride.PULocationID}_{ride.DOLocationID}"
+    usual = PAIRS.get(pair, 0.0)
+    yield DISTANCE, bisect_right(EDGES[DISTANCE], miles)
+    yield RATIO, bisect_right(EDGES[RATIO], miles / usual) if usual else 4
+    yield PREDICTION if pair in PAIRS else UNSEEN, bisect_right(EDGES[PREDICTION], miles * 8)
+    yield PICKUP, ZONES.index(ride.PULocationID) + 1 if ride.PULocationID in ZONES else 0
+    assert ride.pickup_datetime
+    yield HOUR, bisect_right(EDGES[HOUR], ride.pickup_datetime.hour + ride.pickup_datetime.minute / 60)
+
+
+def count_one_by_one(rides: Sequence[Ride]) -> RideCounts:
+    """Count rides as slowly as possible."""
+    sizes = {name: len(edges) + 1 for name, edges in EDGES.items()} | {UNSEEN: 3, PICKUP: 4, RATIO: 5}
+    predicted = [ride for ride in rides if ride.trip_distance not in (NO_VALUE, POISON)]
+    found = [place for ride in predicted if ride.trip_distance for place in find_bins(ride)]
+    counts = {name: [found.count((name, bin_)) for bin_ in range(size)] for name, size in sizes.items()}
+    without = sum(not ride.trip_distance for ride in predicted)
+    kept = {name: cells for name, cells in counts.items() if any(cells)}
+    return RideCounts(BINS.name, len(predicted) - without, without, len(rides) - len(predicted), kept)
+
+
+@given(st.lists(RIDES, max_size=40))
+def test_each_ride_is_in_the_bins_that_the_format_names(rides: list[Ride]) -> None:
+    """The numbers of rides are on both sides of the limit from which on numpy counts."""
+    assert count(watched(), rides) == count_one_by_one(rides)
+
+
+@settings(max_examples=200)
+@given(st.lists(RIDES, min_size=1, max_size=60), st.sets(st.integers(1, 60)))
+def test_the_counts_of_any_batches_add_up_to_those_of_all_rides(rides: list[Ride], cuts: set[int]) -> None:
+    """A batch that the model cannot predict as a whole is halved, which makes no difference either."""
+    model = watched()
+    ends = sorted({0, len(rides), *(cut for cut in cuts if cut < len(rides))})
+    parts = [count(model, rides[start:end]) for start, end in pairwise(ends)]
+    whole = count(model, rides)
+    assert reduce(add, parts) == whole
+    assert whole - parts[0] == reduce(add, parts[1:], RideCounts(BINS.name))
+    merged = Counter(BINS)
+    for start, end in pairwise(ends):
+        one = Counter(BINS)
+        model.predict(rides[start:end], counter=one)
+        merged.merge(one)
+    assert msgspec.structs.replace(whole, rejected=0) == merged.total()
+    assert msgspec.json.decode(msgspec.json.encode(whole), type=RideCounts) == whole
+
+
+@pytest.mark.parametrize("number", [1, FEW, FEW + 1, 100])
+def test_a_model_without_the_time_counts_no_hours(number: int) -> None:
+    """The other histograms have every ride that goes some miles."""
+    rides = draw_rides(number)
+    expected = count_one_by_one(rides)
+    found = count(watched(("PU_DO", "trip_distance")), rides)
+    assert found == msgspec.structs.replace(
+        expected, counts={name: cells for name, cells in expected.counts.items() if name != HOUR}
+    )
+
+
+def test_hours_are_those_where_the_ride_takes_place() -> None:
+    """A pickup with a UTC offset is in the same bin as in the training rides, which have local times."""
+    utc = datetime(2023, 2, 1, 23, 30, tzinfo=UTC)
+    model = Model(predict, "v", ModelMetadata(features=WITH_TIME), "America/New_York", BINS)
+    assert count(model, [Ride(10, 10, 1.0, utc)]).counts[HOUR] == [0, 0, 0, 1]
+    assert utc.astimezone(ZoneInfo("America/New_York")).hour == 18
+
+
+def test_a_model_that_changes_its_features_is_predicted_all_the_same() -> None:
+    """Its rides cannot be counted, and then no histogram has them."""
+
+    def spoil(features: list[Features]) -> list[float]:
+        for one in features:
+            del one["PU_DO"]  # type: ignore[misc]
+        return [1.0] * len(features)
+
+    counter = Counter(BINS)
+    assert Model(spoil, "v", bins=BINS).predict(draw_rides(20), counter=counter) == [1.0] * 20
+    assert counter.total() == RideCounts(BINS.name)
+
+
+def test_counts_of_different_baselines_do_not_add_up() -> None:
+    """The error names both. So it is if the counts that are subtracted are the larger ones."""
+    first, other = count(watched(), draw_rides(9)), RideCounts("other", 3)
+    for combine in (first.__add__, first.__sub__):
+        with pytest.raises(ValueError, match=f"counted with two baselines, {BINS.name} and other"):
+            combine(other)
+    with pytest.raises(ValueError, match="the counters began anew in between"):
+        first - (first + first)
