@@ -1,6 +1,7 @@
 """The rides in log lines of the function: each invocation writes their counts into its line of metrics."""
 
 import gzip
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +17,9 @@ from scripts.watching.windows import WatchedModel, Window, choose_counts
 
 CONTINUED = (" ", "\t", "}", "]")
 """How a line begins that belongs to the line before: ``aws logs`` prints JSON over several lines."""
+
+JSON = re.compile(r'\{\s*"')
+"""The start of an object with members."""
 
 
 class _Event(Struct):
@@ -86,11 +90,11 @@ def _join(lines: Iterable[str]) -> Iterator[str]:
 
 def _parse(text: str) -> Iterator[_Document]:
     """Yield the lines of metrics in a line of a log, or in a page of events; whatever stands before JSON is skipped."""
-    start = text.find("{")
-    if start < 0 or KEY not in text:
+    start = JSON.search(text) if KEY in text else None
+    if not start:
         return
     try:
-        document = msgspec.json.decode(text[start:], type=_Document)
+        document = msgspec.json.decode(text[start.start() :], type=_Document)
     except (ValueError, RecursionError):
         return
     if document.counts:
