@@ -10,10 +10,13 @@ from typing import get_args
 
 import pytest
 
+from drift import LEAST_RIDES
 from rides import RejectionKind
+from streaming import windows
 from streaming.records import Rejection, UserRecord
 from streaming.telemetry import Telemetry
 from tests.tools import PATIENCE, ROOT
+from tests.watched_models import BINS
 
 README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "scripts" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -94,15 +97,18 @@ def test_each_variable_is_documented_once() -> None:
     assert documented_anywhere(read) == Counter(read)
 
 
-def test_each_metric_is_documented_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has the metrics of a first batch with rejections of each kind."""
+def test_each_metric_is_documented_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has the metrics of a first batch with many rejections of each kind, which complete a window."""
+    monkeypatch.setattr(windows, "RIDES", 1)
     record = UserRecord("1", "shardId-000000000000:1", None, 0.0, "", "")
     telemetry = Telemetry("model", level="CRITICAL", namespace="RidePredictions")
     with telemetry.loading():
         pass
     with telemetry.invocation(None) as tally:
         tally.oldest_arrival = 0.0
-        tally.stored([Rejection(record, kind, "") for kind in get_args(RejectionKind)], [], None)
+        with tally.predicting(BINS):
+            pass
+        tally.stored([Rejection(record, kind, "") for kind in get_args(RejectionKind)] * LEAST_RIDES, [], None)
     line = json.loads(capsys.readouterr().out)
     metrics = {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
     assert documented(section(ROOT / "docs" / "operations.md", "## The metrics")) == Counter(metrics)

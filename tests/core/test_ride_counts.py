@@ -1,6 +1,7 @@
 """Counting rides in a baseline's bins: each ride once, in the right bin, however the rides are split."""
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from model_metadata import ModelMetadata
 from ride_counts import Counter, RideCounts
 from rides import Ride
 from scripts.models.boosting import WITH_TIME
+from tests.tools import ROOT
 from tests.watched_models import BINS, EDGES, PAIRS, ZONES, draw_rides
 
 NO_VALUE = 55.0
@@ -144,3 +146,15 @@ def test_counts_of_different_baselines_do_not_add_up() -> None:
             combine(other)
     with pytest.raises(ValueError, match="the counters began anew in between"):
         first - (first + first)
+
+
+def test_the_documented_counts_are_written_as_they_are_shown() -> None:
+    """Each histogram has all rides; the two of predictions have them together."""
+    section = (ROOT / "docs" / "formats.md").read_text().partition("\n### The counts of rides\n")[2]
+    example = section.partition("```json\n")[2].partition("\n```")[0].encode()
+    shown = msgspec.json.decode(example, type=RideCounts)
+    assert msgspec.json.encode(shown) == example
+    rides = {name: sum(cells) for name, cells in shown.counts.items()}
+    rides[PREDICTION] += rides.pop(UNSEEN)
+    assert rides == dict.fromkeys((DISTANCE, RATIO, PREDICTION, PICKUP), shown.rides)
+    assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) >= set(RideCounts.__struct_fields__)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.builders import ride_event
 from tests.test_docs import documented
 from tests.tools import ROOT
+from tests.watched_models import copy_watched
 from tests.web.conftest import Lines, WebService
 from tests.web.test_metrics import read
 
@@ -50,8 +52,9 @@ def test_the_log_line_has_the_fields_that_are_shown(client: Any, lines: Lines) -
     assert list(line) == list(json.loads(shown))
 
 
-def test_each_metric_is_documented(client: Any) -> None:
+def test_each_metric_is_documented(web_service: WebService, tmp_path: Path) -> None:
     """The table has the names that Prometheus stores, with their labels."""
+    client = web_service(MODEL_LOCATION=copy_watched(tmp_path / "model")).app.test_client()
     families = read(client.get("/metrics").text).values()
     names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
     section = TEXT.partition("\n### Metrics\n")[2]
