@@ -1,11 +1,13 @@
 """Judge whether the rides of a window of time differ from the rides that a model was trained on.
 
-The window comes from one of four sources:
+The rides come from one of four sources:
 
     --rides STREAM         the input stream, joined with the stream of predictions: each ride counts once
     --logs FILE            log lines of the function: each invocation has counted its rides
     --metrics FILE|URL     /metrics of the web service; of two texts, the rides between them
     --outputs FOLDER       what the batch job wrote: a month's folder, or all months below a folder
+
+Or, with --trial FILE, print how often windows of a trip record file give a false alarm, and how often changes are seen.
 
 The exit code is 0 if there is no drift or there are too few rides for a verdict, and 1 if there is drift. It is 1 too
 for an error, which is one line on stderr; nothing is on stdout then.
@@ -16,11 +18,14 @@ import os
 from datetime import UTC, datetime
 
 import msgspec
+from rich.console import Console
 
 from artifacts import ModelError
 from batch.outputs import OutputError
+from model import find_location
 from scripts import cli
 from scripts.aws.windows import add_window, find_window
+from scripts.models import drift_trial
 from scripts.watching import shown
 from scripts.watching.judging import judge_window
 from scripts.watching.log_lines import read_log
@@ -42,7 +47,7 @@ examples:
   drift --trial green_tripdata_2023-02.parquet
 """
 EXPLAINED = (ModelError, OutputError, TripRecordError)
-SOURCES = ("rides", "logs", "metrics", "outputs")
+SOURCES = ("rides", "logs", "metrics", "outputs", "trial")
 
 
 def main() -> int:
@@ -53,6 +58,9 @@ def main() -> int:
     cli.choose_account(options.profile)
     cli.choose_model(os.environ, options.model)
     settings = ModelSettings.from_environment(os.environ)
+    if options.trial:
+        run_trial(options, find_location(settings))
+        return 0
     model = open_watched(settings)
     window = read_window(options, model)
     judged = judge_window(model, window)
@@ -69,6 +77,15 @@ def main() -> int:
     else:
         shown.show(judged)
     return int(judged.verdict == "drift")
+
+
+def run_trial(options: argparse.Namespace, location: str) -> None:
+    """Print how often windows of a file give a false alarm, and how often changes of them are seen."""
+    rows = drift_trial.run_trial(options.trial, location, rides=drift_trial.RIDES)
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(rows)).decode())
+    else:
+        Console().print(drift_trial.make_table(rows, drift_trial.RIDES))
 
 
 def read_window(options: argparse.Namespace, model: WatchedModel) -> Window:
@@ -102,6 +119,10 @@ def parse_arguments() -> argparse.Namespace:
         "--metrics", nargs="+", metavar="FILE|URL", help="one or two texts of the web service's /metrics, in this order"
     )
     add("--outputs", nargs="+", metavar="FOLDER", help="outputs of the batch job: folders or s3:// URIs")
+    trial = (
+        f"print the false alarms and the changes seen, in windows of {drift_trial.RIDES:,} rides of a trip record file"
+    )
+    add("--trial", metavar="FILE", help=trial)
     add("--json", action="store_true", help="print JSON instead of tables")
     add("--report", metavar="FILE", help="write a page (HTML) with plots")
     evidently = (

@@ -14,6 +14,7 @@ from batch.manifests import MANIFEST, Manifest
 from batch.objects import client, explained, split_uri
 from batch.outputs import OutputError, Place
 from batch.places import open_place
+from ride_counts import RideCounts
 from scripts.cli import CommandError
 from scripts.watching.windows import PredictedRides, WatchedModel, Window, choose_counts
 
@@ -28,15 +29,16 @@ def read_outputs(model: WatchedModel, locations: Sequence[str]) -> Window:
     Raises CommandError or OutputError if there are none, or if a file cannot be read.
     """
     months, others = [], 0
-    for location in locations:
-        for place in _find_places(location):
-            manifest = place.read_manifest()
-            if not manifest:
-                raise CommandError(f"{place.location}: its {MANIFEST} is missing or damaged: score the month again")
-            if manifest.model.version == model.version:
-                months.append((place, manifest))
-            else:
-                others += 1
+    # Each month counts once, also if it is named twice.
+    places = {place.location: place for location in locations for place in _find_places(location)}
+    for place in places.values():
+        manifest = place.read_manifest()
+        if not manifest:
+            raise CommandError(f"{place.location}: its {MANIFEST} is missing or damaged: score the month again")
+        if manifest.model.version == model.version:
+            months.append((place, manifest))
+        else:
+            others += 1
     names = " and ".join(locations)
     if not months:
         raise CommandError(
@@ -44,17 +46,16 @@ def read_outputs(model: WatchedModel, locations: Sequence[str]) -> Window:
             " that scored them with --model, or score the month with ./scripts/score"
         )
     rides = _join([_read_rows(model, place, manifest) for place, manifest in months])
-    found = [counts for _, manifest in months if (counts := getattr(manifest, "ride_counts", None))]
+    counted = [manifest.ride_counts for _, manifest in months if isinstance(manifest.ride_counts, RideCounts)]
     notes = [f"{len(months):,} {'month is' if len(months) == 1 else 'months are'} added up"]
     if others:
         notes.append(f"{others:,} months by other models are left out")
-    if len(found) == len(months):
-        counts, more = choose_counts(model, found, names)
+    if len(counted) == len(months):
+        counts, more = choose_counts(model, counted, names)
         notes += more
     else:
-        rejected = sum(manifest.counts.rejected for _, manifest in months)
-        counts = rides.count(model, rejected)
-        notes.append("a manifest has no counts, because it was written before they were: the rows are counted instead")
+        counts = rides.count(model, sum(manifest.counts.rejected for _, manifest in months))
+        notes.append("a manifest has no counts in bins, because it is older than they are: the rows were counted now")
     return Window(f"the batch outputs in {names}", counts, notes, rides)
 
 

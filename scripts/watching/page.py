@@ -40,18 +40,18 @@ UNITS = {DISTANCE: "miles", RATIO: "usual distances", HOUR: "hour"}
 
 def make_page(judged: JudgedWindow) -> str:
     """Return the page."""
-    title = f"{judged.verdict.capitalize()}: rides of {judged.window.source}"
-    return make_document(title, _parts(judged))
+    return make_document(judged.verdict.capitalize(), _parts(judged))
 
 
 def _parts(judged: JudgedWindow) -> Iterator[str]:
     yield make_paragraph(shown.explain_verdict(judged))
     if judged.sentences:
-        yield _list([f"{sentence[:1].upper()}{sentence[1:]}." for sentence in judged.sentences])
+        yield _list(list(map(_begin_sentence, judged.sentences)))
     yield _tiles(judged)
     source, model, *notes = shown.describe_window(judged)
-    yield make_paragraph(f"{source[:1].upper()}{source[1:]}, {model}.")
-    yield _list([note.removeprefix("- ") for note in notes])
+    yield make_paragraph(_begin_sentence(source))
+    yield make_paragraph(_begin_sentence(model))
+    yield _list([_begin_sentence(note.removeprefix("- ")) for note in notes])
     if judged.findings:
         yield from _tests(judged)
     yield "<h2>Errors</h2>"
@@ -82,7 +82,9 @@ def _tests(judged: JudgedWindow) -> Iterator[str]:
     yield make_table("Tests", ["Test", "Share", "Usual share", "Part of its limit"], rows)
     yield "<h2>Histograms</h2>"
     figures = []
-    for panel in make_panels(judged.model.baseline, judged.window.counts, judged.findings):
+    panels = make_panels(judged.model.baseline, judged.window.counts, judged.findings)
+    # The plot of the zones is tall, so it is the last.
+    for panel in sorted(panels, key=lambda one: one.test == PICKUP):
         if panel.test == PICKUP:
             figures.append(_zones_figure(panel))
         else:
@@ -117,6 +119,10 @@ def _errors(judged: JudgedWindow) -> Iterator[str]:
 def _name_zone(zone: int) -> str:
     names = zone_names()
     return names[zone] if 0 < zone < len(names) else f"zone {zone}"
+
+
+def _begin_sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _list(texts: Sequence[str]) -> str:

@@ -31,10 +31,14 @@ class WatchedModel:
     location: str
     version: str
     metadata: ModelMetadata
-    baseline: Baseline
     bins: Bins
     zone: tzinfo
     """The time zone of the pickups' hours."""
+
+    @property
+    def baseline(self) -> Baseline:
+        """The model's baseline."""
+        return self.bins.baseline
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def open_watched(settings: ModelSettings) -> WatchedModel:
             f"{location} has no baseline that rides can be compared with: train it again with ./scripts/train"
         )
     zone = ZoneInfo(settings.time_zone)
-    return WatchedModel(location, described.version, described.metadata, found[0], Bins(*found), zone)
+    return WatchedModel(location, described.version, described.metadata, Bins(*found), zone)
 
 
 def choose_counts(model: WatchedModel, found: Sequence[RideCounts], place: str) -> tuple[RideCounts, list[str]]:
@@ -129,12 +133,4 @@ def choose_counts(model: WatchedModel, found: Sequence[RideCounts], place: str) 
             f" baseline {model.bins.name}: name the model that counted them with --model"
         )
     notes = [f"{len(found) - len(own):,} counts of other baselines are left out: {', '.join(others)}"] if others else []
-    return add_up(own), notes
-
-
-def add_up(counts: Sequence[RideCounts]) -> RideCounts:
-    """Return the sum of counts of one baseline, at least one."""
-    total = counts[0]
-    for one in counts[1:]:
-        total += one
-    return total
+    return sum(own[1:], own[0]), notes

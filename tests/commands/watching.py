@@ -47,14 +47,18 @@ def draw_actual(rides: Sequence[Ride], seed: int) -> Floats:
 
 def save_watched(folder: Path) -> str:
     """Save the sample model with a baseline to a folder, and return it."""
-    sets = []
-    for seed in (101, 102):
-        rides = [event.ride for event in generate_events(RIDES, seed)]
-        sets.append(RideSet(("a",), rides, draw_actual(rides, seed), 0))
-    content = baseline.encode(baseline.make_baseline(*sets, predict(sets[1].rides), DURATION, predict))
+    training, validation = map(_draw_set, (101, 102))
+    content = baseline.encode(
+        baseline.make_baseline(training, validation, predict(validation.rides), DURATION, predict)
+    )
     location = copy_saying({"baseline": {"file": FILE, "sha256": digest_of(content)}}, folder)
     (folder / FILE).write_bytes(content)
     return location
+
+
+def _draw_set(seed: int) -> RideSet:
+    rides = [event.ride for event in generate_events(RIDES, seed)]
+    return RideSet(("a",), rides, draw_actual(rides, seed), 0)
 
 
 def save_other(watched: str, folder: Path) -> str:
@@ -73,7 +77,7 @@ def trips_of(records: Sequence[RideRecord], seed: int, slow_zone: int | None = N
     for ride, minutes in zip(rides, draw_actual(rides, seed).tolist(), strict=True):
         assert ride.pickup_datetime
         took = minutes * 2 if ride.PULocationID == slow_zone else minutes
+        values = {"PULocationID": ride.PULocationID, "DOLocationID": ride.DOLocationID}
         times = {"pickup": ride.pickup_datetime, "dropoff": ride.pickup_datetime + timedelta(minutes=took)}
-        zones = {"PULocationID": ride.PULocationID, "DOLocationID": ride.DOLocationID}
-        trips.append(trip(**times, **zones, trip_distance=ride.trip_distance))
+        trips.append(trip(took, trip_distance=ride.trip_distance, **values, **times))
     return trips
