@@ -121,7 +121,8 @@ def find_errors(baseline: Baseline, rides: ActualRides) -> Floats:
 def find_expected(baseline: Baseline, rides: ActualRides) -> tuple[Floats, Floats]:
     """Return the expected MAE and RMSE of the prediction of each ride."""
     bins = np.searchsorted(baseline.edges[PREDICTION], rides.predicted, side="right")
-    is_seen = np.isin(pack(rides.zones), pack(unpack_names(baseline.pairs)))
+    pairs = (f"{pickup}_{dropoff}" for pickup, dropoff in rides.zones.tolist())
+    is_seen = np.fromiter((pair in baseline.pairs for pair in pairs), bool, len(bins))
     seen, unseen = baseline.errors[PREDICTION], baseline.errors[UNSEEN]
     mae, rmse = (
         np.where(is_seen, np.array(known)[bins], np.array(new)[bins])
@@ -133,11 +134,6 @@ def find_expected(baseline: Baseline, rides: ActualRides) -> tuple[Floats, Float
 def pack(zones: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return one number for each pair of zones."""
     return zones[:, 0] << 31 | zones[:, 1]
-
-
-def unpack_names(pairs: Any) -> NDArray[np.int64]:
-    """Return the zones of the names of pairs."""
-    return np.array([name.split("_") for name in pairs], np.int64).reshape(-1, 2)
 
 
 def _group(rides: ActualRides) -> Iterator[tuple[str, int, NDArray[Any]]]:
