@@ -47,6 +47,8 @@ examples:
   drift --trial green_tripdata_2023-02.parquet
 """
 EXPLAINED = (ModelError, OutputError, TripRecordError)
+TRIAL_RIDES = 2_000
+"""Rides of each window of a trial."""
 SOURCES = ("rides", "logs", "metrics", "outputs", "trial")
 
 
@@ -81,11 +83,11 @@ def main() -> int:
 
 def run_trial(options: argparse.Namespace, location: str) -> None:
     """Print how often windows of a file give a false alarm, and how often changes of them are seen."""
-    rows = drift_trial.run_trial(options.trial, location, rides=drift_trial.RIDES)
+    rows = drift_trial.run_trial(options.trial, location, rides=TRIAL_RIDES)
     if options.json:
         print(msgspec.json.format(msgspec.json.encode(rows)).decode())
     else:
-        Console().print(drift_trial.make_table(rows, drift_trial.RIDES))
+        Console().print(drift_trial.make_table(rows, TRIAL_RIDES))
 
 
 def read_window(options: argparse.Namespace, model: WatchedModel) -> Window:
@@ -119,9 +121,7 @@ def parse_arguments() -> argparse.Namespace:
         "--metrics", nargs="+", metavar="FILE|URL", help="one or two texts of the web service's /metrics, in this order"
     )
     add("--outputs", nargs="+", metavar="FOLDER", help="outputs of the batch job: folders or s3:// URIs")
-    trial = (
-        f"print the false alarms and the changes seen, in windows of {drift_trial.RIDES:,} rides of a trip record file"
-    )
+    trial = f"print the false alarms and the changes seen, in windows of {TRIAL_RIDES:,} rides of a trip record file"
     add("--trial", metavar="FILE", help=trial)
     add("--json", action="store_true", help="print JSON instead of tables")
     add("--report", metavar="FILE", help="write a page (HTML) with plots")
