@@ -14,7 +14,7 @@ from baselines import RATIO, Baseline, Bins, read_baseline
 from drift import explain_no_verdict, judge
 from features import Features, prepare_features
 from model import Model, load_model
-from ride_counts import RideCounts, make_counts
+from ride_counts import Counter, RideCounts
 from rides import MAX_TRIP_DISTANCE, Ride
 from scripts import cli
 from scripts.models.actual_errors import (
@@ -166,8 +166,9 @@ class _Trial:
 
     def _find_drift(self, features: Sequence[Features], predicted: Floats, places: NDArray[Any]) -> set[str]:
         chosen = [features[place] for place in places.tolist()]
-        counts = make_counts(self._bins, self._bins.count(chosen, predicted[places].tolist()).tolist(), 0)
-        return {one.name for one in judge(self._baseline, counts) if one.excess > 1}
+        counter = Counter(self._bins)
+        counter.add(chosen, predicted[places].tolist())
+        return {one.name for one in judge(self._baseline, counter.total()) if one.excess > 1}
 
 
 def _name(every: _Rides, usual: _Rides) -> list[tuple[str, _Rides]]:
