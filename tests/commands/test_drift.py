@@ -12,51 +12,18 @@ import pytest
 
 from ride_counts import KEY
 from scripts.aws.putting import put
-from scripts.cli import CommandError
-from scripts.commands.drift import main
 from scripts.localaws.faults import Call, FailedEntries
 from scripts.localaws.rules import MappingSettings
 from scripts.sources.records import RideRecord, aggregate
 from streaming import delivery
 from streaming.delivery import OutputStream
 from tests.builders import copy_saying
-from tests.commands.watching import draw, predict, save_other, save_watched
+from tests.commands.conftest import Refuse, Run
+from tests.commands.watching import draw, predict, save_other
 from tests.flow import Chaos, Flow
 from tests.tools import failed, finish
 
 BATCHES = MappingSettings(report_batch_item_failures=True, batch_size=100)
-Run = Callable[..., tuple[int, Any]]
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Save a model with a baseline, and give its folder."""
-    return save_watched(tmp_path_factory.mktemp("watched") / "model")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], watched: str) -> Run:
-    """Give a function that runs the command in this process, and returns the exit code and the document."""
-
-    def call(*arguments: str, model: str = watched) -> tuple[int, Any]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["drift", "--json", "--model", model, *arguments])
-        code = main()
-        return code, json.loads(capsys.readouterr().out)
-
-    return call
-
-
-@pytest.fixture
-def refuse(run: Run) -> Callable[..., str]:
-    """Give a function that runs the command, which raises an error, and returns the error's message."""
-
-    def call(*arguments: str, **options: str) -> str:
-        with pytest.raises(CommandError) as raised:
-            run(*arguments, **options)
-        return str(raised.value)
-
-    return call
 
 
 def consume(flow: Flow, model: str, records: list[RideRecord]) -> None:
@@ -72,7 +39,7 @@ def metrics_of(flow: Flow) -> list[str]:
 
 
 def test_a_ride_counts_once_on_streams_and_at_each_delivery_in_log_lines(
-    flow: Flow, watched: str, chaos: Chaos, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    flow: Flow, watched: str, chaos: Chaos, drift: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Both have the rejected records, and name what was redelivered."""
     monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 1)
@@ -85,7 +52,7 @@ def test_a_ride_counts_once_on_streams_and_at_each_delivery_in_log_lines(
         pass
     with chaos(fail_twice):
         flow.deliver(flow.function(MODEL_LOCATION=watched), len(records), BATCHES)
-    code, found = run("--rides", flow.input, "--predictions", flow.output, "--since", "1h")
+    code, found = drift("--rides", flow.input, "--predictions", flow.output, "--since", "1h")
     assert (code, found["verdict"]) == (0, "no drift")
     assert (found["rides"], found["rejected"]) == (400, 2)
     assert "400 of 400 rides have a prediction, and each counts once" in found["notes"]
@@ -93,16 +60,16 @@ def test_a_ride_counts_once_on_streams_and_at_each_delivery_in_log_lines(
     assert any("59 predictions repeat an event_id" in note for note in found["notes"])
     log = tmp_path / "log.txt"
     log.write_text("\n".join(metrics_of(flow)))
-    code, lines = run("--logs", str(log))
+    code, lines = drift("--logs", str(log))
     assert (lines["rides"], lines["rejected"]) == (460, 2)
     assert any(note.startswith("1 of them left records undelivered: Lambda delivered these") for note in lines["notes"])
     assert lines["model"] == found["model"]
 
 
-def test_longer_rides_are_drift_with_its_size(flow: Flow, watched: str, run: Run) -> None:
+def test_longer_rides_are_drift_with_its_size(flow: Flow, watched: str, drift: Run) -> None:
     """The exit code is 1, and the sentence says about how much longer the rides are."""
     consume(flow, watched, draw(600, 9, factor=1.5))
-    code, found = run("--rides", flow.input, "--predictions", flow.output)
+    code, found = drift("--rides", flow.input, "--predictions", flow.output)
     assert (code, found["verdict"]) == (1, "drift")
     (sentence,) = [one for one in found["sentences"] if one.startswith("distances of the same pairs are")]
     assert 30 < float(sentence.split("are ")[1].split(" %")[0].split("%")[0]) < 70, sentence
@@ -112,12 +79,12 @@ def test_longer_rides_are_drift_with_its_size(flow: Flow, watched: str, run: Run
     assert "longer" in done.stdout
 
 
-def test_actual_values_show_a_slow_zone(flow: Flow, watched: str, run: Run) -> None:
+def test_actual_values_show_a_slow_zone(flow: Flow, watched: str, drift: Run) -> None:
     """The inputs do not change, so only the errors by zone can show it; without actual values there is no drift."""
     records = draw(600, 10)
     consume(flow, watched, records)
     streams = ("--rides", flow.input, "--predictions", flow.output)
-    assert run(*streams)[0] == 0
+    assert drift(*streams)[0] == 0
     events = [record.event for record in records if record.event]
     zones = [event.ride.PULocationID for event in events]
     slow = max(set(zones), key=zones.count)
@@ -130,7 +97,7 @@ def test_actual_values_show_a_slow_zone(flow: Flow, watched: str, run: Run) -> N
     actuals = [RideRecord(str(number), json.dumps(one).encode()) for number, one in enumerate(late)]
     for _ in put(OutputStream(flow.kinesis, f"{flow.input}-actual"), actuals):
         pass
-    code, found = run(*streams, "--actual", f"{flow.input}-actual")
+    code, found = drift(*streams, "--actual", f"{flow.input}-actual")
     assert code == 1
     worst = found["errors"][0]
     assert (worst["name"], worst["zone"]) == ("pickup_zone", slow)
@@ -175,64 +142,64 @@ def export(lines: list[str]) -> bytes:
     ids=["tail", "tail-as-json", "filter-log-events", "export", "stdin"],
 )
 def test_log_lines_are_found_in_every_form_that_people_have(
-    form: Callable[[list[str]], bytes], name: str, lines: list[str], run: Run, tmp_path: Path, monkeypatch: Any
+    form: Callable[[list[str]], bytes], name: str, lines: list[str], drift: Run, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """The counts of all lines add up, whatever stands before and between them."""
     (tmp_path / name).write_bytes(form(lines))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(form(lines))))
-    code, found = run("--logs", name if name == "-" else str(tmp_path / name))
+    code, found = drift("--logs", name if name == "-" else str(tmp_path / name))
     assert (code, found["rides"]) == (0, 300)
     assert f"{len(lines)} lines of metrics are added up" in found["notes"]
 
 
 def test_counts_of_other_baselines_are_refused_or_named(
-    lines: list[str], watched: str, run: Run, refuse: Callable[..., str], tmp_path: Path
+    lines: list[str], watched: str, drift: Run, refuse_drift: Refuse, tmp_path: Path
 ) -> None:
     """After a deployment, a log has lines of two models. Cut lines are named too."""
     log, other = tmp_path / "log.txt", save_other(watched, tmp_path / "other")
     log.write_text("\n".join(lines))
-    assert "name the model that counted them with --model" in refuse("--logs", str(log), model=other)
+    assert "name the model that counted them with --model" in refuse_drift("--logs", str(log), model=other)
     foreign = json.dumps(json.loads(lines[0]) | {KEY: {"baseline": "f" * 16, "rides": 5}})
     log.write_text("\n".join([*lines, foreign, lines[0][:-20]]))
-    notes = run("--logs", str(log))[1]["notes"]
+    notes = drift("--logs", str(log))[1]["notes"]
     assert f"1 counts of other baselines are left out: {'f' * 16}" in notes
     assert any(note.startswith("1 lines have RideCounts and are not JSON") for note in notes)
 
 
-def test_few_rides_are_a_verdict_of_their_own(run: Run, lines: list[str], tmp_path: Path) -> None:
+def test_few_rides_are_a_verdict_of_their_own(drift: Run, lines: list[str], tmp_path: Path) -> None:
     """The exit code is 0, because there is no drift to act on."""
     log = tmp_path / "log.txt"
     log.write_text(lines[0])
-    code, found = run("--logs", str(log))
+    code, found = drift("--logs", str(log))
     assert (code, found["verdict"], found["tests"]) == (0, "too few rides", [])
     assert found["reason"].endswith("rides are too few: a verdict needs 250")
 
 
-def test_an_error_is_one_line(flow: Flow, watched: str, refuse: Callable[..., str], tmp_path: Path) -> None:
+def test_an_error_is_one_line(flow: Flow, watched: str, refuse_drift: Refuse, tmp_path: Path) -> None:
     """It says what to do. stdout is empty, and the exit code is 1."""
     without = copy_saying({}, tmp_path / "without")
     done = finish("drift", "--logs", "-", "--model", without)
     assert "train it again with ./scripts/train" in failed(done)
     (tmp_path / "empty.txt").write_text('{"_aws": {}}\n')
-    assert f"no line has {KEY}" in refuse("--logs", str(tmp_path / "empty.txt"))
-    assert "cannot be read: No such file" in refuse("--logs", str(tmp_path / "none.txt"))
+    assert f"no line has {KEY}" in refuse_drift("--logs", str(tmp_path / "empty.txt"))
+    assert "cannot be read: No such file" in refuse_drift("--logs", str(tmp_path / "none.txt"))
     streams = ("--rides", flow.input, "--predictions", flow.output)
-    assert f"{flow.input} has no ride in this time" in refuse(*streams)
+    assert f"{flow.input} has no ride in this time" in refuse_drift(*streams)
     for _ in put(OutputStream(flow.kinesis, flow.input), draw(3, 12)):
         pass
-    assert "has no prediction of the version" in refuse(*streams)
+    assert "has no prediction of the version" in refuse_drift(*streams)
     with pytest.raises(SystemExit) as raised:
-        refuse("--logs", "a", "--rides", "b")
+        refuse_drift("--logs", "a", "--rides", "b")
     assert raised.value.code == 2
 
 
 def test_the_counts_of_parts_add_up_to_those_of_the_whole(
-    lines: list[str], watched: str, run: Run, tmp_path: Path
+    lines: list[str], watched: str, drift: Run, tmp_path: Path
 ) -> None:
     """Two files in any order are the same window as one file with all lines."""
     one, two, both = (tmp_path / name for name in ("1.txt", "2.txt", "both.txt"))
     one.write_text("\n".join(lines[:1]))
     two.write_text("\n".join(lines[1:]))
     both.write_text("\n".join(lines))
-    found = [run("--logs", *map(str, names))[1] for names in ([one, two], [two, one], [both])]
+    found = [drift("--logs", *map(str, names))[1] for names in ([one, two], [two, one], [both])]
     assert found[0]["tests"] == found[1]["tests"] == found[2]["tests"] != []
