@@ -66,8 +66,8 @@ def main() -> int:
     model = open_watched(settings)
     window = read_window(options, model)
     judged = judge_window(model, window)
-    if options.evidently:
-        write_evidently(window, options.reference, options.evidently, model, settings)
+    if options.evidently and window.rides:
+        write_evidently(window.rides, options.reference, options.evidently, model, settings)
     if options.report:
         # Imported here because matplotlib takes a second to import.
         from scripts.watching.page import make_page
@@ -145,6 +145,8 @@ def parse_arguments() -> argparse.Namespace:
         )
     if bool(options.evidently) != bool(options.reference):
         parser.error("--evidently and --reference go together")
+    if options.evidently and not (options.rides or options.outputs):
+        parser.error("--evidently needs the rows of --rides or --outputs: the other sources have counts alone")
     if len(options.metrics or ()) > 2:
         parser.error("--metrics takes one text, or two for the rides between them")
     return options

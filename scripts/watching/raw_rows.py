@@ -14,7 +14,7 @@ from model import load_from_settings
 from scripts import pythons
 from scripts.cli import CONSOLE, CommandError
 from scripts.sources.download import open_trips
-from scripts.watching.windows import PredictedRides, WatchedModel, Window
+from scripts.watching.windows import PredictedRides, WatchedModel
 from settings import ModelSettings
 from targets import find_target
 from trips import ride_events
@@ -23,21 +23,19 @@ SCRIPT = Path(__file__).with_name("evidently_report.py")
 MESSAGE_LINES = 3
 
 
-def write_evidently(window: Window, reference: str, file: str, model: WatchedModel, settings: ModelSettings) -> None:
-    """Write Evidently's report about a window against the rides of a trip record file, which the model predicts.
+def write_evidently(
+    window: PredictedRides, reference: str, file: str, model: WatchedModel, settings: ModelSettings
+) -> None:
+    """Write Evidently's report about rides against those of a trip record file, which the model predicts.
 
     Evidently's packages are installed into an environment of their own when this is called for the first time. Raises
-    CommandError if the window has no raw rows or the report cannot be made, TripRecordError, and ModelError.
+    CommandError if the report cannot be made, TripRecordError, and ModelError.
     """
-    if window.rides is None:
-        raise CommandError(
-            f"Evidently needs raw rows, and {window.source} have counts alone: use --rides, or --outputs"
-        )
     rows = _read_reference(reference, model, settings)
     python = pythons.install_python(pythons.MONITORING)
     with tempfile.TemporaryDirectory() as folder:
         names = [str(Path(folder) / f"{name}.parquet") for name in ("window", "reference")]
-        for name, rides in zip(names, (window.rides, rows), strict=True):
+        for name, rides in zip(names, (window, rows), strict=True):
             pq.write_table(_as_table(rides), name)
         with CONSOLE.status("Evidently compares the rows"):
             # Evidently counts its users unless this variable is set. It looks for its settings in the home folder.

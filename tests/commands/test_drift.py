@@ -188,9 +188,28 @@ def test_an_error_is_one_line(flow: Flow, watched: str, refuse_drift: Refuse, tm
     for _ in put(OutputStream(flow.kinesis, flow.input), draw(3, 12)):
         pass
     assert "has no prediction of the version" in refuse_drift(*streams)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name one of --rides, --logs, --metrics, --outputs, --trial"),
+        (("--logs", "a", "--rides", "b"), "name one of"),
+        (("--logs", "a", "--actual", "b"), "--actual is for --rides"),
+        (("--metrics", "a", "b", "c"), "--metrics takes one text, or two"),
+        (("--rides", "a", "--evidently", "b"), "--evidently and --reference go together"),
+        (("--logs", "a", "--evidently", "b", "--reference", "c"), "--evidently needs the rows of --rides or --outputs"),
+    ],
+    ids=["none", "two", "actual", "three", "no-reference", "no-rows"],
+)
+def test_options_that_do_not_go_together_are_refused(
+    arguments: tuple[str, ...], message: str, drift: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command refuses them before it reads anything."""
     with pytest.raises(SystemExit) as raised:
-        refuse_drift("--logs", "a", "--rides", "b")
+        drift(*arguments)
     assert raised.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_counts_of_parts_add_up_to_those_of_the_whole(

@@ -141,9 +141,6 @@ def test_outputs_that_cannot_be_judged_are_one_line(
     assert "the rides were counted with the baseline" in refuse_drift("--outputs", str(month), model=other)
     (tmp_path / MANIFEST).write_text("{")
     assert "missing or damaged: score the month again" in refuse_drift("--outputs", str(tmp_path))
-    assert "Evidently needs raw rows" in refuse_drift(
-        *("--metrics", "x", "--evidently", str(tmp_path / "e.html"), "--reference", "none.parquet")
-    )
 
 
 @pytest.fixture(scope="module")
