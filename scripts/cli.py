@@ -26,7 +26,12 @@ from streaming.delivery import DeliveryError
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
 
-SAMPLE_MODEL = Path(__file__).parent / "sample_model" / "model"
+SAMPLE_MODELS = {
+    name: Path(__file__).parent / "sample_model" / folder
+    for name, folder in (("duration", "model"), ("tip", "tip"), ("fare", "fare"))
+}
+"""The folders of the sample models, by what they predict."""
+SAMPLE_MODEL = SAMPLE_MODELS["duration"]
 """The model that commands run with unless another one is named."""
 INPUT_STREAM, OUTPUT_STREAM = "ride_events", "ride_predictions"
 """The names of the streams, unless others are given."""

@@ -6,6 +6,7 @@ account is needed. None is ever reached, except to read a model that lies in S3.
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from scripts.localaws.account import ExpectedRecord, PutRide
 from scripts.localaws.consumers import RunningConsumer
 from scripts.sources import chosen
 from settings import SettingsError
-from targets import Target, find_target
+from targets import find_target
 from trip_cells import TripRecordError
 
 DELAY_SECONDS = 4
@@ -29,15 +30,14 @@ EXPLAINED = (ModelError, SettingsError, TripRecordError)
 
 
 def main() -> int:
-    """Run the stack as the command line says; return the exit code, 0 if every ride was predicted or rejected.
+    """Run the stack as the command line says; return the exit code, 0 if the account of every consumer is exact.
 
     A shadow's account does not change the exit code.
     """
     options = parse_arguments()
-    chosen_consumers = consumers.choose_consumers(options.model, options.shadow)
-    metadata = chosen_consumers[0].model.metadata
-    unit, target = metadata.unit, find_target(metadata.target, metadata.unit)
-    source = chosen.rides_from_options(options, options.seed, target)
+    chosen_consumers = consumers.choose_consumers(options.model, options.shadow, options.consumers)
+    targets = [find_target(one.model.metadata.target, one.model.metadata.unit) for one in chosen_consumers]
+    sources = chosen.sources_from_options(options, options.seed, targets)
     consumers.announce(chosen_consumers)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
     decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
@@ -48,24 +48,25 @@ def main() -> int:
             chosen_consumers, local, faulty.url if options.chaos else local.endpoint, options.shards
         ) as running,
     ):
-        live, *shadows = running
         rides: dict[str, PutRide] = {}
-        records, began = [ExpectedRecord(record) for record in source.records], time.time()
-        is_settled = account.put_and_wait(local.kinesis, records, live.mapping, rides)
-        seconds = time.time() - began
-        found = account.take_account(rides, local.kinesis, local.s3)
-        report.show(found, rides, live.mapping.counters().redelivered, seconds, unit, target, stays=options.serve)
-        for shadow in shadows:
-            show_shadow(local, shadow, rides, len(records), began, target, stays=options.serve)
+        mappings = {("Predicting" if one.name == consumers.LIVE else one.name): one.mapping for one in running}
+        records = [ExpectedRecord(record) for record in sources[0].records]
+        ends = account.put_and_wait(local.kinesis, records, mappings, rides, rate=options.rate or math.inf)
+        exact = [
+            show_account(local, one, account.with_records(rides, own.records), seconds, stays=options.serve)
+            for one, own, seconds in zip(running, sources, ends.values(), strict=True)
+        ]
+        if options.consumers:
+            report.show_verdict({one.name: is_exact for one, is_exact in zip(running, exact, strict=True)})
         if options.chaos:
             report.show_faults(faulty.faults)
-        if source.left_out:
-            print(f"{source.left_out:,} rows of {options.data} were left out: outside the contract")
-        if not is_settled:
+        if sources[0].left_out:
+            print(f"{sources[0].left_out:,} rows of {options.data} were left out: outside the contract")
+        if running[0].name == consumers.LIVE and ends["Predicting"] is None:
             abandon()
         if options.serve:
             serve(local, running)
-    return 0 if found.is_exact else 1
+    return 0 if all(exact[:1] if options.shadow else exact) else 1
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,6 +83,15 @@ def parse_arguments() -> argparse.Namespace:
         f" {cli.SHADOW_STREAM}, independently of the first. A pickled model needs its digest in SHADOW_MODEL_SHA256"
     )
     parser.add_argument("--shadow", metavar="LOCATION", help=shadow)
+    several = (
+        "several models that predict the same rides, each to streams of its own, independently: names of sample models"
+        f" ({', '.join(cli.SAMPLE_MODELS)}) or NAME=LOCATION, with commas between them. The first writes to"
+        f" {cli.OUTPUT_STREAM}, and the others to {cli.OUTPUT_STREAM}_NAME. A pickled model needs its digest in"
+        " <NAME>_MODEL_SHA256"
+    )
+    parser.add_argument("--consumers", type=consumers.locations, metavar="NAMES", help=several)
+    rate = "put N rides a second (default: as fast as the local AWS takes them)"
+    parser.add_argument("--rate", type=cli.count, metavar="N", help=rate)
     shards = "the number of shards of each stream, which are read concurrently (default: %(default)s)"
     parser.add_argument("--shards", type=cli.shards, default=1, metavar="N", help=shards)
     seed = "decides which rides are generated and which are bad (default: %(default)s)"
@@ -90,38 +100,32 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--chaos", action="store_true", help=f"make the function's calls fail at high rates: {ways}")
     serve = "stay up afterwards until Ctrl-C, and print commands for another terminal"
     parser.add_argument("--serve", action="store_true", help=serve)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.consumers and (options.model or options.shadow):
+        parser.error("--consumers names all models: give --model and --shadow without it, or NAME=LOCATION in it")
+    return options
 
 
-def show_shadow(
+def show_account(
     local: setup.LocalStack,
     consumer: RunningConsumer,
     rides: Mapping[str, PutRide],
-    records: int,
-    began: float,
-    target: Target | None,
+    seconds: float | None,
     *,
     stays: bool,
-) -> None:
-    """Wait until a shadow is done with the records, or stalls, and print its account.
-
-    The rides' true values are those of the target, the live model's. They are not compared with a shadow's of another.
-    """
-    mapping, outputs, metadata = consumer.mapping, consumer.outputs, consumer.model.metadata
-    with CONSOLE.status(f"Waiting for {outputs.stream}"):
-        if not account.wait_until_settled(mapping, records, lambda: None):
-            CONSOLE.print(
-                f"The shadow settled nothing for {account.STALL_SECONDS} seconds: its account is not complete"
-            )
-    seconds, found = time.time() - began, account.take_account(rides, local.kinesis, local.s3, outputs)
-    same = target if find_target(metadata.target, metadata.unit) == target else None
-    redelivered = mapping.counters().redelivered
-    report.show(found, rides, redelivered, seconds, metadata.unit, same, stays=stays, outputs=outputs)
+) -> bool:
+    """Print a consumer's account, and return whether it is exact. It was done after ``seconds``, or stalled if None."""
+    if seconds is None:
+        stalled = f"{consumers.label(consumer.name)} settled nothing for {account.STALL_SECONDS} seconds"
+        CONSOLE.print(f"{stalled}: its account is not complete", highlight=False, soft_wrap=True)
+    found = account.take_account(rides, local.kinesis, local.s3, consumer.outputs)
+    report.show(found, rides, consumer, seconds, stays=stays)
+    return found.is_exact
 
 
 def abandon() -> NoReturn:
     """End the process at once: leaving the blocks would wait for a function that hangs. Moto's server ends too."""
-    CONSOLE.print(f"The consumer settled nothing for {account.STALL_SECONDS} seconds: the run ends here.")
+    CONSOLE.print("The run ends here.")
     sys.stdout.flush()
     os._exit(1)
 
@@ -129,7 +133,9 @@ def abandon() -> NoReturn:
 def serve(local: setup.LocalStack, running: Sequence[RunningConsumer]) -> None:
     """Show how to use the local AWS from another terminal, and keep it up until the user ends it."""
     shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
-    commands = report.aws_commands(local.endpoint, shard_id, [one.outputs for one in running[1:]])
+    first, *others = running
+    is_same = {one.outputs.stream: one.model.metadata.field == first.model.metadata.field for one in others}
+    commands = report.aws_commands(local.endpoint, shard_id, is_same)
     with serving.announce(setup.variables(local.endpoint)):
         print(f"\nIn another terminal:\n\n{commands}\n", flush=True)
         stay_up(running)

@@ -126,7 +126,8 @@ def soak(options: argparse.Namespace) -> tuple[Account, dict[str, Any], bool]:
             began = time.monotonic()
             try:
                 hint = "Ctrl-C ends it with the account so far"
-                if not put_and_wait(local.kinesis, records, mapping, rides, unit="records", hint=hint):
+                mappings = {"Predicting": mapping}
+                if None in put_and_wait(local.kinesis, records, mappings, rides, unit="records", hint=hint).values():
                     CONSOLE.print(f"Nothing was settled for {STALL_SECONDS} seconds: the soak ends here")
             except KeyboardInterrupt:
                 is_interrupted = True

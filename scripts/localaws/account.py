@@ -1,6 +1,7 @@
 """The account of a run: the rides are put, and what became of each of them is found out, by its event id."""
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -34,6 +35,8 @@ STALL_SECONDS = 60
 """A run ends with what there is if no ride has been settled for this long."""
 REFRESH_SECONDS = 0.2
 """How often progress bars move."""
+PUT_SECONDS = 0.1
+"""Records that become due within this time are put in one request."""
 
 
 Outcome: TypeAlias = tuple[int | str, float] | Literal["rejected", "either"]
@@ -99,32 +102,34 @@ class Account:
 def put_and_wait(
     kinesis: "KinesisClient",
     records: Sequence[ExpectedRecord],
-    mapping: EventSourceMapping,
+    mappings: Mapping[str, EventSourceMapping],
     rides: dict[str, PutRide],
     *,
+    rate: float = math.inf,
     unit: str = "rides",
     hint: str = "",
-) -> bool:
-    """Put the records, wait until the mapping is done with them, and return whether it is.
+) -> dict[str, float | None]:
+    """Put the records, wait until each mapping is done with them, and return after how many seconds it was done.
 
-    Every ride that was put is added to ``rides`` by its event id, also if Ctrl-C ends the wait. ``hint`` is printed
-    once putting has begun. Raises CommandError if Kinesis does not accept a record, or gives two the same number.
+    It is None for a mapping that stalled. Every ride that was put is added to ``rides`` by its event id, also if Ctrl-C
+    ends the wait. ``rate`` is the number of records to put a second. The mappings' names are shown beside their
+    progress, and ``hint`` is printed once putting has begun. Raises CommandError if Kinesis does not accept a record,
+    or gives two the same number.
     """
     stopping = threading.Event()
+    began = time.monotonic()
     with ThreadPoolExecutor(1, thread_name_prefix="putting") as thread, progress_bar(unit) as progress:
         putting = progress.add_task("Putting", total=len(records))
-        predicting = progress.add_task("Predicting", total=len(records))
+        predicting = {name: progress.add_task(name, total=len(records)) for name in mappings}
 
         def put_all() -> None:
-            for start in range(0, len(records), MAX_ENTRIES):
-                chunk = records[start : start + MAX_ENTRIES]
+            for chunk in _chunks(records, rate, stopping):
                 _put(kinesis, chunk, rides)
                 progress.advance(putting, len(chunk))
-                if stopping.is_set():
-                    return
 
         def show_progress() -> None:
-            progress.update(predicting, completed=mapping.counters().settled)
+            for name, task in predicting.items():
+                progress.update(task, completed=mappings[name].counters().settled)
 
         # In its own thread, which Ctrl-C cannot stop between a request and the entry of its rides.
         done = thread.submit(put_all)
@@ -135,9 +140,26 @@ def put_and_wait(
                 show_progress()
                 wait([done], REFRESH_SECONDS)
             done.result()
-            return wait_until_settled(mapping, len(records), show_progress)
+            ends = wait_until_settled(mappings, len(records), show_progress)
+            return {name: None if end is None else end - began for name, end in ends.items()}
         finally:
             stopping.set()
+
+
+def _chunks(
+    records: Sequence[ExpectedRecord], rate: float, stopping: threading.Event
+) -> Iterator[Sequence[ExpectedRecord]]:
+    """Yield the records in the chunks of a request, at most ``rate`` of them a second, until the event is set."""
+    began, start = time.monotonic(), 0
+    while start < len(records) and not stopping.is_set():
+        # The first record is due at once. If a request took long, more records are due after it.
+        due = math.inf if rate == math.inf else (time.monotonic() - began) * rate + 1
+        end = int(min(due, start + MAX_ENTRIES, len(records)))
+        if end > start:
+            yield records[start:end]
+            start = end
+        if due - start < MAX_ENTRIES:
+            stopping.wait(max(PUT_SECONDS, 1 / rate))
 
 
 def _put(kinesis: "KinesisClient", records: Sequence[ExpectedRecord], rides: dict[str, PutRide]) -> None:
@@ -155,22 +177,38 @@ def _put(kinesis: "KinesisClient", records: Sequence[ExpectedRecord], rides: dic
 
 
 def wait_until_settled(
-    mapping: EventSourceMapping, number: int, show_progress: Callable[[], None], stall: float = STALL_SECONDS
-) -> bool:
-    """Wait until the mapping is done with ``number`` records, and return whether it is.
+    mappings: Mapping[str, EventSourceMapping],
+    number: int,
+    show_progress: Callable[[], None],
+    stall: float = STALL_SECONDS,
+) -> dict[str, float | None]:
+    """Wait until each mapping is done with ``number`` records, and return the time of the monotonic clock when it was.
 
-    It is False if no record has been settled for ``stall`` seconds; seconds in which the mapping is paused do not
+    It is None for a mapping that has settled no record for ``stall`` seconds. Seconds in which it is paused do not
     count. An exception that ended a polling thread is raised.
     """
-    last = time.monotonic()
-    while (settled := mapping.counters().settled) < number:
+    ends: dict[str, float | None] = {}
+    moved = dict.fromkeys(mappings, (-1, 0.0))
+    while waiting := [name for name in mappings if name not in ends]:
         show_progress()
-        if mapping.wait_for(settled + 1, timeout=min(stall, 1)) or mapping.state != "Enabled":
-            last = time.monotonic()
-        elif time.monotonic() - last >= stall:
-            return False
+        mappings[waiting[0]].wait_for(number, REFRESH_SECONDS)
+        for name in waiting:
+            settled, now = mappings[name].counters().settled, time.monotonic()
+            if settled >= number:
+                ends[name] = now
+            elif settled > moved[name][0] or mappings[name].state != "Enabled":
+                moved[name] = settled, now
+            elif now - moved[name][1] >= stall:
+                ends[name] = None
     show_progress()
-    return True
+    return ends
+
+
+def with_records(rides: Mapping[str, PutRide], records: Sequence[RideRecord]) -> Mapping[str, PutRide]:
+    """Return the rides with these records, which are the same in the same order but for their true values."""
+    pairs = zip(rides.items(), records, strict=True)
+    # Most consumers have the very records that were put.
+    return {id_: put if put.record is record else put._replace(record=record) for (id_, put), record in pairs}
 
 
 def take_account(

@@ -1,17 +1,19 @@
-"""The consumers of the local stack: a live one, and shadows that predict the same rides to streams of their own."""
+"""The consumers of the local stack: each predicts the same rides with its own model, to a stream of its own."""
 
+import argparse
 import contextlib
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from rich.file_proxy import FileProxy
 
 from artifacts import ModelError
-from scripts.cli import CONSOLE, INPUT_STREAM
+from scripts.cli import CONSOLE, INPUT_STREAM, SAMPLE_MODELS
 from scripts.localaws import rules, setup
 from scripts.localaws.mapping import EventSourceMapping
 from scripts.localaws.rules import EventRecord, MappingSettings
@@ -24,8 +26,10 @@ MAPPING = MappingSettings(
 )
 TIMEOUT_SECONDS = 10
 """The function's timeout."""
-LIVE, SHADOW = "live", "shadow"
-"""The names of the consumers of ``--model`` and ``--shadow``."""
+LIVE = "live"
+"""The name of the consumer of ``--model``."""
+NAME = re.compile("[a-z](?:[a-z0-9-]{0,28}[a-z0-9])?")
+"""A consumer's name, which is the ending of a stream's and of a bucket's."""
 SHA256 = "MODEL_SHA256"
 
 
@@ -36,8 +40,8 @@ class LocalConsumer:
     name: str
     model: ModelCopy
     outputs: Outputs
-    digest_variable: str
-    """The user's variable with the digest of the model, if it is pickled."""
+    is_isolated: bool = True
+    """Whether its function runs in processes of its own, and not in this one."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,58 @@ class DeliveredRides:
             self.count += len(received) + len(rejections)
 
 
-def choose_consumers(model: str | None, shadow: str | None) -> list[LocalConsumer]:
-    """Copy the models of the live consumer and of the shadow, if there is one."""
-    consumers = [LocalConsumer(LIVE, setup.copy_chosen_model(os.environ, model), setup.LIVE, SHA256)]
+def choose_consumers(
+    model: str | None, shadow: str | None, named: Mapping[str, str] | None = None
+) -> list[LocalConsumer]:
+    """Copy the models of the named consumers; or else those of the live consumer and of the shadow, if there is one.
+
+    Raises as ``setup.copy_chosen_model`` does.
+    """
+    if named:
+        outputs = [setup.LIVE, *map(setup.outputs_of, list(named)[1:])]
+        copies = [setup.copy_named(os.environ, name, location) for name, location in named.items()]
+        return [LocalConsumer(*one) for one in zip(named, copies, outputs, strict=True)]
+    consumers = [LocalConsumer(LIVE, setup.copy_chosen_model(os.environ, model), setup.LIVE, is_isolated=False)]
     if shadow:
-        variable = f"{setup.SHADOW_PREFIX}{SHA256}"
-        consumers.append(LocalConsumer(SHADOW, setup.copy_shadow(os.environ, shadow), setup.SHADOW, variable))
+        copied = setup.copy_named(os.environ, setup.SHADOW, shadow)
+        consumers.append(LocalConsumer(setup.SHADOW, copied, setup.outputs_of(setup.SHADOW)))
     return consumers
+
+
+def locations(text: str) -> dict[str, str]:
+    """Convert an option's value, such as ``duration,tip=s3://my-models/tip``, to locations of models by name.
+
+    Raises ArgumentTypeError.
+    """
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, has_location, location = part.strip().partition("=")
+        if not NAME.fullmatch(name):
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is not a name of a consumer: take up to 30 lower-case letters, digits and hyphens, and begin"
+                " with a letter"
+            )
+        if name in found:
+            raise argparse.ArgumentTypeError(f"{name} is there twice: give each consumer a name of its own")
+        if has_location and not location:
+            raise argparse.ArgumentTypeError(f"{name}= has no location: give a folder or an s3:// URI after it")
+        if not has_location and name not in SAMPLE_MODELS:
+            raise argparse.ArgumentTypeError(
+                f"there is no sample model {name}, only {', '.join(SAMPLE_MODELS)}: give another as {name}=LOCATION"
+            )
+        found[name] = location or str(SAMPLE_MODELS[name])
+    return found
+
+
+def label(name: str) -> str:
+    """Return what messages call a consumer."""
+    return {LIVE: "the live consumer", setup.SHADOW: "the shadow"}.get(name, f"the consumer {name}")
 
 
 def announce(consumers: Sequence[LocalConsumer]) -> None:
     """Say which models run."""
-    for name, one in zip(("Model", "Shadow"), consumers, strict=False):
+    for one in consumers:
+        name = {LIVE: "Model", setup.SHADOW: "Shadow"}.get(one.name, one.name)
         line = f"{name}: {one.model.location}, run {one.model.run_id}"
         CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -106,9 +150,9 @@ def start(
     """
     with contextlib.ExitStack() as stack:
         functions = [
-            _load_function(one, endpoint)
-            if one.name == LIVE
-            else stack.enter_context(_start_sandboxes(one, endpoint, shards))
+            stack.enter_context(_start_sandboxes(one, endpoint, shards))
+            if one.is_isolated
+            else _load_function(one, endpoint)
             for one in consumers
         ]
         running = [_make_running(local, *pair) for pair in zip(functions, consumers, strict=True)]
@@ -149,8 +193,9 @@ def _start_sandboxes(consumer: LocalConsumer, endpoint: str, number: int) -> Ite
             # The model is loaded now. Otherwise a model that cannot be loaded would make each batch fail.
             sandboxes.invoke({"Records": []})
         except FunctionError as error:
-            message = str(error).replace(model.uri, model.location).replace(SHA256, consumer.digest_variable)
-            raise ModelError(f"the {consumer.name} does not start: {message}") from error
+            message = str(error).replace(model.uri, model.location)
+            message = message.replace(SHA256, setup.digest_variable(consumer.name))
+            raise ModelError(f"{label(consumer.name)} does not start: {message}") from error
         yield sandboxes.invoke
 
 

@@ -15,9 +15,10 @@ from rides import RideEvent, decode_ride
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
 from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, printable
 from scripts.localaws.account import Account, PutRide
+from scripts.localaws.consumers import RunningConsumer
 from scripts.localaws.moto import DUMMY_CREDENTIALS, REGION
-from scripts.localaws.setup import LIVE, Outputs
-from targets import DURATION, Target
+from scripts.localaws.setup import LIVE
+from targets import DURATION, Target, find_target
 from trips import is_usual
 
 MAX_ROWS, FIRST_ROWS = 50, 20
@@ -33,27 +34,21 @@ _console = Console()
 
 
 def show(
-    account: Account,
-    rides: Mapping[str, PutRide],
-    redelivered: int,
-    seconds: float,
-    unit: str,
-    target: Target | None,
-    *,
-    stays: bool,
-    outputs: Outputs = LIVE,
+    account: Account, rides: Mapping[str, PutRide], consumer: RunningConsumer, seconds: float | None, *, stays: bool
 ) -> None:
-    """Print a consumer's account of rides that were put, by event id; for the live consumer, print the rides too.
+    """Print a consumer's account of rides that were put, by event id; for the first consumer, print the rides too.
 
-    The run took ``seconds``, and its local AWS may stay. The predictions have the unit. The rides' true
-    values are those of the target, or no values to compare with if it is None.
+    The consumer was done after ``seconds``, or stalled if it is None. Its local AWS may stay. The rides' true values
+    are those of its model's target, if any.
     """
+    outputs, metadata = consumer.outputs, consumer.model.metadata
+    target, redelivered = find_target(metadata.target, metadata.unit), consumer.mapping.counters().redelivered
     if outputs is not LIVE:
         _print_line(f"\nThe predictions on {outputs.stream}")
     predicted = [event_id for event_id in rides if event_id in account.predicted] if outputs is LIVE else []
     shown = predicted if len(predicted) <= MAX_ROWS else predicted[:FIRST_ROWS]
     if shown:
-        _console.print(_rides_table(account, rides, shown, unit))
+        _console.print(_rides_table(account, rides, shown, metadata.unit))
     if len(shown) < len(predicted):
         _console.print(f"... and {len(predicted) - len(shown):,} more\n", highlight=False)
     if account.rejected:
@@ -135,7 +130,7 @@ def _rejections_table(account: Account) -> Table:
 
 
 def _summary_table(
-    account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float, target: Target | None
+    account: Account, rides: Mapping[str, PutRide], redelivered: int, seconds: float | None, target: Target | None
 ) -> Table:
     problems = {
         "given up": account.given_up,
@@ -151,7 +146,7 @@ def _summary_table(
         **{name: f"{len(event_ids):,}" for name, event_ids in problems.items() if event_ids},
         **(errors(account, rides, target) if target else {}),
         **{f"put to prediction, p{rank}": _milliseconds(latency(account, rides, rank)) for rank in (50, 95)},
-        "rides/s": f"{account.put / seconds:,.0f}",
+        "rides/s": f"{account.put / seconds:,.0f}" if seconds else "-",
     }
     table = _table("Summary", Column(), Column(justify="right"), show_header=False)
     for row in rows.items():
@@ -167,6 +162,15 @@ def _milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:,.0f} ms"
 
 
+def show_verdict(is_exact: Mapping[str, bool]) -> None:
+    """Print which consumers' accounts are exact."""
+    wrong = [name for name, exact in is_exact.items() if not exact]
+    if wrong:
+        _print_line(f"\nNot exact: the account of {', '.join(wrong)}")
+    else:
+        _print_line(f"\nThe account of every consumer is exact: {', '.join(is_exact)}")
+
+
 def show_faults(faults: Mapping[str, int]) -> None:
     """Print the faults that the function's calls got."""
     if not faults:
@@ -178,22 +182,27 @@ def show_faults(faults: Mapping[str, int]) -> None:
     _console.print(table)
 
 
-def aws_commands(endpoint: str, shard_id: str, shadows: Sequence[Outputs]) -> str:
+def aws_commands(endpoint: str, shard_id: str, others: Mapping[str, bool]) -> str:
     """Return lines for another shell that put the ride of events/ride.json and read its prediction, in two ways.
 
-    Another line compares the predictions of each shadow with those of the live model.
+    ``others`` are the output streams of the consumers after the first, and whether they predict the same value. Another
+    line compares each of these with the first consumer's, or else reads it.
 
     They can be pasted as a whole, because each of them ends. The AWS CLI comes last, because it may not be installed.
     """
     # Version 2 of the AWS CLI prefers AWS_REGION, and pipes what it prints into a pager unless told not to.
     variables = {"AWS_ENDPOINT_URL": endpoint, **DUMMY_CREDENTIALS, "AWS_REGION": REGION, "AWS_PAGER": ""}
     iterator = f"--stream-name {OUTPUT_STREAM} --shard-id {shard_id} --shard-iterator-type LATEST"
+    read = "./scripts/read-predictions --json --distinct --idle 2"
     lines = (
         f"cd {shlex.quote(str(Path(__file__).resolve().parents[2]))}",
         f"export {' '.join(f'{name}={value}' for name, value in variables.items())}",
         "./scripts/put-rides --json events/ride.json",
-        "./scripts/read-predictions --json --distinct --idle 2",
-        *(f"./scripts/compare {OUTPUT_STREAM} {shadow.stream}" for shadow in shadows),
+        read,
+        *(
+            f"./scripts/compare {OUTPUT_STREAM} {stream}" if is_same else f"{read} --stream {stream}"
+            for stream, is_same in others.items()
+        ),
         f"ITERATOR=$(aws kinesis get-shard-iterator {iterator} --query ShardIterator --output text)",
         f"aws kinesis put-record --stream-name {INPUT_STREAM} --partition-key {SAMPLE_KEY} --data fileb://events/ride.json",
         "sleep 2",

@@ -7,15 +7,18 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import boto3
+import botocore.session
+from botocore.utils import parse_timestamp
 
 import clients
 from artifacts import MLMODEL, ModelError, describe, open_artifact
 from model import find_location
 from model_metadata import ModelMetadata, read_metadata
-from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL, SHADOW_STREAM
+from scripts.cli import INPUT_STREAM, OUTPUT_STREAM, SAMPLE_MODEL
 from scripts.localaws import moto
 from scripts.localaws.moto import environment_without_account
 from scripts.localaws.server import HOST
@@ -26,9 +29,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MODELS_BUCKET, FAILURES_BUCKET = "ride-models", "ride-failures"
-EXPERIMENT_ID, SHADOW_EXPERIMENT_ID = "1", "2"
-SHADOW_PREFIX = "SHADOW_"
-"""The beginning of the names of the shadow's variables."""
+SHADOW = "shadow"
+"""The name of the second consumer of ``--shadow``."""
 MODEL_VARIABLES = ("MLFLOW_EXPERIMENT_ID", "MODEL_BUCKET", "MODEL_LOCATION", "MODEL_SHA256", "RUN_ID")
 OTHER_VARIABLES = ("FAILURES_LOCATION", "MODEL_NAME", "PREDICTION_FIELD", "PREDICTIONS_STREAM_NAME", "TEST_RUN")
 FUNCTION_VARIABLES = (*MODEL_VARIABLES, *OTHER_VARIABLES)
@@ -47,7 +49,7 @@ class ModelCopy:
     """Where the files go in the models bucket, relative to the experiment."""
     sha256: str | None = None
     """The digest that the user has pinned."""
-    experiment_id: str = EXPERIMENT_ID
+    experiment_id: str = "1"
     """Each consumer has its own, because the files of two models may go to folders of one name."""
 
     @property
@@ -75,7 +77,7 @@ class Outputs:
 
 
 LIVE = Outputs()
-SHADOW = Outputs(SHADOW_STREAM, f"{FAILURES_BUCKET}-shadow")
+"""The outputs of the first consumer."""
 REJECTIONS = LIVE.rejections
 
 
@@ -99,7 +101,9 @@ def start(shards: int, consumers: Iterable[tuple[ModelCopy, Outputs]]) -> Iterat
     with moto.serve() as endpoint:
         isolate(os.environ, endpoint)
         # The session so far may hold the credentials of the user, with which the model was read.
-        boto3.setup_default_session()
+        session = botocore.session.get_session()
+        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
+        boto3.setup_default_session(botocore_session=session)
         clients.start_session()
         kinesis, s3 = boto3.client("kinesis"), boto3.client("s3")
         models, outputs = zip(*consumers, strict=True)
@@ -108,6 +112,11 @@ def start(shards: int, consumers: Iterable[tuple[ModelCopy, Outputs]]) -> Iterat
             for name, content in model.files.items():
                 s3.put_object(Bucket=MODELS_BUCKET, Key=f"{model.prefix}/{name}", Body=content)
         yield LocalStack(endpoint, kinesis, s3)
+
+
+def parse_time(value: float | str) -> datetime:
+    """Return a time in a response. botocore computes local time for each, which takes most of the time of a read."""
+    return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else parse_timestamp(value)
 
 
 def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> ModelCopy:
@@ -125,15 +134,26 @@ def copy_chosen_model(environment: Mapping[str, str], location: str | None) -> M
     return copy_model(find_location(settings), settings.run_id, settings.sha256)
 
 
-def copy_shadow(environment: Mapping[str, str], location: str) -> ModelCopy:
-    """Copy the model of a shadow, whose digest is in SHADOW_MODEL_SHA256. Raises as ``copy_chosen_model`` does."""
-    variables = {"MODEL_LOCATION": location, "MODEL_SHA256": environment.get(f"{SHADOW_PREFIX}MODEL_SHA256", "")}
+def outputs_of(name: str) -> Outputs:
+    """Return the outputs of a consumer that is not the first one. Streams and buckets have its name as their ending."""
+    return Outputs(f"{OUTPUT_STREAM}_{name}", f"{FAILURES_BUCKET}-{name}")
+
+
+def digest_variable(name: str) -> str:
+    """Return the name of the user's variable with the digest of a named consumer's model, if it is pickled."""
+    return f"{name.upper().replace('-', '_')}_MODEL_SHA256"
+
+
+def copy_named(environment: Mapping[str, str], name: str, location: str) -> ModelCopy:
+    """Copy the model of a named consumer. Raises as ``copy_chosen_model`` does."""
+    variable = digest_variable(name)
+    variables = {"MODEL_LOCATION": location, "MODEL_SHA256": environment.get(variable, "")}
     try:
         settings = ModelSettings.from_environment(variables)
     except SettingsError as error:
         # The user's variable has another name.
-        raise SettingsError(str(error).replace("MODEL_SHA256", f"{SHADOW_PREFIX}MODEL_SHA256")) from error
-    return replace(copy_model(location, sha256=settings.sha256), experiment_id=SHADOW_EXPERIMENT_ID)
+        raise SettingsError(str(error).replace("MODEL_SHA256", variable)) from error
+    return replace(copy_model(location, sha256=settings.sha256), experiment_id=name)
 
 
 def copy_model(location: str, run_id: str = "", sha256: str | None = None) -> ModelCopy:

@@ -15,6 +15,7 @@ from scipy import stats
 from baselines import PREDICTION, UNSEEN, Baseline
 from scripts.models.calibration import FALSE_ALARMS
 from served.arrays import Floats
+from targets import Target, find_target
 
 MOST_ERROR = 3.0
 """The largest error of a ride, as a part of the expected MAE."""
@@ -43,9 +44,15 @@ class ActualRides:
         """Return some of the rides."""
         return ActualRides(self.zones[chosen], self.miles[chosen], self.predicted[chosen], self.actual[chosen])
 
-    def known(self) -> "ActualRides":
-        """Return the rides that can be judged: with an actual value, and longer than 0 miles."""
-        return self.choose(np.isfinite(self.actual) & np.isfinite(self.predicted) & (self.miles > 0))
+    def choose_judged(self, target: Target | None) -> "ActualRides":
+        """Return the rides that can be judged: with an actual value, and longer than 0 miles.
+
+        A ride whose value is below the target's range was cancelled or refunded: models are not trained on such rides,
+        and in some zones there are many. A value above the range is judged, because longer rides are what drift makes.
+        """
+        least = target.least if target else -np.inf
+        is_judged = np.isfinite(self.actual) & np.isfinite(self.predicted) & (self.miles > 0)
+        return self.choose(is_judged & (self.actual >= least))
 
 
 @dataclass(frozen=True)
@@ -79,20 +86,21 @@ def judge_actuals(baseline: Baseline, rides: ActualRides) -> list[ErrorFinding]:
 
     There is no outcome if there can be no verdict, as ``explain_no_error_verdict`` says.
     """
-    rides = rides.known()
     scale = baseline.error_scale
     if scale is None or explain_no_error_verdict(baseline, rides):
         return []
+    rides = rides.choose_judged(find_target(baseline.target, baseline.unit))
     errors = find_errors(baseline, rides)
     zones = [one for one in _group(rides) if len(one[2]) >= LEAST_RIDES_OF_A_ZONE]
-    tail = 1 - FALSE_ALARMS / 2 / (len(zones) + 1)
+    # Half of the false alarms may come from the test of all rides, and half from all zones.
+    tail = FALSE_ALARMS / 4
     spread = float(np.sqrt(scale.ride**2 / len(errors) + scale.window**2))
     deviation = (float(errors.mean()) - scale.mean) / spread
-    limit = float(stats.t.ppf(tail, scale.windows - 1))
+    limit = float(stats.t.isf(tail, scale.windows - 1))
     sizes = _limit_sizes(baseline, rides)
     findings = [_describe(ALL, None, deviation, limit, sizes, rides.predicted)]
     # The median hardly knows of one zone, and moves with all rides.
-    shift, limit = float(np.median(errors)) - scale.median, float(stats.norm.ppf(tail))
+    shift, limit = float(np.median(errors)) - scale.median, float(stats.norm.isf(tail / max(len(zones), 1)))
     for name, zone, chosen in zones:
         spread = float(np.sqrt(scale.ride**2 / len(chosen) + scale.zone**2))
         deviation = (float(errors[chosen].mean()) - scale.mean - shift) / spread
@@ -107,9 +115,12 @@ def explain_no_error_verdict(baseline: Baseline, rides: ActualRides) -> str | No
             "the model was measured on too few rides to know how much its errors differ by themselves: train it on, or"
             " validate it with, more rides"
         )
-    count = len(rides.known().actual)
+    count = len(rides.choose_judged(find_target(baseline.target, baseline.unit)).actual)
     if count < LEAST_RIDES_OF_A_ZONE:
-        return f"{count:,} rides have an actual value, and a verdict needs {LEAST_RIDES_OF_A_ZONE}"
+        return (
+            f"the actual value of {count:,} of {len(rides.actual):,} rides is known and not below the target's range,"
+            f" and a verdict needs {LEAST_RIDES_OF_A_ZONE}"
+        )
     return None
 
 

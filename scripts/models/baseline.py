@@ -85,7 +85,7 @@ def make_baseline(
     without_distance = int(counts.pop(WITHOUT_DISTANCE_BINS)[1])
     usual_miles = np.where(times >= USUAL_RIDES, miles / times, 0.0).tolist()
     names = [f"{key >> 31}_{key & (1 << 31) - 1}" for key in keys.tolist()]
-    every, usual = _join_actuals(validation, predicted, predict)
+    every, usual = _join_actuals(validation, predicted, target, predict)
     baseline = Baseline(
         target=target.name,
         unit=target.unit,
@@ -202,8 +202,10 @@ def _find_bins(
     return bins, {**sizes, WITHOUT_DISTANCE_BINS: 2}
 
 
-def _join_actuals(validation: RideSet, predicted: Floats, predict: Predict) -> tuple[ActualRides, ActualRides]:
-    """Return all validation rides in the order of their pickups, and those of them that a model is measured on."""
+def _join_actuals(
+    validation: RideSet, predicted: Floats, target: Target, predict: Predict
+) -> tuple[ActualRides, ActualRides]:
+    """Return all validation rides that can be judged, in the order of their pickups, and those that measure a model."""
     parts = [(validation, predicted)]
     if validation.others and validation.others.rides:
         parts.append((validation.others, predict(validation.others.rides)))
@@ -217,7 +219,8 @@ def _join_actuals(validation: RideSet, predicted: Floats, predict: Predict) -> t
     )
     order = np.argsort(pickups, kind="stable")
     order = order[np.isin(pickups[order].astype("datetime64[M]"), _usual_months(validation))]
-    return rides.choose(order).known(), rides.choose(order[is_usual[order]]).known()
+    every, usual = (rides.choose(one).choose_judged(target) for one in (order, order[is_usual[order]]))
+    return every, usual
 
 
 def find_zones(rides: RideSet) -> NDArray[np.int64]:

@@ -49,7 +49,7 @@ def describe_error(finding: ErrorFinding, baseline: Baseline) -> str:
     place = {ALL: "all zones", ENDS[0]: f"zone {finding.zone}"}.get(finding.name, f"any zone to zone {finding.zone}")
     is_duration = baseline.target == DURATION.name
     subject = f"rides from {place} take" if is_duration else f"values of {baseline.target} of rides from {place} are"
-    words = ("longer", "shorter") if is_duration else ("higher", "lower")
+    words = ("longer", "less time") if is_duration else ("higher", "lower")
     if finding.predicted > 0:
         change = _compare_sizes(1 + finding.difference / finding.predicted, *words)
     else:

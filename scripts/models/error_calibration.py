@@ -9,7 +9,7 @@ from scripts.models.actual_errors import ENDS, LEAST_RIDES_OF_A_ZONE, ActualRide
 from served.arrays import Floats
 
 LEAST_WINDOW, MOST_WINDOW = 250, 2_000
-LEAST_WINDOWS, WANTED_WINDOWS = 4, 16
+LEAST_WINDOWS, WANTED_WINDOWS = 4, 8
 BORROWED_RIDES = 30
 """The errors of a bin are those of its own rides and of so many rides that have the errors of all."""
 
@@ -42,7 +42,7 @@ def calibrate_errors(baseline: Baseline, every: ActualRides, usual: ActualRides)
 
     Args:
         baseline: the baseline with its ``errors``.
-        every: all rides that services would predict and whose actual value is known.
+        every: all rides that services would predict and whose actual value can be judged.
         usual: those that a model is measured on.
     """
     size = int(np.clip(len(usual.actual) // WANTED_WINDOWS, LEAST_WINDOW, MOST_WINDOW))

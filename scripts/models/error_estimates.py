@@ -59,10 +59,10 @@ def estimate_errors(baseline: Baseline, counts: RideCounts) -> ErrorEstimate | N
 
 def check_estimate(baseline: Baseline, rides: ActualRides) -> EstimateCheck | None:
     """Return the estimate for rides and their errors; None if there are too few rides here or in validation."""
-    known, target = rides.known(), find_target(baseline.target, baseline.unit)
-    usual = known
-    if target:
-        usual = known.choose((known.actual >= target.least) & (known.actual <= target.most))
+    target = find_target(baseline.target, baseline.unit)
+    known = rides.choose_judged(None)
+    usual = rides.choose_judged(target)
+    usual = usual.choose(usual.actual <= target.most) if target else usual
     scale, count = baseline.error_scale, len(usual.actual)
     if scale is None or count < 2:
         return None

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -71,6 +72,18 @@ def rides_from_options(options: argparse.Namespace, seed: int, target: Target | 
     if not source.records:
         raise CommandError(f"there is no ride in {display_name(options.data or options.json)}")
     return RideSource(with_bad_rides(source.records[: options.rides], options.bad, seed), source.left_out)
+
+
+def sources_from_options(options: argparse.Namespace, seed: int, targets: Sequence[Target | None]) -> list[RideSource]:
+    """Return the rides that the options ask for, once for each target, with its true values. See the function above.
+
+    They are the same rides in the same order, because which rows the contract refuses does not depend on the target.
+    """
+    if not options.data or len(set(targets)) == 1:
+        return [rides_from_options(options, seed, targets[0])] * len(targets)
+    with open_trips(options.data) as path:  # a URL is downloaded once
+        local = argparse.Namespace(**(vars(options) | {"data": str(path)}))
+        return [rides_from_options(local, seed, target) for target in targets]
 
 
 def read_tlc_rides(source: str, target: Target | None = DURATION) -> RideSource:

@@ -275,7 +275,12 @@ def test_a_run_ends_if_its_consumer_hangs(kinesis: "KinesisClient", s3: "S3Clien
         let_go.wait(PATIENCE)
 
     with EventSourceMapping(kinesis, s3, stream, hang, MappingSettings()) as mapping:
-        assert not wait_until_settled(mapping, 1, lambda: shown.append(mapping.counters().settled), stall=1)
+
+        def wait(stall: float = PATIENCE) -> float | None:
+            ends = wait_until_settled({"": mapping}, 1, lambda: shown.append(mapping.counters().settled), stall)
+            return ends[""]
+
+        assert wait(stall=1) is None
         let_go.set()
-        assert wait_until_settled(mapping, 1, lambda: shown.append(mapping.counters().settled))
+        assert wait() is not None
     assert shown[-1] == 1

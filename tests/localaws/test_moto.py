@@ -6,13 +6,16 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
+from moto import mock_aws
 from moto.kinesis.models import Shard
+from moto.kinesis.responses import KinesisResponse
 
 from scripts.aws.shards import ShardReader
-from scripts.localaws.moto import newest_sequence_number, records_after
+from scripts.localaws.moto import newest_sequence_number, records_after, speed_up_responses
 from tests.tools import ROOT, wait_for
 
 if TYPE_CHECKING:
@@ -94,3 +97,38 @@ def test_moto_still_asks_for_the_newest_number_at_a_put(monkeypatch: pytest.Monk
     shard = moto_shard(1)
     monkeypatch.setattr(Shard, "get_max_sequence_number", lambda shard: 41)
     assert shard.put_record("key", "", "") == "42"
+
+
+def test_the_replaced_encoding_gives_the_same_responses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients read the same records and the same times, and an error is an error."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    for name in ("get_records", "put_records"):
+        monkeypatch.setattr(KinesisResponse, name, getattr(KinesisResponse, name))  # given back after the test
+    with mock_aws():
+        client = boto3.client("kinesis")
+        client.create_stream(StreamName="stream", ShardCount=1)
+        records: list[Any] = [{"Data": data, "PartitionKey": "é"} for data in (b"", b"\x00\xff", "é".encode())]
+        place: Any = {"StreamName": "stream", "ShardId": "shardId-000000000000", "ShardIteratorType": "TRIM_HORIZON"}
+
+        def talk() -> Any:
+            put = client.put_records(StreamName="stream", Records=records)
+            iterator = client.get_shard_iterator(**place)["ShardIterator"]
+            got = client.get_records(ShardIterator=iterator, Limit=3)
+            end = client.get_records(ShardIterator=client.get_records(ShardIterator=iterator)["NextShardIterator"])
+            with pytest.raises(client.exceptions.ResourceNotFoundException):
+                client.put_records(StreamName="none", Records=records)
+            return [_members(one) for one in (put, got, end)]
+
+        usual = talk()
+        speed_up_responses()
+        quick = talk()
+    numbers = [[one["SequenceNumber"] for one in answers[0].pop("Records")] for answers in (usual, quick)]
+    assert numbers == [["1", "2", "3"], ["4", "5", "6"]]
+    assert quick == usual
+    assert [one["Data"] for one in usual[1]["Records"]] == [one["Data"] for one in records]
+
+
+def _members(response: Any) -> dict[str, Any]:
+    """Return the members of a response that do not depend on when it was asked for."""
+    others = {"ResponseMetadata", "NextShardIterator", "MillisBehindLatest"}
+    return {name: value for name, value in response.items() if name not in others}
