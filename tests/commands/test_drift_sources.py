@@ -2,6 +2,7 @@
 
 import html
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,12 @@ import pytest
 
 from batch.manifests import MANIFEST, decode_manifest, encode_manifest
 from batch.months import Month
+from scripts import pythons
 from scripts.sources.records import RideRecord
 from tests.batch.jobs import score, settings
 from tests.commands.conftest import Refuse, Run
 from tests.commands.watching import draw, save_other, trips_of
-from tests.tools import failed, finish
+from tests.tools import ROOT, failed, finish
 from tests.trip_records import write
 from tests.web.browser import NEEDS_BROWSER, Page, open_browser
 from tests.web.servers import RunningService, serve
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 JANUARY, FEBRUARY = Month("green", 2023, 1), Month("green", 2023, 2)
+EVIDENTLY = ROOT / ".bench" / pythons.MONITORING / "made-of"
 HOSTILE = "<script>document.title = 'taken'</script><img src=https:__example.com_x>"
 
 
@@ -141,6 +144,25 @@ def test_outputs_that_cannot_be_judged_are_one_line(
     assert "the rides were counted with the baseline" in refuse_drift("--outputs", str(month), model=other)
     (tmp_path / MANIFEST).write_text("{")
     assert "missing or damaged: score the month again" in refuse_drift("--outputs", str(tmp_path))
+
+
+@pytest.mark.skipif(not EVIDENTLY.exists(), reason="Evidently's packages, a gigabyte, are not installed")
+def test_evidently_compares_the_rows_and_opens_no_connection(
+    output: Path, watched: str, drift: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that refuses every connection has none to refuse. Its page has the columns of the rides."""
+    reference = write(tmp_path / JANUARY.file_name, trips_of(draw(500, 33), 33))
+    page = tmp_path / "evidently.html"
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        month = str(find_month(output, JANUARY))
+        drift("--outputs", month, "--evidently", str(page), "--reference", str(reference))
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    text = page.read_text()
+    assert all(name in text for name in ("PULocationID", "trip_distance", "prediction", "target"))
 
 
 @pytest.fixture(scope="module")
