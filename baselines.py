@@ -75,15 +75,16 @@ class ErrorScale(Struct, frozen=True):
     """Their number."""
     mean: float
     """The mean error of all validation rides."""
-    median: float
     ride: float
     """The standard deviation of the error of one ride."""
     window: float
     """The standard deviation of a window's mean error."""
     zone: float
-    """The standard deviation of a zone's mean error in one window, beside the window's median error."""
+    """The standard deviation of a zone's mean error in one window, compared with the window's zone in the middle."""
     mae: float
     """The standard deviation of a window's MAE divided by its estimate."""
+    most: float = 0.0
+    """The largest difference of a zone in a window of training or validation rides, in standard deviations."""
 
 
 class Baseline(Struct, frozen=True):

@@ -4,7 +4,6 @@ An error is actual minus predicted, as a part of the MAE that the baseline has f
 that one ride with a wrong clock does not decide about its zone.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,8 @@ MOST_ERROR_OF_A_SIZE = 20.0
 """The same for the sizes that people read. A ride whose duration doubled has an error of 3 to 8."""
 LEAST_RIDES_OF_A_ZONE = 10
 """A zone with fewer rides is not judged."""
+ZONE_MARGIN = 1.1
+"""A zone's limit is so far beyond the most unusual zone of the training and validation rides' own windows."""
 LEAST_EXPECTED = 1e-9
 CONFIDENCE = 0.95
 """Of the intervals of sizes."""
@@ -56,6 +57,15 @@ class ActualRides:
 
 
 @dataclass(frozen=True)
+class ComparedZones:
+    """Zones with enough rides to be judged."""
+
+    zones: NDArray[np.int64]
+    rides: NDArray[np.intp]
+    differences: Floats
+
+
+@dataclass(frozen=True)
 class ErrorFinding:
     """The outcome for all rides, or for the rides of one zone."""
 
@@ -65,7 +75,7 @@ class ErrorFinding:
     rides: int
     deviation: float
     """The difference of the mean error from the usual one, in standard deviations. Below 0, actual values are smaller
-    than usual. For zones, it is the difference from the window's other rides."""
+    than usual. For zones, it is the difference from the zone in the middle."""
     limit: float
     difference: float
     """The mean of actual minus predicted, in the unit of the target."""
@@ -90,22 +100,44 @@ def judge_actuals(baseline: Baseline, rides: ActualRides) -> list[ErrorFinding]:
     if scale is None or explain_no_error_verdict(baseline, rides):
         return []
     rides = rides.choose_judged(find_target(baseline.target, baseline.unit))
-    errors = find_errors(baseline, rides)
-    zones = [one for one in _group(rides) if len(one[2]) >= LEAST_RIDES_OF_A_ZONE]
+    errors, sizes = find_errors(baseline, rides), _limit_sizes(baseline, rides)
     # Half of the false alarms may come from the test of all rides, and half from all zones.
     tail = FALSE_ALARMS / 4
-    spread = float(np.sqrt(scale.ride**2 / len(errors) + scale.window**2))
-    deviation = (float(errors.mean()) - scale.mean) / spread
-    limit = float(stats.t.isf(tail, scale.windows - 1))
-    sizes = _limit_sizes(baseline, rides)
+    # A model without any error would have a spread of 0.
+    spread = max(float(np.sqrt(scale.ride**2 / len(errors) + scale.window**2)), LEAST_EXPECTED)
+    deviation, limit = (float(errors.mean()) - scale.mean) / spread, float(stats.t.isf(tail, scale.windows - 1))
     findings = [_describe(ALL, None, deviation, limit, sizes, rides.predicted)]
-    # The median hardly knows of one zone, and moves with all rides.
-    shift, limit = float(np.median(errors)) - scale.median, float(stats.norm.isf(tail / max(len(zones), 1)))
-    for name, zone, chosen in zones:
-        spread = float(np.sqrt(scale.ride**2 / len(chosen) + scale.zone**2))
-        deviation = (float(errors[chosen].mean()) - scale.mean - shift) / spread
-        findings.append(_describe(name, zone, deviation, limit, sizes[chosen], rides.predicted[chosen]))
+    compared = [compare_zones(errors, rides.zones[:, end]) for end in range(len(ENDS))]
+    by_chance = float(stats.norm.isf(tail / max(sum(len(one.zones) for one in compared), 1)))
+    limit = max(by_chance, ZONE_MARGIN * scale.most)
+    for end, (name, found) in enumerate(zip(ENDS, compared, strict=True)):
+        deviations = deviate_zones(found, scale.ride, scale.zone)
+        for zone, deviation in zip(found.zones.tolist(), deviations.tolist(), strict=True):
+            chosen = rides.zones[:, end] == zone
+            findings.append(_describe(name, zone, deviation, limit, sizes[chosen], rides.predicted[chosen]))
     return sorted(findings, key=lambda one: -one.excess)
+
+
+def compare_zones(errors: Floats, zones: NDArray[np.int64]) -> ComparedZones:
+    """Return the difference of each zone's mean error from that of the zone in the middle, for zones to be judged.
+
+    The middle is that of the rides, and moves with all rides, but not with one zone.
+    """
+    found, place, rides = np.unique(zones, return_inverse=True, return_counts=True)
+    means = np.bincount(place, errors, len(found)) / rides
+    is_judged = rides >= LEAST_RIDES_OF_A_ZONE
+    found, rides, means = found[is_judged], rides[is_judged], means[is_judged]
+    if not len(found):
+        return ComparedZones(found, rides, means)
+    order = np.argsort(means)
+    middle = order[np.searchsorted(np.cumsum(rides[order]), rides.sum() / 2)]
+    return ComparedZones(found, rides, means - means[middle])
+
+
+def deviate_zones(zones: ComparedZones, ride: float, zone: float) -> Floats:
+    """Return the differences in standard deviations, for those of one ride's error and of zones beyond chance."""
+    deviations: Floats = zones.differences / np.maximum(np.sqrt(ride**2 / zones.rides + zone**2), LEAST_EXPECTED)
+    return deviations
 
 
 def explain_no_error_verdict(baseline: Baseline, rides: ActualRides) -> str | None:
@@ -145,15 +177,6 @@ def find_expected(baseline: Baseline, rides: ActualRides) -> tuple[Floats, Float
 def pack(zones: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return one number for each pair of zones."""
     return zones[:, 0] << 31 | zones[:, 1]
-
-
-def _group(rides: ActualRides) -> Iterator[tuple[str, int, NDArray[Any]]]:
-    """Yield the end, the zone and the indices of the rides of each zone."""
-    for end, name in enumerate(ENDS):
-        order = np.argsort(rides.zones[:, end], kind="stable")
-        zones, starts = np.unique(rides.zones[order, end], return_index=True)
-        for zone, chosen in zip(zones.tolist(), np.split(order, starts[1:]), strict=True):
-            yield name, zone, chosen
 
 
 def _limit_sizes(baseline: Baseline, rides: ActualRides) -> Floats:

@@ -85,6 +85,8 @@ def make_baseline(
     without_distance = int(counts.pop(WITHOUT_DISTANCE_BINS)[1])
     usual_miles = np.where(times >= USUAL_RIDES, miles / times, 0.0).tolist()
     names = [f"{key >> 31}_{key & (1 << 31) - 1}" for key in keys.tolist()]
+    own = ActualRides(columns.zones, columns.miles, columns.predicted, columns.actual)
+    own = own.choose(columns.is_counted).choose_judged(target)
     every, usual = _join_actuals(validation, predicted, target, predict)
     baseline = Baseline(
         target=target.name,
@@ -99,7 +101,7 @@ def make_baseline(
         error_scale=None,
         pairs={name: float(f"{one:.4g}") for name, one in zip(names, usual_miles, strict=True)},
     )
-    baseline = msgspec.structs.replace(baseline, error_scale=calibrate_errors(baseline, every, usual))
+    baseline = msgspec.structs.replace(baseline, error_scale=calibrate_errors(baseline, every, usual, own))
     weeks = list_weeks(validation, predicted, set(names))
     return {"format": FORMAT, **msgspec.to_builtins(baseline), "weeks": weeks}
 
@@ -136,6 +138,7 @@ class _Columns:
     miles: Floats
     hours: NDArray[Any]
     predicted: Floats
+    actual: Floats
     is_trained: NDArray[np.bool_]
     is_counted: NDArray[np.bool_]
     """Whether the pickup is usual."""
@@ -153,6 +156,7 @@ def _make_columns(training: RideSet, predict: Predict) -> _Columns:
         np.concatenate([find_miles(part) for part in parts]),
         hours,
         np.concatenate([predict(part.rides) for part in parts]),
+        np.concatenate([part.values for part in parts]),
         is_trained,
         is_counted,
     )

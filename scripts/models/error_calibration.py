@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 
 from baselines import PREDICTION, UNSEEN, Baseline, ErrorScale, ExpectedErrors
-from scripts.models.actual_errors import ENDS, LEAST_RIDES_OF_A_ZONE, ActualRides, find_errors, find_expected, pack
+from scripts.models.actual_errors import (
+    ENDS,
+    ActualRides,
+    compare_zones,
+    deviate_zones,
+    find_errors,
+    find_expected,
+    pack,
+)
 from served.arrays import Floats
 
 LEAST_WINDOW, MOST_WINDOW = 250, 2_000
@@ -37,46 +45,53 @@ def measure_bins(rides: ActualRides, edges: list[float], pairs: Any) -> dict[str
     return {PREDICTION: _round(seen, *known), UNSEEN: _round(unseen, *new)}
 
 
-def calibrate_errors(baseline: Baseline, every: ActualRides, usual: ActualRides) -> ErrorScale | None:
+def calibrate_errors(
+    baseline: Baseline, every: ActualRides, usual: ActualRides, training: ActualRides
+) -> ErrorScale | None:
     """Return how much errors differ; None if there are too few rides. Rides are in the order of their pickups.
 
     Args:
         baseline: the baseline with its ``errors``.
         every: all rides that services would predict and whose actual value can be judged.
         usual: those that a model is measured on.
+        training: the training rides and others of their files, which only tell how unusual a zone can be.
     """
     size = int(np.clip(len(usual.actual) // WANTED_WINDOWS, LEAST_WINDOW, MOST_WINDOW))
     windows = len(usual.actual) // size
     if windows < LEAST_WINDOWS:
         return None
     errors = find_errors(baseline, every)
-    mean, median, ride = float(errors.mean()), float(np.median(errors)), float(errors.std())
-    found = [_compare_windows(baseline, rides, size, mean, median, ride) for rides in (every, usual)]
+    mean, ride = float(errors.mean()), float(errors.std())
+    found = [_compare_windows(find_errors(baseline, rides), rides, size, mean, ride) for rides in (every, usual)]
     window, zone = np.max(found, axis=0).tolist()
     mae = _compare_estimates(baseline, usual, size)
-    return ErrorScale(size, windows, *(float(f"{one:.4g}") for one in (mean, median, ride, window, zone, mae)))
+    parts = [(find_errors(baseline, rides), rides) for rides in (every, training)]
+    most = max(_find_most(errors, rides, size, ride, zone) for errors, rides in parts)
+    return ErrorScale(size, windows, *(float(f"{one:.4g}") for one in (mean, ride, window, zone, mae, most)))
 
 
-def _compare_windows(
-    baseline: Baseline, rides: ActualRides, size: int, mean: float, median: float, ride: float
-) -> tuple[float, float]:
-    """Return the standard deviations, beyond chance, of windows' means and of zones' means in windows."""
-    errors = find_errors(baseline, rides)
-    windows = len(errors) // size
-    parts = errors[: windows * size].reshape(windows, size)
-    of_windows = (parts.mean(axis=1) - mean) ** 2 - ride**2 / size
-    shifts = np.repeat(np.median(parts, axis=1) - median, size)
-    own = errors[: windows * size] - mean - shifts
-    of_zones = []
-    for end in range(len(ENDS)):
-        zones, zone = np.unique(rides.zones[: windows * size, end], return_inverse=True)
-        cell = np.repeat(np.arange(windows), size) * len(zones) + zone
-        counts, sums = np.bincount(cell), np.bincount(cell, own)
-        counts, sums = counts[counts >= LEAST_RIDES_OF_A_ZONE], sums[counts >= LEAST_RIDES_OF_A_ZONE]
-        of_zones.append((sums / counts) ** 2 - ride**2 / counts)
-    beyond = [of_windows.mean(), np.concatenate(of_zones).mean() if np.concatenate(of_zones).size else 0.0]
-    window, zone_deviation = np.sqrt(np.maximum(beyond, 0)).tolist()
-    return window, zone_deviation
+def _find_most(errors: Floats, rides: ActualRides, size: int, ride: float, zone: float) -> float:
+    """Return the largest deviation of a zone in a window. Each window overlaps the next one by half."""
+    most = 0.0
+    for start in range(0, len(errors) - size + 1, size // 2):
+        window = slice(start, start + size)
+        for end in range(len(ENDS)):
+            found = compare_zones(errors[window], rides.zones[window, end])
+            most = float(np.abs(deviate_zones(found, ride, zone)).max(initial=most))
+    return most
+
+
+def _compare_windows(errors: Floats, rides: ActualRides, size: int, mean: float, ride: float) -> tuple[float, float]:
+    """Return the standard deviations, beyond chance, of windows' means, and of zones' differences in windows."""
+    of_windows, of_zones = [], [np.zeros(1)]
+    for start in range(0, len(errors) - size + 1, size):
+        window = slice(start, start + size)
+        of_windows.append((errors[window].mean() - mean) ** 2 - ride**2 / size)
+        for end in range(len(ENDS)):
+            zones = compare_zones(errors[window], rides.zones[window, end])
+            of_zones.append(zones.differences**2 - ride**2 / zones.rides)
+    variances = float(np.mean(of_windows)), float(np.concatenate(of_zones).mean())
+    return np.sqrt(max(0.0, variances[0])), np.sqrt(max(0.0, variances[1]))
 
 
 def _compare_estimates(baseline: Baseline, rides: ActualRides, size: int) -> float:
