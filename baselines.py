@@ -5,8 +5,9 @@
 
 import math
 from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
@@ -15,10 +16,9 @@ from msgspec import Struct
 from artifacts import Artifact, ModelError
 from digests import digest_of
 from model_metadata import ModelMetadata
+from served.arrays import Floats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from features import Features
 
 FORMAT = 2
@@ -32,8 +32,6 @@ last bin has the rides whose pair has no usual distance. ``prediction`` has ride
 ``prediction_of_unseen_pairs`` has all others."""
 
 
-FEW = 4
-"""Up to this number of rides are counted one by one. Numpy would take longer, several times as long for one ride."""
 Cells: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.intp]]"
 
 
@@ -115,6 +113,15 @@ class _Format(Struct):
     format: int
 
 
+class _Places(dict[str, int]):
+    """The place of each pair in the tables of ``Bins``. Pairs that no training ride has share those of their pickup."""
+
+    pickups: Mapping[str, int]
+
+    def __missing__(self, pair: str) -> int:
+        return self.pickups.get(pair[: pair.find("_")], 0)
+
+
 class Bins:
     """The bins of a baseline, prepared for counting: cells in a row, those of one histogram behind those of another.
 
@@ -133,76 +140,76 @@ class Bins:
         ends = list(accumulate(sizes))
         self.slices = {name: slice(end - size, end) for name, size, end in zip(VARIABLES, sizes, ends, strict=True)}
         self.size = ends[-1] + 1
-        self._edges, self._arrays = edges, {name: np.array(found) for name, found in edges.items()}
-        # Place 0 stands for all pairs that no training ride has.
-        self._places = dict(zip(baseline.pairs, range(1, len(baseline.pairs) + 1), strict=True))
-        self._usual = np.array([0.0, *baseline.pairs.values()])
-        self._usual[self._usual <= 0] = math.nan
-        starts = {name: part.start for name, part in self.slices.items()}
-        self._predictions = np.full(len(self._usual), starts[PREDICTION])
-        self._predictions[0] = starts[UNSEEN]
-        zones = {str(zone): starts[PICKUP] + bin_ for bin_, zone in enumerate(baseline.pickup_zones, 1)}
-        get, other = zones.get, starts[PICKUP]
-        self._pickups = np.array([other, *[get(pair[: pair.find("_")], other) for pair in baseline.pairs]])
-        self._starts, self._zones = starts, zones
+        self._edges = {name: np.array(found) for name, found in edges.items()}
+        starts = [self.slices[name].start for name in (RATIO, PREDICTION, DISTANCE, HOUR, PICKUP, UNSEEN)]
+        self._fill_tables(baseline, starts)
 
-    def count(self, features: "Sequence[Features]", values: "Sequence[float]") -> "Cells":
-        """Return the number of rides in each cell, for the features and the predicted values of some rides.
+    def _fill_tables(self, baseline: Baseline, starts: Sequence[int]) -> None:
+        """Prepare what the count of a ride needs to know of its pair, by the place of the pair.
 
-        Hours are counted if the features have them.
+        The first places are those of pairs that no training ride has, by the zone of the pickup. The last place is that
+        of all rides of 0 miles: their distance is in the first bin of its histogram, and their other cells lie behind
+        the last one, so that nobody sees them.
         """
-        if len(features) <= FEW:
-            return self._count_few(features, values)
-        get, count = self._places.get, len(features)
-        # Lists and fromiter, because np.array looks at the types of all elements first.
-        places = np.fromiter([get(one["PU_DO"], 0) for one in features], np.intp, count)
-        miles = np.fromiter([one["trip_distance"] for one in features], float, count)
-        predicted = np.fromiter(values, float, count)
-        kept: Any = None
-        if not miles.all():
-            kept = miles.nonzero()[0]
-            places, miles, predicted = places[kept], miles[kept], predicted[kept]
-        edges, starts = self._arrays, self._starts
-        pickups = self._pickups[places]
-        for place in (places == 0).nonzero()[0].tolist():
-            pickups[place] = self._find_pickup(features[place if kept is None else kept[place]]["PU_DO"])
-        bins = [
-            edges[DISTANCE].searchsorted(miles, "right"),
-            edges[RATIO].searchsorted(miles / self._usual[places], "right") + starts[RATIO],
-            edges[PREDICTION].searchsorted(predicted, "right") + self._predictions[places],
-            pickups,
-        ]
-        if "hour" in features[0]:
-            hours = np.fromiter([one["hour"] for one in features], float, count)
-            hours = hours if kept is None else hours[kept]
-            bins.append(edges[HOUR].searchsorted(hours, "right") + starts[HOUR])
-        cells = np.bincount(np.concatenate(bins), minlength=self.size)
-        cells[-1] = count - len(miles)
-        return cells
+        *first, pickup, unseen = starts
+        zones = {str(zone): place for place, zone in enumerate(baseline.pickup_zones, 1)}
+        others, pairs = len(zones) + 1, baseline.pairs
+        self._places = _Places(zip(pairs, range(others, others + len(pairs)), strict=True))
+        self._places.pickups = zones
+        self._no_distance = others + len(pairs)
+        usual = np.array([*[0.0] * others, *pairs.values(), 0.0])
+        self._usual = np.where(usual > 0, usual, math.nan)
+        # A row for each of the histograms, in which the cells of a ride begin.
+        rows = np.repeat(np.array([*first, pickup])[:, np.newaxis], len(usual), axis=1)
+        rows[1, :others] = unseen
+        rows[4, :-1] += [*range(others), *map(self._find_zone, pairs)]
+        rows[:, -1] = self.size
+        rows[2, -1] = self.size - 1
+        self._rows = rows
+        self._rows_without_hour = rows[[0, 1, 2, 4]]
 
-    def _count_few(self, features: "Sequence[Features]", values: "Sequence[float]") -> "Cells":
-        """Count rides one by one, into the same cells."""
-        edges, starts = self._edges, self._starts
-        cells = np.zeros(self.size, np.intp)
+    def find(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> list[int]:
+        """Return the cells of some rides one after the other, for their features and predicted values."""
+        found, edges, pairs = [], self.baseline.edges, self.baseline.pairs
+        distance, ratio, prediction, unseen, hour, pickup = (self.slices[name].start for name in VARIABLES)
         for one, value in zip(features, values, strict=True):
-            miles = one["trip_distance"]
+            miles, pair = one["trip_distance"], one["PU_DO"]
             if not miles:
-                cells[-1] += 1
+                found.append(self.size - 1)
                 continue
-            place = self._places.get(one["PU_DO"], 0)
-            cells[bisect_right(edges[DISTANCE], miles)] += 1
-            # NaN has no place in an order, and bisect would take it for a small number.
-            usual = self._usual.item(place)
-            cells[starts[RATIO] + (bisect_right(edges[RATIO], miles / usual) if usual > 0 else len(edges[RATIO]))] += 1
-            cells[self._predictions.item(place) + bisect_right(edges[PREDICTION], value)] += 1
-            cells[self._pickups.item(place) if place else self._find_pickup(one["PU_DO"])] += 1
+            usual = pairs.get(pair)
+            ratios = bisect_right(edges[RATIO], miles / usual) if usual else len(edges[RATIO]) + 1
+            start = unseen if usual is None else prediction
+            found += distance + bisect_right(edges[DISTANCE], miles), ratio + ratios
+            found += start + bisect_right(edges[PREDICTION], value), pickup + self._find_zone(pair)
             if "hour" in one:
-                cells[starts[HOUR] + bisect_right(edges[HOUR], one["hour"])] += 1
-        return cells
+                found.append(hour + bisect_right(edges[HOUR], one["hour"]))
+        return found
 
-    def _find_pickup(self, pair: str) -> int:
-        """Return the cell of the zone where a ride begins whose pair no training ride has."""
-        return self._zones.get(pair[: pair.find("_")], self._starts[PICKUP])
+    def _find_zone(self, pair: str) -> int:
+        return self._places.pickups.get(pair[: pair.find("_")], 0)
+
+    def count(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> "Cells":
+        """Return the number of rides in each cell, for their features and predicted values. Made for many rides."""
+        find, count = self._places, len(features)
+        places = [find[one["PU_DO"]] for one in features]
+        distances = [one["trip_distance"] for one in features]
+        place = -1
+        for _ in range(distances.count(0.0)):
+            place = distances.index(0.0, place + 1)
+            places[place] = self._no_distance
+        edges, has_hour = self._edges, "hour" in features[0]
+        # Few calls of numpy, because each takes longer than its work on a hundred numbers.
+        miles = np.fromiter(distances, float, count)
+        chosen = np.fromiter(places, np.intp, count)
+        cells = (self._rows if has_hour else self._rows_without_hour).take(chosen, 1)
+        cells[0] += edges[RATIO].searchsorted(miles / self._usual.take(chosen), "right")
+        cells[1] += edges[PREDICTION].searchsorted(values, "right")
+        cells[2] += edges[DISTANCE].searchsorted(miles, "right")
+        if has_hour:
+            cells[3] += edges[HOUR].searchsorted([one["hour"] for one in features], "right")
+        found: Cells = np.bincount(cells.ravel(), minlength=self.size)[: self.size]
+        return found
 
 
 def read_baseline(artifact: Artifact, metadata: ModelMetadata) -> tuple[Baseline, str] | None:

@@ -84,18 +84,26 @@ def find_shares(counts: Mapping[str, Any], without_distance: Any) -> dict[str, S
     return found
 
 
-def judge(baseline: Baseline, counts: RideCounts) -> list[Finding]:
-    """Return the outcome of each test, the largest excess first; nothing if there can be no verdict."""
+def judge(baseline: Baseline, counts: RideCounts, usual: Mapping[str, Shares] | None = None) -> list[Finding]:
+    """Return the outcome of each test, the largest excess first; nothing if there can be no verdict.
+
+    Whoever judges often passes the ``usual`` shares, those of the baseline.
+    """
     if explain_no_verdict(baseline, counts):
         return []
     findings = [_judge_rejected(counts)]
     scale = find_scale(baseline, counts.rides + counts.without_distance)
     if scale:
-        usual = find_shares(baseline.counts, baseline.without_distance)
+        usual = usual or find_usual_shares(baseline)
         for name, shares in find_shares(counts.counts, counts.without_distance).items():
             if shares.rides and name in scale.limits:
                 findings.append(_judge_shares(name, shares, usual[name], scale))
     return sorted(findings, key=lambda one: -one.excess)
+
+
+def find_usual_shares(baseline: Baseline) -> dict[str, Shares]:
+    """Return the shares of the training rides."""
+    return find_shares(baseline.counts, baseline.without_distance)
 
 
 def explain_no_verdict(baseline: Baseline, counts: RideCounts) -> str | None:

@@ -16,6 +16,7 @@ from digests import find_digest, open_pinned
 from features import SAMPLE_RIDE, Features, NoTimeError, prepare_features
 from flavors import load_calls
 from model_metadata import NO_METADATA, ModelMetadata, read_metadata
+from served.arrays import Floats
 from settings import DEFAULT_TIME_ZONE
 
 if TYPE_CHECKING:
@@ -94,14 +95,14 @@ class Model:
         return predictions
 
 
-def _finish(
-    features: "list[Features]", values: list[float], counter: "Counter | None"
-) -> list[float | PredictionError]:
+def _finish(features: "list[Features]", values: Floats, counter: "Counter | None") -> list[float | PredictionError]:
     """Return the predicted values, with an error in the place of one that JSON cannot have, and count the others."""
-    predictions: list[float | PredictionError] = list(values)
-    if not all(is_finite := [*map(math.isfinite, values)]):
-        predictions = [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in values]
-        features, values = list(compress(features, is_finite)), list(compress(values, is_finite))
+    found: list[float] = values.tolist()
+    predictions: list[float | PredictionError] = [*found]
+    if not all(map(math.isfinite, found)):
+        is_finite = np.isfinite(values)
+        features, values = list(compress(features, is_finite)), values[is_finite]
+        predictions = [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in found]
     if counter:
         # A model may change the features that it gets. Rides that cannot be counted then are predicted all the same.
         with contextlib.suppress(Exception):
@@ -109,14 +110,14 @@ def _finish(
     return predictions
 
 
-def _as_values(answer: Any, rides: int) -> list[float]:
+def _as_values(answer: Any, rides: int) -> Floats:
     array = np.asarray(answer)
     if array.dtype.kind not in "biufO":
         raise TypeError(f"it gave values of the type {array.dtype}, which are not real numbers")
     # The type is compared first because numpy.ma is a module that a cold start would load for this check alone.
     if type(answer) is not np.ndarray and np.ma.isMaskedArray(answer):
         array = np.ma.filled(answer.astype(float), math.nan)  # numpy would take the number behind the mask
-    values: list[float] = array.astype(float).ravel().tolist()  # some models return a column
+    values: Floats = array.astype(float).ravel()  # some models return a column
     if len(values) != rides:
         raise ValueError(f"it gave {len(values)} predictions for {rides} rides")
     return values

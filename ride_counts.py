@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec import Struct
 
-from baselines import Bins
+from baselines import Bins, Cells
+from served.arrays import Floats
 
 if TYPE_CHECKING:
     from features import Features
@@ -60,29 +61,50 @@ class RideCounts(Struct, frozen=True, omit_defaults=True):
         return RideCounts(self.baseline, rides, without_distance, combine(self.rejected, other.rejected), counts)
 
 
+FEW = 16
+"""Up to this number of rides are counted one by one. For one ride, numpy would take several times as long."""
+
+
 class Counter:
     """Adds up the rides of a batch, or of many. It is not for several threads at once."""
 
     def __init__(self, bins: Bins) -> None:
         """Begin with no rides."""
         self.bins = bins
-        self.cells = np.zeros(bins.size, np.intp)
+        self.few: list[int] = []
+        """The cells of the rides that were counted one by one."""
+        self.many: Cells | None = None
+        """The numbers of all other rides in each cell."""
         self.predicted = self.rejected = 0
 
-    def add(self, features: "Sequence[Features]", values: "Sequence[float]") -> None:
+    def add(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> None:
         """Count rides with their predicted values, which are finite."""
-        self.cells += self.bins.count(features, values)
+        if len(features) <= FEW:
+            self.few += self.bins.find(features, values)
+        else:
+            self._add(self.bins.count(features, values))
         self.predicted += len(features)
 
     def merge(self, other: "Counter") -> None:
         """Count the rides of another counter too."""
-        self.cells += other.cells
+        self.few += other.few
+        if other.many is not None:
+            self._add(other.many)
         self.predicted += other.predicted
         self.rejected += other.rejected
 
     def total(self) -> RideCounts:
         """Return the counts so far."""
-        cells: list[int] = self.cells.tolist()
+        if self.few:
+            self._add(np.bincount(self.few, minlength=self.bins.size))
+            self.few = []
+        if self.many is None:
+            return RideCounts(self.bins.name, rejected=self.rejected)
+        cells: list[int] = self.many.tolist()
         every = {name: cells[part] for name, part in self.bins.slices.items()}
         counts = {name: found for name, found in every.items() if any(found)}
         return RideCounts(self.bins.name, self.predicted - cells[-1], cells[-1], self.rejected, counts)
+
+    def _add(self, cells: Cells) -> None:
+        # Never in place, because several counters may have the same array.
+        self.many = cells if self.many is None else self.many + cells

@@ -1,8 +1,9 @@
 """Drift as the function sees it: the rides of a sandbox, judged a window at a time."""
 
 import threading
+from collections.abc import Mapping
 
-from drift import judge
+from drift import Shares, find_usual_shares, judge
 from ride_counts import Counter
 
 RIDES = 2_000
@@ -15,6 +16,7 @@ class DriftWindows:
     def __init__(self) -> None:
         """Begin with no rides."""
         self._window: Counter | None = None
+        self._usual: Mapping[str, Shares] | None = None
         self._lock = threading.Lock()  # the local mapping invokes the function for several shards at once
 
     def add(self, counter: Counter) -> float | None:
@@ -31,5 +33,7 @@ class DriftWindows:
             if max(window.predicted, window.rejected) < RIDES:
                 return None
             self._window = None
-        findings = judge(counter.bins.baseline, window.total())
+        baseline = counter.bins.baseline
+        self._usual = self._usual or find_usual_shares(baseline)
+        findings = judge(baseline, window.total(), self._usual)
         return findings[0].excess if findings else None

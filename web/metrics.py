@@ -156,7 +156,10 @@ class Metrics(Collector):
             cells[self._batches + bisect_left(BATCH_SIZES, rides)] += 1
             cells[self._batches + len(BATCH_SIZES) + 1] += rides
             if counter:
-                np.asarray(cells)[self._in_bins :] += counter.cells
+                for cell in counter.few:
+                    cells[self._in_bins + cell] += 1
+                if counter.many is not None:
+                    np.asarray(cells)[self._in_bins :] += counter.many
 
     def exposition(self) -> bytes:
         """Return the metrics of all workers in Prometheus' text format, whose media type is ``TEXT``."""

@@ -20,6 +20,8 @@ mlflow.pyfunc). Each run is a process on one core, from its start to its end, in
 packages (with --quick, in the environment of bench). All programs score the month, and a file that has it ten times.
 The batch job's longest file has the month a hundred times. The predictions of rides that both predict are compared.
 
+bench counting shows what counting rides in the bins of a baseline adds to our function's batches and cold starts.
+
 The consumers, services or programs take turns within one run, and the results are medians of the rounds. Do not compare
 two runs, because a machine is never equally fast twice.
 """
@@ -27,10 +29,7 @@ two runs, because a machine is never equally fast twice.
 import argparse
 import contextlib
 import functools
-import importlib.metadata
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -40,10 +39,12 @@ from typing import Any
 from rich.console import Console
 
 from scripts import cli
-from scripts.benchmark import batch, batch_files, batch_results, endpoint, inputs, processes, results, web
+from scripts.benchmark import batch, batch_files, batch_results, counting, endpoint, inputs, processes, results, web
 from scripts.benchmark.batch_results import BatchRow, RateRow, batch_tables
+from scripts.benchmark.counting import CountingRow, counting_table
 from scripts.benchmark.inputs import FULL, MODELS, QUICK, Plan
-from scripts.benchmark.processes import COLD, PARTS, THREADS, WARM, Cell, Measure, Sample
+from scripts.benchmark.machine import describe_machine
+from scripts.benchmark.processes import COLD, PARTS, WARM, Cell, Measure, Sample
 from scripts.benchmark.results import ColdRow, WarmRow
 from scripts.benchmark.web_results import LoadRow, MemoryRow, web_tables
 from scripts.cli import STDOUT
@@ -59,11 +60,12 @@ examples:
   bench web --models ridge
   bench batch --data green_tripdata_2023-01.parquet green_tripdata_2023-02.parquet --rounds 3
 """
-STREAM, WEB, BATCH = SUBJECTS = ("stream", "web", "batch")
+STREAM, WEB, BATCH, COUNTING = SUBJECTS = ("stream", "web", "batch", "counting")
 VERSIONS = {
     STREAM: ("scikit-learn", "numpy", "mlflow", "boto3", "skops", "msgspec"),
     WEB: ("scikit-learn", "numpy", "mlflow", "flask", "gunicorn", "uvicorn", "msgspec"),
     BATCH: ("scikit-learn", "numpy", "mlflow", "pandas", "pyarrow", "skops", "msgspec"),
+    COUNTING: ("numpy", "boto3", "msgspec"),
 }
 EXPLAINED = (TripRecordError,)
 
@@ -78,7 +80,7 @@ def main() -> int:
     plan = replace(plan, rounds=options.rounds or plan.rounds, budget=options.budget or plan.budget)
     chosen = inputs.read_inputs(options.data) if options.data else inputs.generate_inputs(plan.trips)
     rounds = {"rounds": plan.rounds, "budget, seconds": plan.budget}
-    settings = {"data": chosen.description, **rounds, **machine(VERSIONS[options.subject])}
+    settings = {"data": chosen.description, **rounds, **describe_machine(VERSIONS[options.subject])}
     if options.subject == WEB:
         loads, memory = measure_web(plan, chosen, options.models)
         tables = [table for model in options.models for table in web_tables(loads, memory, model)]
@@ -87,6 +89,10 @@ def main() -> int:
         runs, rates = measure_batch(plan, chosen, options.data, options.models)
         tables = [table for model in options.models for table in batch_tables(runs, rates, model)]
         report = {"rows": runs, "rates": rates}
+    elif options.subject == COUNTING:
+        costs = measure_counting(plan, chosen, options.models)
+        tables = [counting_table(costs, model) for model in options.models]
+        report = {"rows": costs}
     else:
         warm, cold = measure(plan, chosen, options.models, options.parts or PARTS)
         tables = [table for model in options.models for table in results.stream_tables(warm, cold, model)]
@@ -165,6 +171,17 @@ def measure(
     return results.make_warm_rows(samples), results.make_cold_rows(samples)
 
 
+def measure_counting(plan: Plan, chosen: inputs.Inputs, names: Sequence[str]) -> list[CountingRow]:
+    """Train the models, and measure what counting adds to our function's batches and cold starts."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary, endpoint.serve() as url:
+        folder = Path(temporary)
+        models = inputs.log_models(names, chosen.trips, folder, plan.trees)
+        inputs.write_events(chosen.records, {1, *counting.SIZES}, folder)
+        with cli.progress_bar("cases") as progress:
+            task = progress.add_task("Counting", total=counting.count_cases(len(models)))
+            return counting.measure(models, chosen.trips, plan, url, folder, functools.partial(progress.advance, task))
+
+
 def measure_web(plan: Plan, chosen: inputs.Inputs, names: Sequence[str]) -> tuple[list[LoadRow], list[MemoryRow]]:
     """Train the models, and measure the web services with each of them."""
     loads: list[LoadRow] = []
@@ -201,20 +218,3 @@ def measure_batch(
             rows += batch_results.make_rows(name, batch_files.count_rows(file), found)
             rates += batch_results.make_rates([row for row in rows if row.model == name])
     return rows, rates
-
-
-def machine(packages: Sequence[str]) -> dict[str, object]:
-    """Return the properties of the machine, and the versions of the packages, that times depend on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-        "processor": next(names, platform.processor() or platform.machine()),
-        "cores": os.cpu_count(),
-        **{package: importlib.metadata.version(package) for package in packages},
-        **{name: os.environ.get(name, "not set") for name in THREADS},
-    }

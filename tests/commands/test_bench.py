@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from rides import Ride
 from scripts.benchmark import endpoint as bench_endpoint
 from scripts.benchmark.consumers import COMMON, CONSUMERS, EMPTY, FLOOR, OURS, OURS_SKLEARN
+from scripts.benchmark.counting import COLD, SIZES
 from scripts.benchmark.inputs import BOOSTED, FOREST, RIDGE, SERVED, SKOPS, LoggedModel, write_events
 from scripts.benchmark.load import HOST, Answers, Traffic, send
 from scripts.benchmark.processes import (
@@ -39,7 +40,7 @@ from scripts.benchmark.results import CPU, WALL, ColdRow, WarmRow, make_cold_row
 from scripts.benchmark.services import COURSE, KINDS, MLFLOW, start, wait
 from scripts.benchmark.web import LIST_RIDES, check
 from scripts.cli import CommandError
-from scripts.commands.bench import WEB
+from scripts.commands.bench import COUNTING, WEB
 from scripts.environment import locked_packages
 from scripts.pythons import ENVIRONMENTS
 from scripts.sources.synthetic import generate_rides
@@ -67,6 +68,18 @@ def test_quick_run_reports_each_case_and_leaves_no_other_file(tmp_path: Path) ->
     assert all(f"Batches, {case}, ridge, wall ms" in done.stdout for case in (WARM, DELAYED))
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert {path.name for path in tmp_path.iterdir()} == {"bench.json", "bench.png"}
+
+
+def test_quick_run_reports_what_counting_adds(tmp_path: Path) -> None:
+    """Each load has the times without counting, and what counting adds in percent; so has a cold start."""
+    size = ("--quick", "--rounds", "1", "--models", RIDGE)
+    done = finish("bench", COUNTING, *size, "--json", "bench.json", cwd=tmp_path, TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    expected = {*itertools.product((WARM, DELAYED), SIZES), (COLD, 1)}
+    assert {(row["case"], row["rides"]) for row in rows if row["wall"] > 0 < row["cpu"]} == expected
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert {path.name for path in tmp_path.iterdir()} == {"bench.json"}
 
 
 def test_quick_comparison_of_web_services_reports_each_of_them(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The function counts the rides of each delivery in its line of metrics, and emits the drift of a sandbox's rides."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from baselines import Baseline
-from drift import Finding, judge
+from drift import Finding, Shares, judge
 from features import Features
 from model import load_model
 from ride_counts import KEY, Counter, RideCounts
@@ -135,7 +135,7 @@ class TestDrift:
         """The local mapping invokes the function for its shards at the same time."""
         judged: list[RideCounts] = []
 
-        def note(_: Baseline, counts: RideCounts) -> list[Finding]:
+        def note(_: Baseline, counts: RideCounts, __: Mapping[str, Shares]) -> list[Finding]:
             judged.append(counts)
             return []
 
