@@ -40,7 +40,7 @@ from trip_cells import TripRecordError
 EXAMPLES = f"""\
 examples:
   drift --model s3://my-models/live --rides {cli.INPUT_STREAM} --predictions {cli.OUTPUT_STREAM} --since 24h
-  aws logs tail /aws/lambda/ride-predictions --since 1d | drift --model s3://my-models/live --logs -
+  aws logs tail LOG_GROUP --since 1d | drift --model s3://my-models/live --logs -
   drift --metrics http://127.0.0.1:8080/metrics
   drift --metrics yesterday.txt today.txt --json
   drift --outputs output/colour=green/year=2023/month=02/model=3f9a --report february.html
