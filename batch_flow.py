@@ -56,9 +56,9 @@ class FailedMonthsError(Exception):
     """Months failed. The message names them in one line."""
 
     def __init__(self, message: str, rows: list[Row]) -> None:
-        """Take the rows of all months as well."""
+        """Take the rows of all months as well, which would have been the flow's result."""
         super().__init__(message)
-        self.rows = rows
+        self.result = rows
 
 
 def may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -9,13 +9,14 @@ from scripts.cli import CONSOLE, CommandError
 from scripts.environment import ROOT, PipError, pip, requirements
 from scripts.launcher import lock_project
 
-LEAN, SKLEARN, MLFLOW = "lean", "sklearn", "mlflow"
+LEAN, SKLEARN, MLFLOW, MONITORING = "lean", "sklearn", "mlflow", "monitoring"
 ENVIRONMENTS = {
     MLFLOW: ["packages", "training"],
     LEAN: ["packages"],
     SKLEARN: ["packages", "sklearn", "dataframe"],
     "lean-batch": ["packages", "batch"],
     "sklearn-batch": ["packages", "sklearn", "dataframe", "batch"],
+    MONITORING: ["monitoring"],
 }
 """The environments in .bench, each with only the locked packages that its programs need: categories of the Pipfile."""
 

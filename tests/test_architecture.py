@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import pythons
 from scripts.image.checks import copied_files
 
 ROOT = Path(__file__).parents[1]
@@ -32,9 +33,10 @@ LAYERS = [
     ["batch_flow"],
     ["scripts.environment", "scripts.interrupts", "scripts.serving", "scripts.help_page"],
     ["scripts.cli", "scripts.density", "scripts.launcher"],
-    ["scripts.sources", "scripts.pythons"],
+    ["scripts.sources", "scripts.pythons", "scripts.flow_runs"],
     ["scripts.aws"],
     ["scripts.models", "scripts.scoring", "scripts.localaws"],
+    ["scripts.watching"],
     ["scripts.benchmark", "scripts.image", "scripts.live"],
     ["scripts.commands", "scripts.sample_model"],
     ["scripts.start", "locustfile"],
@@ -45,14 +47,18 @@ FENCES = {
     "uvicorn": ["web.protocol", "web.worker"],
     "gunicorn": ["web.worker"],
     "flask": ["web", "web_service", "scripts.localaws.moto", "scripts.benchmark"],
-    "prefect": ["batch_flow"],
+    "prefect": ["batch_flow", "scripts.models.retraining_flow"],
     "prefect_dask": ["batch_flow"],
     "moto": ["scripts.localaws.moto"],
     "pyarrow": [
         *("trips", "trip_cells", "batch", "scripts.models", "scripts.scoring.sums", "scripts.benchmark.batch_files"),
-        "scripts.image.trip_files",
+        *("scripts.image.trip_files", "scripts.watching.outputs", "scripts.watching.raw_rows"),
     ],
-    "matplotlib": ["scripts.density", "scripts.benchmark.plot", "scripts.models.plots", "scripts.scoring.plots"],
+    "matplotlib": [
+        *("scripts.density", "scripts.benchmark.plot", "scripts.models.plots", "scripts.scoring.plots"),
+        "scripts.watching.plots",
+    ],
+    "evidently": ["scripts.watching.evidently_report"],
     "mlflow": ["flavors", "scripts.models", "scripts.benchmark"],
     "boto3": ["scripts"],
     "botocore": ["artifacts", "batch", "clients", "scripts", "streaming"],
@@ -262,9 +268,9 @@ def test_a_literal_has_one_place(literal: str) -> None:
 
 
 def test_the_locks_categories_agree() -> None:
-    """They are installed together, so each package has one version in all of them."""
+    """They are installed together, so each package has one version in all of them, but for one category."""
     versions: dict[str, set[str]] = {}
-    for section in LOCK.values():
+    for section in (packages for category, packages in LOCK.items() if category != pythons.MONITORING):
         for name, package in section.items():
             versions.setdefault(name, set()).add(package["version"])
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}

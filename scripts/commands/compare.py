@@ -5,17 +5,14 @@ models are compared too, and the verdict says whether the shadow is better, wors
 """
 
 import argparse
-import re
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from scripts import cli
-from scripts.aws.shards import read_window
+from scripts.aws.windows import add_window, find_window, read
 from scripts.cli import CommandError
 from scripts.models import comparing_report
 from scripts.models.comparing import MARGIN, JoinedRides, ReadStream
@@ -23,21 +20,12 @@ from scripts.models.comparing_actuals import ActualValues, find_target
 from targets import TARGETS
 from trip_cells import TripRecordError
 
-if TYPE_CHECKING:
-    from mypy_boto3_kinesis.type_defs import RecordTypeDef
-
-Rounds: TypeAlias = "Iterator[list[tuple[str, RecordTypeDef]]]"
-
 EXAMPLES = f"""\
 examples:
   compare {cli.OUTPUT_STREAM} {cli.SHADOW_STREAM}
   compare {cli.OUTPUT_STREAM} {cli.SHADOW_STREAM} --since 24h --until 5m --profile production
   compare {cli.OUTPUT_STREAM} {cli.SHADOW_STREAM} --actual green_tripdata_2023-02.parquet --json | jq .judgement
 """
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-AGE = re.compile(r"(\d{1,7})([smhd])", re.ASCII)
-OLDEST_YEAR = 2000
-"""Kinesis refuses a time before 1970, and does not keep a record for longer than a year."""
 EXPLAINED = (TripRecordError,)
 DEFAULT_TOP, MAX_TOP = 5, 1_000
 
@@ -47,9 +35,7 @@ def main() -> int:
     options = parse_arguments()
     cli.choose_account(options.profile)
     now = datetime.now(UTC)
-    since, until = options.since, min(options.until or now, now)
-    if since and since >= until:
-        raise CommandError(f"there is no time between {since:%Y-%m-%dT%H:%M:%SZ} and {until:%Y-%m-%dT%H:%M:%SZ}")
+    since, until = find_window(options, now)
     live, shadow = ReadStream(options.live, options.live_version), ReadStream(options.shadow, options.shadow_version)
     if live.name == shadow.name:
         raise CommandError(f"{live.name} is given twice: give the live model's stream and the shadow's stream")
@@ -60,13 +46,13 @@ def main() -> int:
         read(stream.name, since and since - MARGIN, last, partial(rides.read, stream))
     comparison = rides.join(since, until)
     target = find_target(comparison.live.model.field, options.target)
-    actuals = ActualValues(comparison, target)
+    actuals = ActualValues(comparison.ride_ids, comparison.live.model.field, target)
     if options.actual and is_file(options.actual):
         actuals.read_file(options.actual)
     elif options.actual:
         # Actual values come after the predictions, up to now.
         read(options.actual, since, now, actuals.read_stream)
-    judgement = actuals.judge() if options.actual else None
+    judgement = actuals.judge(comparison) if options.actual else None
     if options.json:
         unit = target.unit if target else ""
         document = comparing_report.as_document(comparison, actuals.values(), judgement, unit, options.top)
@@ -82,9 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("live", type=cli.stream, metavar="LIVE", help="the stream of the live model's predictions: its name or ARN")
     add("shadow", type=cli.stream, metavar="SHADOW", help="the stream of the shadow's predictions")
-    form = "ISO 8601, in this machine's time zone if it has no offset, or an age such as 90s, 30m, 24h, 7d"
-    add("--since", type=moment, metavar="TIME", help=f"leave out rides that were predicted before TIME: {form}")
-    add("--until", type=moment, metavar="TIME", help="leave out rides that were predicted at TIME or later")
+    add_window(parser, "were predicted")
     add("--live-version", metavar="VERSION", help="leave out the live stream's predictions of other versions")
     add("--shadow-version", metavar="VERSION", help="leave out the shadow's predictions of other versions")
     actual = (
@@ -99,19 +83,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--json", action="store_true", help="print JSON instead of tables")
     cli.add_profile(parser)
     return parser.parse_args()
-
-
-def moment(text: str) -> datetime:
-    """Convert an option's value, a time or an age, to a time. Raises ArgumentTypeError."""
-    try:
-        if age := AGE.fullmatch(text):
-            return datetime.now(UTC) - timedelta(**{UNITS[age[2]]: int(age[1])})
-        found = datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError, OSError):
-        found = None
-    if not found or found.year < OLDEST_YEAR:
-        raise argparse.ArgumentTypeError(f"{text} is neither a time, such as 2026-02-03T04:05, nor an age, such as 30m")
-    return found
 
 
 def top_count(text: str) -> int:
@@ -129,14 +100,3 @@ def is_file(source: str) -> bool:
 def actual_source(text: str) -> str:
     """Convert an option's value to a file's name, a URL, or a stream. Raises ArgumentTypeError."""
     return text if is_file(text) else cli.stream(text)
-
-
-def read(stream: str, since: datetime | None, until: datetime, take: Callable[[Rounds], Iterator[int]]) -> None:
-    """Give a stream's records of this time to ``take``. Raises CommandError if there is no such stream."""
-    client = cli.kinesis_client(stream)
-    cli.require_stream(client, stream)
-    with cli.CONSOLE.status(f"Reading {stream}") as status:
-        records = 0
-        for count in take(read_window(client, stream, since, until)):
-            records += count
-            status.update(f"Reading {stream}: {records:,} records")

@@ -24,9 +24,9 @@ from batch.manifests import ModelIdentity
 from batch.months import Month, months_between
 from batch.plan import PlannedMonth, make_plan
 from batch_job import Job, add_places, identify_model
-from scripts import cli
+from scripts import cli, flow_runs
 from scripts.cli import CONSOLE
-from scripts.scoring import flow_runs, running, shown
+from scripts.scoring import running, shown
 from scripts.scoring.running import MonthResult
 from settings import ModelSettings
 from trips import COLOURS
@@ -114,7 +114,8 @@ def score_with_flow(options: argparse.Namespace, settings: ModelSettings) -> int
         "output": absolute(options.output),
         "dask": options.dask,
     }
-    rows, error = flow_runs.run_flow(parameters)
+    found, error = flow_runs.run_flow("batch_flow:score_months", parameters)
+    rows = found or []
     if rows:
         CONSOLE.print(shown.rows_table(rows))
     done = [row["month"] for row in rows if row["state"] in ("scored", "done")]

@@ -1,7 +1,7 @@
 """The actual values of rides, from a trip record file or from a stream, and the errors of two models against them."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,17 +46,17 @@ class Judgement:
 
 
 class ActualValues:
-    """Takes the actual values of rides that two models predicted. If a ride gets several, the last one counts."""
+    """Takes the actual values of rides that were predicted. If a ride gets several, the last one counts."""
 
-    def __init__(self, comparison: Comparison, target: Target | None) -> None:
-        """Prepare for the rides of both models; without a target, all values are usual."""
-        self._comparison = comparison
+    def __init__(self, ride_ids: Sequence[int | str], field: str, target: Target | None) -> None:
+        """Prepare for the rides, whose predicted value is ``field``; without a target, all values are usual."""
+        self._field = field
         self._target = target
         self._places: dict[int | str, int] = {}
-        for place, ride_id in enumerate(comparison.ride_ids):
+        for place, ride_id in enumerate(ride_ids):
             self._places.setdefault(ride_id, place)
-        self._values = np.full(len(comparison.ride_ids), MISSING)
-        self._is_usual = np.ones(len(comparison.ride_ids), bool)
+        self._values = np.full(len(ride_ids), MISSING)
+        self._is_usual = np.ones(len(ride_ids), bool)
         self._unknown = self._repeated = self._not_actuals = 0
 
     def add(self, ride_id: int | str, value: float, *, is_usual: bool) -> None:
@@ -75,7 +75,7 @@ class ActualValues:
         """
         if self._target is None:
             raise CommandError(
-                f"the predicted value {self._comparison.live.model.field} is of no known target: say with --target"
+                f"the predicted value {self._field} is of no known target: say with --target"
                 f" which column of {source} has the actual values"
             )
         with open_trips(source) as path:
@@ -89,8 +89,7 @@ class ActualValues:
 
         The value has the name that it has in the predictions; other fields are ignored.
         """
-        field = self._comparison.live.model.field
-        form: Any = msgspec.defstruct("Actual", [(RIDE_ID, int | str), ("value", float)], rename={"value": field})
+        form: Any = msgspec.defstruct("Actual", [(RIDE_ID, int | str), ("value", float)], rename={"value": self._field})
         decoder = msgspec.json.Decoder(form)
         for found in rounds:
             for _, record in found:
@@ -107,8 +106,11 @@ class ActualValues:
                     self._not_actuals += 1
             yield len(found)
 
-    def judge(self) -> Judgement:
-        """Return the errors and the verdict. Raises CommandError if no ride has a usual actual value."""
+    def judge(self, comparison: Comparison) -> Judgement:
+        """Return the errors of the models whose rides these are, and the verdict.
+
+        Raises CommandError if no ride has a usual actual value.
+        """
         is_known = ~np.isnan(self._values)
         is_judged = is_known & self._is_usual
         actual = self._values[is_judged]
@@ -118,7 +120,7 @@ class ActualValues:
                 f" {is_known.sum():,} are not usual, {self._not_actuals:,} records are not actual values):"
                 " give the actual values of the rides that were put, by the same ride_ids"
             )
-        live, shadow = (values[is_judged] for values in (self._comparison.live_values, self._comparison.shadow_values))
+        live, shadow = (values[is_judged] for values in (comparison.live_values, comparison.shadow_values))
         return Judgement(
             live=measure_errors(actual, live),
             shadow=measure_errors(actual, shadow),
@@ -133,7 +135,7 @@ class ActualValues:
         )
 
     def values(self) -> Floats:
-        """Return the actual value of each ride of both models, NaN if it is not known."""
+        """Return the actual value of each ride, NaN if it is not known."""
         return self._values
 
 

@@ -76,17 +76,24 @@ def read_months(files: Sequence[str], validate: Sequence[str], target: Target) -
     Raises TrainingError if there are too few rides or a file is named twice, and TripRecordError if a file cannot be
     read.
     """
-    seen = set[str]()
-    for file in (*files, *validate):
-        # One file can be named in several ways, such as by a symbolic link.
-        name = file if "://" in file else os.path.realpath(file)
-        if name in seen:
-            raise TrainingError(f"{file} is named twice: a model is measured on other rides than it is trained on")
-        seen.add(name)
+    _refuse_repeats([*files, *validate])
     parts = [_read_file(file, target) for file in files]
     if validate:
         return _join(parts), _join([_read_file(file, target) for file in validate])
     return split_by_time(parts)
+
+
+def read_newest_month(files: Sequence[str], target: Target) -> tuple[RideSet, RideSet, RideSet]:
+    """Return the rides to train on, those to measure on, and all rides of the newest month.
+
+    The last fifth of the newest month measures, so that a model learns from this month too. The errors are those of
+    ``read_months``.
+    """
+    _refuse_repeats(files)
+    earlier, last = _find_last([_read_file(file, target) for file in files])
+    newest = _join(last)
+    first, end = _split(newest)
+    return _join([*earlier, first]), end, newest
 
 
 def split_by_time(parts: Sequence[RideSet]) -> tuple[RideSet, RideSet]:
@@ -94,20 +101,36 @@ def split_by_time(parts: Sequence[RideSet]) -> tuple[RideSet, RideSet]:
 
     The month of a file is that of its median pickup, so that a few wrong clocks do not matter.
     """
+    earlier, last = _find_last(parts)
+    return (_join(earlier), _join(last)) if earlier else _split(_join(last))
+
+
+def _find_last(parts: Sequence[RideSet]) -> tuple[list[RideSet], list[RideSet]]:
+    """Return the files of the earlier months, and those of the last month."""
     months = [np.sort(part.pickups)[len(part.rides) // 2].astype("datetime64[M]") for part in parts]
-    last = max(months)
-    if min(months) < last:
-        dated = list(zip(parts, months, strict=True))
-        earlier = [part for part, month in dated if month < last]
-        return _join(earlier), _join([part for part, month in dated if month == last])
-    every = _join(parts)
-    order = np.argsort(every.pickups, kind="stable")
+    dated, last = list(zip(parts, months, strict=True)), max(months)
+    return [part for part, month in dated if month < last], [part for part, month in dated if month == last]
+
+
+def _split(rides: RideSet) -> tuple[RideSet, RideSet]:
+    """Return the first rides, and the last ones, which measure."""
+    order = np.argsort(rides.pickups, kind="stable")
     at = len(order) - int(len(order) * LAST_SHARE)
-    if every.others:
-        is_later = every.others.pickups >= every.pickups[order[at]]
-        before, after = (every.others.select(np.flatnonzero(chosen)) for chosen in (~is_later, is_later))
-        return every.select(order[:at], every.left_out, before), every.select(order[at:], others=after)
-    return every.select(order[:at], every.left_out), every.select(order[at:])
+    if rides.others:
+        is_later = rides.others.pickups >= rides.pickups[order[at]]
+        before, after = (rides.others.select(np.flatnonzero(chosen)) for chosen in (~is_later, is_later))
+        return rides.select(order[:at], rides.left_out, before), rides.select(order[at:], others=after)
+    return rides.select(order[:at], rides.left_out), rides.select(order[at:])
+
+
+def _refuse_repeats(files: Sequence[str]) -> None:
+    seen = set[str]()
+    for file in files:
+        # One file can be named in several ways, such as by a symbolic link.
+        name = file if "://" in file else os.path.realpath(file)
+        if name in seen:
+            raise TrainingError(f"{file} is named twice: a model is measured on other rides than it is trained on")
+        seen.add(name)
 
 
 def _read_file(file: str, target: Target) -> RideSet:

@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from artifacts import MLMODEL, ModelError
+from artifacts import MLMODEL, ModelError, open_artifact
+from baselines import Baseline, read_baseline
 from digests import MANIFEST, FileDigest, FileList, digest_of, digest_of_files, open_pinned
 from model import Model, describe_model, load_model
 from model_metadata import ModelMetadata
 from scripts.models.evaluation import Errors, measure_errors
+from scripts.models.months import RideSet
 from scripts.models.publishing_places import LiveModel, PublishTarget
 from scripts.models.publishing_proof import PublishError, ServingProof, write_files
 from scripts.models.publishing_sources import FetchedModel
@@ -25,7 +27,7 @@ from scripts.sources.download import open_trips
 from served.arrays import Floats
 from served.forms import FLAVOR
 from settings import read_time_zone
-from targets import TARGETS
+from targets import Target
 from trips import training_trips
 
 DIGITS = 12
@@ -61,6 +63,13 @@ class LiveComparison(msgspec.Struct, frozen=True):
     errors: Errors
     verdict: Verdict
 
+    @property
+    def summary(self) -> str:
+        """The verdict in one line."""
+        verdict = self.verdict
+        between = f" ({verdict.low:+.3f} to {verdict.high:+.3f})" if verdict.low > float("-inf") else ""
+        return f"{verdict.verdict} on {self.rides:,} rides: the MAE changes by {verdict.difference:+.3f}{between}"
+
 
 def select(model: FetchedModel) -> Release:
     """Return the model with the files that the services read.
@@ -86,46 +95,52 @@ def select(model: FetchedModel) -> Release:
     return Release(found.version, found.metadata, files)
 
 
-def compare_with_live(release: Release, live: LiveModel, files: Sequence[str], sha256: str | None) -> LiveComparison:
-    """Measure the live model and the release on the rides of some months.
-
-    Raises:
-        PublishError: if the live model cannot be compared.
-        TripRecordError: if a file cannot be read.
-    """
-    metadata, zone = release.metadata, read_time_zone(os.environ)
-    live_model = _load_live(live, zone)
-    rides, values = [], list[float]()
+def read_months(files: Sequence[str], target: Target) -> RideSet:
+    """Return the rides of some months, to compare models on. Raises PublishError if there are none."""
+    zone = read_time_zone(os.environ)
+    rides, values, left_out = [], list[float](), 0
     for file in files:
         with open_trips(file) as path:
-            trips = training_trips(path, TARGETS[metadata.target], zone)
+            trips = training_trips(path, target, zone)
         rides += trips.rides
         values += trips.values
+        left_out += trips.left_out
     if not rides:
         raise PublishError(f"{', '.join(files)}: no rides to compare the models with: give other months")
-    actual = np.array(values)
+    return RideSet(tuple(Path(file).name for file in files), rides, np.array(values), left_out)
+
+
+def compare_with_live(release: Release, live: LiveModel, months: RideSet, sha256: str | None) -> LiveComparison:
+    """Measure the live model and the release on the same rides. Raises PublishError if that is not possible."""
+    live_model, _ = load_live(live)
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), release.files)
         pin = digest_of_files(release.files) if sha256 else None
-        ours = _predict(load_model(folder, sha256=pin, time_zone=zone), rides, "the model to publish")
-    theirs = _predict(live_model, rides, live.location)
+        model = load_model(folder, sha256=pin, time_zone=read_time_zone(os.environ))
+        ours = _predict(model, months.rides, "the model to publish")
+    theirs, actual = _predict(live_model, months.rides, live.location), months.values
     return LiveComparison(
         live.location,
-        [Path(file).name for file in files],
-        len(rides),
+        list(months.files),
+        len(months.rides),
         measure_errors(actual, theirs),
         measure_errors(actual, ours),
         judge(theirs - actual, ours - actual),
     )
 
 
-def _load_live(live: LiveModel, zone: str) -> Model:
-    """Load the live model, but run no code of it: whoever can write to the bucket can write its digest too."""
+def load_live(live: LiveModel) -> tuple[Model, Baseline | None]:
+    """Load the live model and its baseline. Raises PublishError if that is not possible without running its code.
+
+    Whoever can write to the bucket can write the model's digest too.
+    """
     try:
         artifact, _ = open_pinned(live.location, live.sha256)
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder), artifact.read_all())
-            return load_model(folder, time_zone=zone)
+            model = load_model(folder, time_zone=read_time_zone(os.environ))
+            found = read_baseline(open_artifact(folder), model.metadata)
+            return model, found[0] if found else None
     except ModelError as error:
         hint = "--force publishes without a comparison"
         raise PublishError(f"the live model in {live.location} cannot be compared: {error}: {hint}") from error

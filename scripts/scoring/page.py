@@ -5,13 +5,21 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
 from batch.manifests import Manifest, ModelIdentity
 from rides import MAX_TRIP_DISTANCE
 from scripts.environment import ROOT
+from scripts.scoring.html import (
+    make_document,
+    make_figure,
+    make_grid,
+    make_paragraph,
+    make_table,
+    make_tiles,
+    write_number,
+)
 from scripts.scoring.plots import draw_density, draw_errors, draw_values, draw_zones
 from scripts.scoring.sums import MILES, ZONES, ValueSums
 from targets import DURATION
@@ -20,11 +28,8 @@ MIN_RIDES = 30
 """Of a pair of zones in the table: with fewer rides, one odd ride would decide its place."""
 MAX_PAIRS, MAX_ZONES = 20, 12
 """The pairs in the table, and the pickup zones in the plot."""
-MAX_NUMBER = 1e9
-"""A larger error is shown by its power of ten: a model may predict any number."""
 LABEL_WIDTH = 25
 """Characters of a line of a zone's label in the plot."""
-CSS = Path(__file__).with_name("report.css")
 ZONE_NAMES = ROOT / "web" / "static" / "zones.json"
 OTHER_ZONES = {0: "Numbers that are no zones", 264: "Unknown", 265: "Outside New York City"}
 """What TLC's zone 264 and 265 stand for (its taxi_zone_lookup.csv), and index 0 of the sums."""
@@ -43,13 +48,10 @@ def make_page(manifests: Sequence[Manifest], left_out: Sequence[str], sums: Valu
         sums: the sums over the months' predictions.
     """
     title = f"{manifests[0].colour.capitalize()} taxis, {_period(manifests)}"
-    # Nothing is loaded and no script runs, whatever a name in the page may be.
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     models = dict.fromkeys((manifest.model.name, manifest.model.version) for manifest in manifests)
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        *(_paragraph(f"Ride {sums.target}s predicted by {name}, version {version}") for name, version in models),
-        *([_paragraph(f"Not scored, and not in this report: {', '.join(left_out)}")] if left_out else []),
+        *(make_paragraph(f"Ride {sums.target}s predicted by {name}, version {version}") for name, version in models),
+        *([make_paragraph(f"Not scored, and not in this report: {', '.join(left_out)}")] if left_out else []),
         _tiles(manifests, sums),
         *_explain_errors(manifests[0].model),
         *_plots(sums),
@@ -57,23 +59,7 @@ def make_page(manifests: Sequence[Manifest], left_out: Sequence[str], sums: Valu
         *_months(manifests),
         *_reasons(manifests),
     ]
-    body = "\n".join(parts)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{escape(title)}</title>
-<style>
-{CSS.read_text()}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>"""
+    return make_document(title, parts)
 
 
 def _period(manifests: Sequence[Manifest]) -> str:
@@ -81,14 +67,10 @@ def _period(manifests: Sequence[Manifest]) -> str:
     return " to ".join(dict.fromkeys((names[0], names[-1])))
 
 
-def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
-
-
 def _explain_errors(model: ModelIdentity) -> Iterable[str]:
     if target := model.known_target:
         payment = ", paid by card" if target.by_card else ""
-        yield _paragraph(
+        yield make_paragraph(
             f"Errors are of usual rides, which models are trained on: {target.least:g} to {target.most:g}"
             f" {target.unit}{payment}, and more than 0 and at most {MAX_TRIP_DISTANCE:g} miles. An error is the actual"
             f" {target.name} minus the predicted one, in {target.unit}: above 0, {_name_excess(target.name)}."
@@ -109,36 +91,37 @@ def _tiles(manifests: Sequence[Manifest], sums: ValueSums) -> str:
         "Predicted": f"{sum(count.predicted for count in counts):,}",
         "Left out": f"{sum(count.rejected for count in counts):,}",
         "Usual rides": f"{measured:,}",
-        f"RMSE, {sums.unit}": _number(float(sums.all.rmse[0]), 3),
-        f"MAE, {sums.unit}": _number(sums.mae if measured else None, 3),
-        f"Mean error, {sums.unit}": _number(float(sums.all.errors[0]), 3),
+        f"RMSE, {sums.unit}": write_number(float(sums.all.rmse[0]), 3),
+        f"MAE, {sums.unit}": write_number(sums.mae if measured else None, 3),
+        f"Mean error, {sums.unit}": write_number(float(sums.all.errors[0]), 3),
     }
-    cells = "\n".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
-    return f'<dl class="tiles">\n{cells}\n</dl>'
+    return make_tiles(tiles)
 
 
 def _plots(sums: ValueSums) -> Iterable[str]:
     yield f"<h2>{escape(f'{sums.target}s'.capitalize())}</h2>"
     if not sums.predicted.any():
-        yield _paragraph("No ride was predicted.")
+        yield make_paragraph("No ride was predicted.")
         return
     shown, steps = f"0 to {sums.top:g} {sums.unit}", f"in steps of {sums.step:g} {sums.unit}"
     if sums.target == DURATION.name:
         steps = "by the minute"
     if not sums.all.rides[0]:
         beyond = f"Predictions outside {shown}: {_outside(sums.predicted):,}."
-        figure = _figure("Distribution", f"All predicted rides. {beyond}", draw_values(sums))
-        yield _grid([figure])
-        yield _paragraph(f"The errors are not known, because no usual ride has an actual {sums.target}.")
+        figure = make_figure("Distribution", f"All predicted rides. {beyond}", draw_values(sums))
+        yield make_grid([figure])
+        yield make_paragraph(f"The errors are not known, because no usual ride has an actual {sums.target}.")
         return
     beyond = f"Predictions outside {shown}: {_outside(sums.usual.sum(axis=0)):,}."
     if above := _outside(sums.usual.sum(axis=1)):
         beyond += f" Actual values above: {above:,}."
     same = f"On the line, the prediction is right; below it, {_name_excess(sums.target)}."
-    yield _grid(
+    yield make_grid(
         [
-            _figure("Distribution", f"Usual rides {steps}. {beyond}", draw_values(sums)),
-            _figure("Actual against predicted", f"Usual rides by the {sums.unit} of both. {same}", draw_density(sums)),
+            make_figure("Distribution", f"Usual rides {steps}. {beyond}", draw_values(sums)),
+            make_figure(
+                "Actual against predicted", f"Usual rides by the {sums.unit} of both. {same}", draw_density(sums)
+            ),
         ]
     )
     yield "<h2>Errors</h2>"
@@ -150,27 +133,18 @@ def _plots(sums: ValueSums) -> Iterable[str]:
     by_hour = draw_errors(sums.hours, hours, "hour of the pickup", sums.unit)
     by_distance = draw_errors(sums.distances, ends, "miles", sums.unit)
     of_zones = f"The zones with the most usual rides, {len(largest)} of {np.count_nonzero(rides)}, and their rides."
-    yield _grid(
+    yield make_grid(
         [
-            _figure("By hour", "A bar for each hour of the day, as clocks at the pickup show it.", by_hour),
-            _figure("By distance", "A bar for the rides between two distances.", by_distance),
-            _figure("By pickup zone", of_zones, draw_zones(sums.pickups, largest, labels, sums.unit)),
-        ]
+            make_figure("By hour", "A bar for each hour of the day, as clocks at the pickup show it.", by_hour),
+            make_figure("By distance", "A bar for the rides between two distances.", by_distance),
+            make_figure("By pickup zone", of_zones, draw_zones(sums.pickups, largest, labels, sums.unit)),
+        ],
+        third_is_tall=True,
     )
 
 
 def _outside(counts: np.typing.NDArray[np.int64]) -> int:
     return int(counts[0] + counts[-1])
-
-
-def _grid(figures: Iterable[str]) -> str:
-    return "\n".join(['<div class="plots">', *figures, "</div>"])
-
-
-def _figure(title: str, caption: str, svg: str) -> str:
-    label = escape(f"{title}. {caption}")
-    image = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-    return f"<figure>\n<h3>{escape(title)}</h3>\n<figcaption>{escape(caption)}</figcaption>\n{image}\n</figure>"
 
 
 def _pairs(sums: ValueSums) -> Iterable[str]:
@@ -182,20 +156,20 @@ def _pairs(sums: ValueSums) -> Iterable[str]:
     worst = known[np.argsort(-pairs.rmse[known], kind="stable")][:MAX_PAIRS]
     yield "<h2>Pairs of zones with the largest errors</h2>"
     if not len(worst):
-        yield _paragraph(f"No pair of zones has {MIN_RIDES} usual rides.")
+        yield make_paragraph(f"No pair of zones has {MIN_RIDES} usual rides.")
         return
-    yield _paragraph(f"By RMSE, in {sums.unit}. Pairs with at least {MIN_RIDES} usual rides: {len(known):,}.")
+    yield make_paragraph(f"By RMSE, in {sums.unit}. Pairs with at least {MIN_RIDES} usual rides: {len(known):,}.")
     actual, errors, rmse = pairs.actual, pairs.errors, pairs.rmse
     rows = [
         [
             f"{names[pair // ZONES]} to {names[pair % ZONES]}",
             f"{pairs.rides[pair]:,}",
-            *(_number(float(value), 1) for value in (actual[pair], actual[pair] - errors[pair], errors[pair])),
-            _number(float(rmse[pair]), 1),
+            *(write_number(float(value), 1) for value in (actual[pair], actual[pair] - errors[pair], errors[pair])),
+            write_number(float(rmse[pair]), 1),
         ]
         for pair in worst
     ]
-    yield _table("Pairs of zones", ["Pair", "Rides", "Mean actual", "Mean predicted", "Mean error", "RMSE"], rows)
+    yield make_table("Pairs of zones", ["Pair", "Rides", "Mean actual", "Mean predicted", "Mean error", "RMSE"], rows)
 
 
 def _months(manifests: Sequence[Manifest]) -> Iterable[str]:
@@ -206,13 +180,13 @@ def _months(manifests: Sequence[Manifest]) -> Iterable[str]:
             f"{manifest.year:04}-{manifest.month:02}, {manifest.input.location}"
             + (f", by {manifest.model.name} ({manifest.model.sha256[:12]})" if several else ""),
             *(f"{count:,}" for count in (counts.rows, counts.predicted, counts.rejected, counts.measured)),
-            _number(counts.rmse, 3),
-            _number(counts.mae, 3),
+            write_number(counts.rmse, 3),
+            write_number(counts.mae, 3),
         ]
         for manifest in manifests
         for counts in [manifest.counts]
     ]
-    yield _table("Months", ["Month and input", "Rows", "Predicted", "Left out", "Usual rides", "RMSE", "MAE"], rows)
+    yield make_table("Months", ["Month and input", "Rows", "Predicted", "Left out", "Usual rides", "RMSE", "MAE"], rows)
 
 
 def _reasons(manifests: Sequence[Manifest]) -> Iterable[str]:
@@ -221,36 +195,9 @@ def _reasons(manifests: Sequence[Manifest]) -> Iterable[str]:
     for manifest in manifests:
         reasons.update(manifest.counts.reasons)
     if reasons:
-        yield _table("Rows left out", ["Reason", "Rows"], [[name, f"{n:,}"] for name, n in reasons.most_common()])
+        yield make_table("Rows left out", ["Reason", "Rows"], [[name, f"{n:,}"] for name, n in reasons.most_common()])
     else:
-        yield _paragraph("Every row was predicted.")
-
-
-def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose first column is text and whose other columns are numbers. It scrolls if it is too wide."""
-    number = ' class="number"'
-    heads = "".join(f'<th scope="col"{number if at else ""}>{escape(name)}</th>' for at, name in enumerate(head))
-    body = "\n".join(f'<tr><th scope="row">{_breakable(first)}</th>{_cells(cells)}</tr>' for first, *cells in rows)
-    table = f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-    return f'<div class="table" role="region" aria-label="{escape(label)}" tabindex="0">\n{table}\n</div>'
-
-
-def _cells(numbers: Iterable[str]) -> str:
-    return "".join(f'<td class="number">{number}</td>' for number in numbers)
-
-
-def _breakable(text: str) -> str:
-    """Return text for HTML that may be broken into lines after a slash: paths, and names of zones."""
-    return escape(text).replace("/", "/<wbr>")
-
-
-def _number(value: float | None, digits: int) -> str:
-    if value is None or np.isnan(value):
-        return "not known"
-    if abs(value) >= MAX_NUMBER:
-        return f"{value:.2e}".replace("-", "−", 1)
-    # Without the sign of a number that is rounded to zero.
-    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+        yield make_paragraph("Every row was predicted.")
 
 
 def zone_names() -> list[str]:

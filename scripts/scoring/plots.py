@@ -58,7 +58,7 @@ def draw_values(sums: ValueSums) -> str:
     """Draw how many rides have which actual and which predicted value; without usual rides only the latter."""
     usual = {"actual": (sums.usual.sum(axis=1), FIRST), "predicted": (sums.usual.sum(axis=0), SECOND)}
     lines = usual if sums.usual.any() else {"predicted": (sums.predicted, SECOND)}
-    figure, axes = _begin(TALL)
+    figure, axes = begin(TALL)
     edges = np.linspace(0, sums.top, STEPS + 1)
     for name, (counts, colour) in lines.items():
         axes.stairs(counts[1:-1], edges, label=name, color=colour, linewidth=1.6, fill=name == "actual", alpha=0.9)
@@ -66,16 +66,16 @@ def draw_values(sums: ValueSums) -> str:
     axes.set_ylim(0, max(1, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _put_legend_above(axes)
-    return _as_svg(figure, f"{sums.target}s")
+    put_legend_above(axes)
+    return as_svg(figure, f"{sums.target}s")
 
 
 @mpl.rc_context(STYLE)
 def draw_density(sums: ValueSums) -> str:
     """Draw how many usual rides have which actual and predicted value, with a line where both are the same."""
-    figure, axes = _begin(TALL)
+    figure, axes = begin(TALL)
     density.draw(axes, sums.usual[1:-1, 1:-1], 0, sums.top, sums.unit)
-    return _as_svg(figure, "density")
+    return as_svg(figure, "density")
 
 
 @mpl.rc_context(STYLE)
@@ -88,7 +88,7 @@ def draw_errors(groups: GroupErrors, labels: Mapping[float, str], name: str, uni
         name: says what the groups are.
         unit: of the errors.
     """
-    figure, axes = _begin()
+    figure, axes = begin()
     places = range(len(groups.rides))
     rmse, errors = drawable(groups.rmse), drawable(groups.errors)
     axes.bar(places, rmse, color=FIRST, label="RMSE")
@@ -96,14 +96,14 @@ def draw_errors(groups: GroupErrors, labels: Mapping[float, str], name: str, uni
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_xticks(list(labels), list(labels.values()))
     axes.set(xlabel=name, ylabel=unit, ylim=_limits(rmse, errors))
-    _put_legend_above(axes)
-    return _as_svg(figure, name)
+    put_legend_above(axes)
+    return as_svg(figure, name)
 
 
 @mpl.rc_context(STYLE)
 def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str], unit: str) -> str:
     """Draw bars from left to right for some of the groups, with space for long labels."""
-    figure, axes = _begin(1.2 + 0.44 * len(zones))
+    figure, axes = begin(1.2 + 0.44 * len(zones))
     chosen, places = list(zones), range(len(zones))
     rmse, errors = drawable(groups.rmse[chosen]), drawable(groups.errors[chosen])
     bars = axes.barh(places, rmse, color=FIRST, label="RMSE")
@@ -118,11 +118,12 @@ def draw_zones(groups: GroupErrors, zones: Sequence[int], labels: Sequence[str],
     axes.tick_params(axis="y", length=0)
     low, high = _limits(rmse, errors)
     axes.set(xlabel=unit, xlim=(low, high * 1.2))  # with space for the number of rides
-    _put_legend_above(axes)
-    return _as_svg(figure, "zones")
+    put_legend_above(axes)
+    return as_svg(figure, "zones")
 
 
-def _begin(height: float = HEIGHT) -> tuple[Figure, Axes]:
+def begin(height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """Return an empty plot."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(color=INK, alpha=0.15, linewidth=0.6)
@@ -136,11 +137,12 @@ def _limits(*values: Numbers) -> tuple[float, float]:
     return min(0.0, 1.1 * float(known.min())) - high / 20, high
 
 
-def _put_legend_above(axes: Axes) -> None:
+def put_legend_above(axes: Axes) -> None:
+    """Put the legend where it hides nothing."""
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, reverse=True)
 
 
-def _as_svg(figure: Figure, name: str) -> str:
+def as_svg(figure: Figure, name: str) -> str:
     """Return the figure's SVG for a page: without the header of a file, and with the page's colours."""
     content = io.StringIO()
     # A salt, because otherwise the ids in the file would be different each time.

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 import batch_job
 from batch.months import Month
+from scripts import flow_runs
 from scripts.cli import find_free_port
-from scripts.scoring import flow_runs
 from settings import ModelSettings
 from tests.conftest import SAMPLE_MODEL
 from tests.tools import ROOT, wait_for

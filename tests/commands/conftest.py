@@ -1,7 +1,9 @@
-"""What tests of replaying share: builders of the failures bucket's objects, and a bucket with a stream."""
+"""What tests share: builders of the failures bucket's objects and a bucket for replaying; a watched model for drift."""
 
 import base64
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -9,17 +11,25 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from batch.outputs import OutputError
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX, KeptObjects, KeptRecord
 from scripts.aws.replaying import ReplayFilter, ReplayPlan, plan_replay, replay
 from scripts.aws.shards import ShardReader
+from scripts.cli import CommandError
+from scripts.commands import drift as drift_command
 from scripts.sources.records import RideRecord
 from streaming.delivery import OutputStream
 from tests.builders import SHARD, kinesis_event
+from tests.commands.watching import save_watched
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
+Run = Callable[..., tuple[int, Any]]
+"""The type of the ``drift`` fixture."""
+Refuse = Callable[..., str]
+"""The type of the ``refuse_drift`` fixture."""
 EVERYTHING = ReplayFilter()
 REJECTIONS = f"rejections/ride_events/{SHARD}"
 REPLAYED = f"rejections/replayed/ride_events/{SHARD}"
@@ -108,3 +118,34 @@ class Bucket:
 def failures(kinesis: "KinesisClient", s3: "S3Client", stream: str, bucket: str) -> Bucket:
     """Give an empty failures bucket and its stream."""
     return Bucket(kinesis, s3, stream, bucket)
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Save a model with a baseline, and give its folder."""
+    return save_watched(tmp_path_factory.mktemp("watched") / "model")
+
+
+@pytest.fixture
+def drift(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], watched: str) -> Run:
+    """Give a function that runs the command in this process, and returns the exit code and the JSON."""
+
+    def call(*arguments: str, model: str = watched) -> tuple[int, Any]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["drift", "--json", "--model", model, *arguments])
+        code = drift_command.main()
+        return code, json.loads(capsys.readouterr().out)
+
+    return call
+
+
+@pytest.fixture
+def refuse_drift(drift: Run) -> Refuse:
+    """Give a function that runs the command, which raises an error, and returns the error's message."""
+
+    def call(*arguments: str, **options: str) -> str:
+        with pytest.raises((CommandError, OutputError)) as raised:
+            drift(*arguments, **options)
+        return str(raised.value)
+
+    return call

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from scripts.aws.shards import read_window
+from scripts.aws.windows import moment
 from scripts.cli import CommandError
-from scripts.commands.compare import main, moment
+from scripts.commands.compare import main
 from scripts.models.comparing import JoinedRides, ReadStream
 from tests.tools import failed, finish
 from tests.trip_records import trip, write

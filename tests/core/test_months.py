@@ -11,7 +11,7 @@ import pytest
 
 from scripts import cli
 from scripts.commands import train
-from scripts.models.months import read_months
+from scripts.models.months import read_months, read_newest_month
 from targets import DURATION
 from tests.trip_records import trip, write
 
@@ -70,6 +70,15 @@ def test_the_last_fifth_of_one_month_is_held_out(tmp_path: Path) -> None:
     both = [*earlier.rides, *later.rides]
     every = read_months(files[:1], files[1:], DURATION)
     assert Counter(both) == Counter([*every[0].rides, *every[1].rides])
+
+
+def test_retraining_learns_from_the_newest_month_too(folder: Path) -> None:
+    """Of the newest month, only the last fifth is held out."""
+    paths = [str(folder / name) for name in ("green-2", "yellow-1", "yellow-2")]
+    training, validation, newest = read_newest_month(paths, DURATION)
+    assert (training.files, validation.files) == (("yellow-1", "green-2", "yellow-2"), ("green-2", "yellow-2"))
+    assert (len(training.rides), len(validation.rides), len(newest.rides)) == (40 + 65, 16, 81)
+    assert training.pickups.max() <= validation.pickups.min()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
-"""A run of the flow in a process of its own, with a temporary Prefect server unless PREFECT_API_URL names one.
+"""A run of a Prefect flow in a process of its own, with a temporary server unless PREFECT_API_URL names one.
 
 The process leads a group, with the server and the Dask workers in it. Its stdin is a pipe from the command: when the
-pipe closes, because the command ended or was killed, the process kills the group. Nothing is left running, and the
-months that it was writing are safe.
+pipe closes, because the command ended or was killed, the process kills the group. Nothing is left running, and a run
+of the same flow completes what this one was writing.
 """
 
 import atexit
 import contextlib
 import http.client
+import importlib
 import json
 import os
 import signal
@@ -29,9 +30,9 @@ GRACE_SECONDS = 5
 """How long an interrupted run may take to report this to Prefect, and how long a server may take to end."""
 
 
-def run_flow(parameters: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
-    """Run the flow. Return the rows of its table and the error with which it failed, in one line, or an empty text."""
-    command = [sys.executable, "-m", __name__, json.dumps(parameters)]
+def run_flow(entrypoint: str, parameters: dict[str, Any]) -> tuple[Any, str]:
+    """Run a flow, such as "batch_flow:score_months", in a process of its own. Return what ``call_flow`` returns."""
+    command = [sys.executable, "-m", __name__, entrypoint, json.dumps(parameters)]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, env={**NOT_TRACKED, **os.environ}, text=True, start_new_session=True
@@ -48,26 +49,38 @@ def run_flow(parameters: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     if not answer:
-        return [], f"the flow's process ended with exit code {process.returncode}; its messages are above"
-    rows, error = json.loads(answer)
-    return rows, error
+        return None, f"the flow's process ended with exit code {process.returncode}; its messages are above"
+    result, error = json.loads(answer)
+    return result, error
 
 
 def main() -> None:
-    """Run the flow with the parameters on the command line, and print what ``run_flow`` returns as JSON."""
+    """Run the flow with the parameters on the command line, and print what ``call_flow`` returns as JSON."""
     threading.Thread(target=end_with_parent, daemon=True).start()
-    rows, error = [], ""
     try:
         if not os.environ.get("PREFECT_API_URL"):
             start_temporary_server()
-        # Imported here, after the variable is set, because Prefect reads it once.
-        import batch_flow
+    except CommandError as error:
+        answer: tuple[Any, str] = None, str(error)
+    else:
+        # stdout is for the answer alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = call_flow(sys.argv[1], json.loads(sys.argv[2]))
+    print(json.dumps(answer), flush=True)
 
-        rows = batch_flow.score_months(**json.loads(sys.argv[1]))
+
+def call_flow(entrypoint: str, parameters: dict[str, Any]) -> tuple[Any, str]:
+    """Run a flow here. Return its result, and the error with which it failed, in one line, or an empty text.
+
+    If it failed, the result is what its error has in ``result``.
+    """
+    module, _, name = entrypoint.partition(":")
+    try:
+        # Imported after PREFECT_API_URL is set, because Prefect reads it once.
+        return getattr(importlib.import_module(module), name)(**parameters), ""
     except Exception as failure:
         # Prefect has logged the traceback of an error that nobody expects.
-        rows, error = getattr(failure, "rows", []), " ".join(str(failure).split()) or type(failure).__name__
-    print(json.dumps([rows, error]), flush=True)
+        return getattr(failure, "result", None), " ".join(str(failure).split()) or type(failure).__name__
 
 
 def end_with_parent() -> None:
