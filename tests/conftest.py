@@ -38,6 +38,7 @@ SERVERS = {"endpoint", "kinesis_endpoint", "kinesis_local"}
 SLOW_MODULES = {
     *(
         "test_bench",
+        "test_consumers",
         "test_environment",
         "test_invoke",
         "test_put_rides",

@@ -35,7 +35,7 @@ LAYERS = [
     ["scripts.sources", "scripts.pythons"],
     ["scripts.aws"],
     ["scripts.models", "scripts.scoring", "scripts.localaws"],
-    ["scripts.benchmark", "scripts.image"],
+    ["scripts.benchmark", "scripts.image", "scripts.live"],
     ["scripts.commands", "scripts.sample_model"],
     ["scripts.start", "locustfile"],
 ]

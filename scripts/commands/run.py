@@ -1,7 +1,8 @@
 """Run everything on this machine: put rides on a stream, let the Lambda function predict them, and read them back.
 
-Moto's server plays Kinesis and S3, and the function runs in this process, driven by an event source mapping. No AWS
-account is needed. None is ever reached, except to read a model that lies in S3.
+Moto's server plays Kinesis and S3, and the function runs in this process, driven by an event source mapping. The
+functions of several consumers run in processes of their own. No AWS account is needed. None is ever reached, except to
+read a model that lies in S3.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import NoReturn
 from artifacts import ModelError
 from scripts import cli, serving
 from scripts.cli import CONSOLE
+from scripts.live import server as live_page
 from scripts.localaws import account, chaos, consumers, faults, report, setup
 from scripts.localaws.account import ExpectedRecord, PutRide
 from scripts.localaws.consumers import RunningConsumer
@@ -40,21 +42,26 @@ def main() -> int:
     sources = chosen.sources_from_options(options, options.seed, targets)
     consumers.announce(chosen_consumers)
     CONSOLE.print("Starting moto's server as the local AWS, and the function in it")
-    decide = faults.seeded(options.seed, DELAY_SECONDS) if options.chaos else faults.no_fault
+    known = [one.records for one in sources]
+    switch = faults.Switch(faults.seeded(options.seed, DELAY_SECONDS), is_on=options.chaos)
     with (
         setup.start(options.shards, [(one.model, one.outputs) for one in chosen_consumers]) as local,
-        chaos.serve(local.endpoint, decide) as faulty,
+        chaos.serve(local.endpoint, switch) as faulty,
         consumers.start(
-            chosen_consumers, local, faulty.url if options.chaos else local.endpoint, options.shards
+            chosen_consumers, local, faulty.url if options.chaos or options.serve else local.endpoint, options.shards
         ) as running,
+        live_page.serve(local, running, known, switch) if options.serve else contextlib.nullcontext() as page,
     ):
+        if page:
+            CONSOLE.print(f"The live page: {page}", highlight=False)
         rides: dict[str, PutRide] = {}
-        mappings = {("Predicting" if one.name == consumers.LIVE else one.name): one.mapping for one in running}
+        mappings = {(one.name if running[1:] else "Predicting"): one.mapping for one in running}
         records = [ExpectedRecord(record) for record in sources[0].records]
         ends = account.put_and_wait(local.kinesis, records, mappings, rides, rate=options.rate or math.inf)
+        seconds = list(ends.values())
         exact = [
-            show_account(local, one, account.with_records(rides, own.records), seconds, stays=options.serve)
-            for one, own, seconds in zip(running, sources, ends.values(), strict=True)
+            show_account(local, one, account.with_records(rides, own.records), end, stays=options.serve)
+            for one, own, end in zip(running, sources, seconds, strict=True)
         ]
         if options.consumers:
             report.show_verdict({one.name: is_exact for one, is_exact in zip(running, exact, strict=True)})
@@ -62,10 +69,10 @@ def main() -> int:
             report.show_faults(faulty.faults)
         if sources[0].left_out:
             print(f"{sources[0].left_out:,} rows of {options.data} were left out: outside the contract")
-        if running[0].name == consumers.LIVE and ends["Predicting"] is None:
+        if seconds[0] is None and not chosen_consumers[0].is_isolated:
             abandon()
         if options.serve:
-            serve(local, running)
+            serve(local, running, page or "")
     return 0 if all(exact[:1] if options.shadow else exact) else 1
 
 
@@ -98,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=cli.seed, default=0, metavar="N", help=seed)
     ways = "throttled entries, throttled and failed requests, lost connections, late responses, failed S3 puts"
     parser.add_argument("--chaos", action="store_true", help=f"make the function's calls fail at high rates: {ways}")
-    serve = "stay up afterwards until Ctrl-C, and print commands for another terminal"
+    serve = "show a live page, stay up afterwards until Ctrl-C, and print commands for another terminal"
     parser.add_argument("--serve", action="store_true", help=serve)
     options = parser.parse_args()
     if options.consumers and (options.model or options.shadow):
@@ -130,14 +137,14 @@ def abandon() -> NoReturn:
     os._exit(1)
 
 
-def serve(local: setup.LocalStack, running: Sequence[RunningConsumer]) -> None:
+def serve(local: setup.LocalStack, running: Sequence[RunningConsumer], page: str) -> None:
     """Show how to use the local AWS from another terminal, and keep it up until the user ends it."""
     shard_id = setup.find_shard(local.kinesis, cli.OUTPUT_STREAM, report.SAMPLE_KEY)
     first, *others = running
     is_same = {one.outputs.stream: one.model.metadata.field == first.model.metadata.field for one in others}
     commands = report.aws_commands(local.endpoint, shard_id, is_same)
     with serving.announce(setup.variables(local.endpoint)):
-        print(f"\nIn another terminal:\n\n{commands}\n", flush=True)
+        print(f"\nThe live page: {page}\n\nIn another terminal:\n\n{commands}\n", flush=True)
         stay_up(running)
     CONSOLE.print(f"Served {running[0].delivered.count:,} rides", highlight=False)
 

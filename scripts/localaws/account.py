@@ -201,7 +201,7 @@ def wait_until_settled(
             elif now - moved[name][1] >= stall:
                 ends[name] = None
     show_progress()
-    return ends
+    return {name: ends[name] for name in mappings}
 
 
 def with_records(rides: Mapping[str, PutRide], records: Sequence[RideRecord]) -> Mapping[str, PutRide]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import sys
 import threading
 from collections import Counter
@@ -10,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection, HTTPException
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from scripts.localaws import faults
 from scripts.localaws.faults import Call, Decide, Fault, Operation, no_fault
-from scripts.localaws.server import HOST
+from scripts.localaws.loopback import LoopbackServer
 
 UPSTREAM_SECONDS = 60
 """How long the local AWS may take for a response."""
@@ -46,14 +45,8 @@ class _Response:
     drips: bool = False
 
 
-class ChaosEndpoint(ThreadingHTTPServer):
+class ChaosEndpoint(LoopbackServer):
     """The proxy, which ``serve`` runs."""
-
-    request_queue_size = 128
-    """With the default, 5, clients wait a second if many connect at once."""
-
-    # ``server_close`` must wait for these threads: nothing may reach the local AWS after it.
-    daemon_threads = False
 
     def __init__(self, upstream: str, decide: Decide, *, keeps_requests: bool, decides_all: bool) -> None:
         """Listen on a free loopback port."""
@@ -68,17 +61,10 @@ class ChaosEndpoint(ThreadingHTTPServer):
         """How many calls, or entries, got each fault; the key is for people."""
         self.errors: list[BaseException] = []
         """Exceptions of the endpoint itself."""
-        self.closing = threading.Event()
         self._decide = decide
         self._deciding = threading.Lock()
         self._calls: Counter[Operation] = Counter()
-        self._connections: set[Any] = set()
-        super().__init__((HOST, 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        """Return the endpoint's URL."""
-        return f"http://{HOST}:{self.server_port}"
+        super().__init__(_Handler)
 
     def next_fault(self, operation: Operation, entries: Sequence[Mapping[str, Any]], key: str) -> Fault | None:
         """Return the fault for the next call of an operation, and count it."""
@@ -92,24 +78,6 @@ class ChaosEndpoint(ThreadingHTTPServer):
                 count = len(fault.indexes) if isinstance(fault, faults.FailedEntries) else 1
                 self.faults[f"{operation}: {fault.label.format(fault)}"] += count
             return fault
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread, and remember it for ``server_close``."""
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close a connection when its thread is done."""
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def server_close(self) -> None:
-        """Close all connections, also those that clients keep open, and wait for requests that were handed on."""
-        self.closing.set()
-        for connection in list(self._connections):
-            with contextlib.suppress(OSError):  # the client has closed it
-                connection.shutdown(socket.SHUT_RDWR)
-        super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print an error and keep it for ``serve`` to raise. A client that has gone is not an error."""
@@ -130,14 +98,8 @@ def serve(
     connection at once. Then an exception is raised that ``decide`` raised, or that reading a request did: the client
     only saw its connection closed, and would retry.
     """
-    with ChaosEndpoint(upstream, decide, keeps_requests=keeps_requests, decides_all=decides_all) as endpoint:
-        thread = threading.Thread(target=endpoint.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield endpoint
-        finally:
-            endpoint.shutdown()
-            thread.join()
+    with ChaosEndpoint(upstream, decide, keeps_requests=keeps_requests, decides_all=decides_all).running() as endpoint:
+        yield endpoint
     if endpoint.errors:
         raise endpoint.errors[0]
 

@@ -127,3 +127,20 @@ def seeded(seed: int, delay_seconds: float) -> Decide:
         return FailedEntries(indexes) if indexes else None
 
     return decide
+
+
+class Switch:
+    """Draws faults as another function does as long as it is on. Any thread may switch it."""
+
+    def __init__(self, decide: Decide, *, is_on: bool) -> None:
+        """Take the function that draws the faults."""
+        self.is_on = is_on
+        self.count = 0
+        """How many calls got a fault."""
+        self._decide = decide
+
+    def __call__(self, call: Call) -> Fault | None:
+        """Return the fault for a call; None while the switch is off."""
+        fault = self._decide(call) if self.is_on else None
+        self.count += fault is not None
+        return fault

@@ -17,6 +17,9 @@ REGION = "us-east-1"
 DUMMY_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": REGION}
 """The SDK needs these to sign requests; moto ignores them."""
 
+MAX_RECORDS = 10_000
+"""The most records of a read (API reference, GetRecords)."""
+
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application."""
 
@@ -107,12 +110,14 @@ def newest_sequence_number(shard: Any) -> int:
 def records_after(shard: Any, sequence_number: str, limit: int | None) -> tuple[list[Any], int, int]:
     """Return the next records of moto's shard, at most ``limit``; the sequence number and the lag of the last one.
 
+    Without a limit these are at most 10,000, as in GetRecords. Moto would return all, however many there are.
+
     The lag is the time in milliseconds between it and the newest record.
     """
     place, newest = int(sequence_number), newest_sequence_number(shard)
     # Moto numbers a shard's records from 1 on without a gap, and never takes one out.
     first = max(place, 0) + 1
-    last = min(newest, first + limit - 1) if limit else newest
+    last = min(newest, first + (limit or MAX_RECORDS) - 1)
     found = [shard.records[number] for number in range(first, last + 1)]
     if not found:
         return [], place, 0

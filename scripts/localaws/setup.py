@@ -206,6 +206,7 @@ def configure_function(environment: MutableMapping[str, str], model: ModelCopy, 
         MLFLOW_EXPERIMENT_ID=model.experiment_id,
         RUN_ID=model.run_id,
         MODEL_SHA256=model.sha256 or "",
+        MODEL_NAME=f"ride_{model.metadata.target}_prediction_model",
         FAILURES_LOCATION=outputs.rejections,
     )
     environment["LOG_LEVEL"] = environment.get("LOG_LEVEL") or "WARNING"

@@ -1,5 +1,7 @@
 """The account of a run: whether it notices each way in which rides can go wrong."""
 
+import math
+import threading
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +14,7 @@ from model import load_model
 from rides import Prediction, encode_prediction
 from scripts.aws.predictions import ReadPrediction
 from scripts.cli import INPUT_STREAM, OUTPUT_STREAM
+from scripts.localaws import account as accounts
 from scripts.localaws import setup
 from scripts.localaws.account import Account, ExpectedRecord, PutRide, expect_records, reconcile, take_account
 from scripts.localaws.mapping import EventSourceMapping
@@ -19,7 +22,7 @@ from scripts.localaws.report import latency
 from scripts.localaws.rules import MappingSettings
 from scripts.sources.records import RideRecord
 from streaming.records import RejectionLine
-from tests.conftest import SAMPLE_MODEL
+from tests.conftest import SAMPLE_MODEL, Clock
 from tests.tools import PATIENCE
 
 if TYPE_CHECKING:
@@ -158,3 +161,43 @@ def test_a_ride_in_an_aggregated_record_has_its_place_in_its_event_id() -> None:
     packed = ExpectedRecord(RECORD, ["rejected", "rejected"], is_aggregated=True)
     assert packed.event_ids("a", "5") == ["a:5:0", "a:5:1"]
     assert ExpectedRecord(RECORD, ["rejected"], is_aggregated=True).event_ids("a", "5") == ["a:5:0"]
+
+
+class _Pauses(threading.Event):
+    """An event whose wait lets the time of a clock pass."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._clock.sleep(timeout or 0)
+        return self.is_set()
+
+
+@pytest.mark.parametrize("rate", [2000, 7])
+@pytest.mark.parametrize("slow", [0, 0.6], ids=["quick requests", "a slow request"])
+def test_a_rate_lets_records_flow_steadily(monkeypatch: pytest.MonkeyPatch, rate: int, slow: float) -> None:
+    """No record comes before its time. After a slow request, the others catch up: the last comes after 3 seconds."""
+    clock = Clock()
+    monkeypatch.setattr(accounts, "time", clock)
+    put, times = 0, []
+    for chunk in accounts._chunks([ExpectedRecord(RECORD)] * (3 * rate + 1), rate, _Pauses(clock)):
+        put += len(chunk)
+        times.append(clock.now)
+        assert put <= clock.now * rate + 1 + 1e-9
+        assert len(chunk) <= 500
+        clock.sleep(slow if len(times) == 2 else 0)
+    assert put == 3 * rate + 1
+    assert 3 <= times[-1] + 1e-9 < 3 + 2 * max(1 / rate, accounts.PUT_SECONDS)
+
+
+def test_without_a_rate_requests_are_full_and_a_stop_ends_them() -> None:
+    """Nothing waits between requests."""
+    stopping = threading.Event()
+    chunks = accounts._chunks([ExpectedRecord(RECORD)] * 1200, math.inf, stopping)
+    assert [len(chunk) for chunk in chunks] == [500, 500, 200]
+    chunks = accounts._chunks([ExpectedRecord(RECORD)] * 1200, math.inf, stopping)
+    assert len(next(iter(chunks))) == 500
+    stopping.set()
+    assert list(chunks) == []

@@ -1,13 +1,11 @@
 """The event source mapping end to end: real clients, streams and buckets, and a function that is given to it."""
 
 import base64
-import copy
 import json
 import re
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,74 +13,17 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from scripts.aws.kept_objects import ON_FAILURE_PREFIX
-from scripts.localaws.mapping import Counters, EventSourceMapping, exponential
-from scripts.localaws.rules import EventRecord, MappingSettings
+from scripts.localaws.mapping import Counters, exponential
 from scripts.sources.events import event_record
 from tests.builders import SHARD
-from tests.tools import PATIENCE, wait_for
+from tests.localaws.conftest import Function, Play, failing_on, put, texts
+from tests.tools import PATIENCE
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
 pytestmark = pytest.mark.kinesis("moto", "kinesis-local")
-
-
-class Function:
-    """A function that keeps the data of the records of its invocations, event by event, and responds as it is told."""
-
-    def __init__(self, respond: Callable[[dict[str, Any]], object] = lambda event: None) -> None:
-        """Respond with null by default."""
-        self.events: list[dict[str, Any]] = []
-        self.batches: list[list[str]] = []
-        self._respond = respond
-
-    def __call__(self, event: dict[str, Any]) -> object:
-        """Keep a copy of the event, and respond."""
-        self.events.append(copy.deepcopy(event))
-        self.batches.append(texts(event))
-        return self._respond(event)
-
-
-def texts(event: dict[str, Any]) -> list[str]:
-    """Decode the data of an event's records."""
-    return [base64.b64decode(record["kinesis"]["data"]).decode() for record in event["Records"]]
-
-
-def failing_on(poison: str) -> Callable[[dict[str, Any]], object]:
-    """Return a response function that raises if the poison is among the records."""
-
-    def respond(event: dict[str, Any]) -> None:
-        if poison in texts(event):
-            raise ValueError(poison)
-
-    return respond
-
-
-def put(kinesis: "KinesisClient", stream: str, data: Iterable[str]) -> None:
-    """Put records one after another, in order, with their data as partition keys."""
-    for text in data:
-        kinesis.put_record(StreamName=stream, PartitionKey=text, Data=text.encode())
-
-
-Play = Callable[..., EventSourceMapping]
-
-
-@pytest.fixture
-def play(kinesis: "KinesisClient", s3: "S3Client", stream: str) -> Play:
-    """Give a mapping of the test's stream, without pauses between retries."""
-
-    def mapping(
-        invoke: Callable[[dict[str, Any]], object],
-        *,
-        back_off: Callable[[int], float] = lambda attempts: 0.0,
-        on_delivered: Callable[[Sequence[EventRecord]], None] = lambda records: None,
-        stream: str = stream,
-        **settings: Any,
-    ) -> EventSourceMapping:
-        return EventSourceMapping(kinesis, s3, stream, invoke, MappingSettings(**settings), back_off, on_delivered)
-
-    return mapping
 
 
 Deliver = Callable[..., Counters]
@@ -313,108 +254,3 @@ def test_a_destination_that_fails_is_logged_and_blocks_nothing(
     found = deliver(failing_on("poison"), "poison", "2", **settings)
     assert found == Counters(invocations=2, delivered=1, discarded=1)
     assert f"did not take s3://no-such-bucket/{ON_FAILURE_PREFIX}" in caplog.text
-
-
-# Starting and ending
-
-
-def test_leaving_waits_for_the_batch_in_flight(kinesis: "KinesisClient", stream: str, play: Play) -> None:
-    """A function is not abandoned in the middle of a batch, and the records that it delivered are counted."""
-    started = threading.Event()
-
-    def respond(event: dict[str, Any]) -> None:
-        started.set()
-        assert mapping._stopping.wait(PATIENCE)
-
-    put(kinesis, stream, ["1", "2"])
-    with play(respond, batch_size=1) as mapping:
-        assert started.wait(PATIENCE)
-    assert mapping.counters() == Counters(invocations=1, delivered=1)
-
-
-def test_leaving_ends_endless_retries(kinesis: "KinesisClient", stream: str, play: Play) -> None:
-    """A batch that waits for an hour between retries does not hold the mapping up."""
-    waiting = threading.Event()
-
-    def back_off(attempts: int) -> float:
-        waiting.set()
-        return 3600.0
-
-    put(kinesis, stream, ["poison"])
-    with play(failing_on("poison"), back_off=back_off) as mapping:
-        assert waiting.wait(PATIENCE)
-        assert not mapping.wait_for(1, 0.01)
-    assert mapping.counters() == Counters(invocations=1)
-
-
-# Pausing
-
-
-def test_a_paused_mapping_ends_its_batch_and_then_reads_nothing(
-    kinesis: "KinesisClient", stream: str, play: Play
-) -> None:
-    """Records that are put meanwhile stay in the stream. After it is resumed, each record has come once, in order."""
-    started, let_go = threading.Event(), threading.Event()
-    reads: list[float] = []
-    kinesis.meta.events.register("before-call.kinesis.GetRecords", lambda **_: reads.append(time.time()))
-
-    def respond(event: dict[str, Any]) -> None:
-        started.set()
-        assert let_go.wait(PATIENCE)
-
-    function = Function(respond)
-    put(kinesis, stream, ["1", "2"])
-    with play(function, batch_size=1) as mapping:
-        assert started.wait(PATIENCE)
-        mapping.pause()
-        assert mapping.state == "Disabling"
-        let_go.set()
-        wait_for(lambda: mapping.state == "Disabled")
-        count = len(reads)
-        put(kinesis, stream, ["3", "4"])
-        assert not mapping.wait_for(2, 0.5)
-        assert (mapping.counters().invocations, function.batches, len(reads)) == (1, [["1"]], count)
-        mapping.resume()
-        assert mapping.wait_for(4, PATIENCE)
-    assert function.batches == [["1"], ["2"], ["3"], ["4"]]
-    assert mapping.counters() == Counters(invocations=4, delivered=4)
-
-
-def test_a_batch_that_is_retried_stands_still_while_paused(kinesis: "KinesisClient", stream: str, play: Play) -> None:
-    """It keeps the number of its attempts, and is given up after the last of them."""
-
-    def back_off(attempts: int) -> float:
-        mapping.pause()
-        return 0.0
-
-    function = Function(failing_on("poison"))
-    put(kinesis, stream, ["poison", "2"])
-    with play(function, back_off=back_off, batch_size=1, maximum_retry_attempts=2) as mapping:
-        for attempts in (1, 2):
-            wait_for(lambda: mapping.state == "Disabled")
-            assert function.batches == [["poison"]] * attempts
-            mapping.resume()
-        assert mapping.wait_for(2, PATIENCE)
-    assert mapping.counters() == Counters(invocations=4, delivered=1, redelivered=2, discarded=1)
-
-
-def test_a_paused_mapping_can_be_left(kinesis: "KinesisClient", stream: str, play: Play) -> None:
-    """It may be paused from the beginning, and then its function is never invoked."""
-    put(kinesis, stream, ["1"])
-    mapping = play(Function())
-    mapping.pause()
-    with mapping:
-        assert not mapping.wait_for(1, 0.5)
-    assert mapping.counters() == Counters()
-
-
-@pytest.mark.parametrize("waits", [True, False], ids=["waiting", "leaving"])
-def test_a_crash_of_a_polling_thread_is_raised(kinesis: "KinesisClient", stream: str, play: Play, waits: bool) -> None:
-    """Nobody waits for the records of a stream that was deleted: the error of AWS is raised."""
-    gone = "ResourceNotFoundException|ResourceInUseException"  # the latter while it is being deleted
-    with pytest.raises(ClientError, match=gone), play(Function()) as mapping:  # noqa: PT012
-        kinesis.delete_stream(StreamName=stream)
-        if waits:
-            mapping.wait_for(1, PATIENCE)
-        else:
-            wait_for(lambda: mapping._crash is not None)
