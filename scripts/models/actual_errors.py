@@ -99,19 +99,21 @@ def judge_actuals(baseline: Baseline, rides: ActualRides) -> list[ErrorFinding]:
     scale = baseline.error_scale
     if scale is None or explain_no_error_verdict(baseline, rides):
         return []
+    # Smaller windows than those of the scale differ more, at most as if they differed by chance alone.
+    smaller = max(1.0, scale.rides / len(rides.actual)) ** 0.5
     rides = rides.choose_judged(find_target(baseline.target, baseline.unit))
     errors, sizes = find_errors(baseline, rides), _limit_sizes(baseline, rides)
     # Half of the false alarms may come from the test of all rides, and half from all zones.
     tail = FALSE_ALARMS / 4
     # A model without any error would have a spread of 0.
-    spread = max(float(np.sqrt(scale.ride**2 / len(errors) + scale.window**2)), LEAST_EXPECTED)
+    spread = max(float(np.hypot(scale.ride / len(errors) ** 0.5, smaller * scale.window)), LEAST_EXPECTED)
     deviation, limit = (float(errors.mean()) - scale.mean) / spread, float(stats.t.isf(tail, scale.windows - 1))
     findings = [_describe(ALL, None, deviation, limit, sizes, rides.predicted)]
     compared = [compare_zones(errors, rides.zones[:, end]) for end in range(len(ENDS))]
     by_chance = float(stats.norm.isf(tail / max(sum(len(one.zones) for one in compared), 1)))
     limit = max(by_chance, ZONE_MARGIN * scale.most)
     for end, (name, found) in enumerate(zip(ENDS, compared, strict=True)):
-        deviations = deviate_zones(found, scale.ride, scale.zone)
+        deviations = deviate_zones(found, scale.ride, smaller * scale.zone)
         for zone, deviation in zip(found.zones.tolist(), deviations.tolist(), strict=True):
             chosen = rides.zones[:, end] == zone
             findings.append(_describe(name, zone, deviation, limit, sizes[chosen], rides.predicted[chosen]))
