@@ -62,11 +62,11 @@ def calibrate_errors(
         return None
     errors = find_errors(baseline, every)
     mean, ride = float(errors.mean()), float(errors.std())
-    found = [_compare_windows(find_errors(baseline, rides), rides, size, mean, ride) for rides in (every, usual)]
+    parts = [(find_errors(baseline, rides), rides) for rides in (every, usual, training)]
+    found = [_compare_windows(*part, size, mean, ride) for part in parts]
     window, zone = np.max(found, axis=0).tolist()
     mae = _compare_estimates(baseline, usual, size)
-    parts = [(find_errors(baseline, rides), rides) for rides in (every, training)]
-    most = max(_find_most(errors, rides, size, ride, zone) for errors, rides in parts)
+    most = max(_find_most(*part, size, ride, zone) for part in parts)
     return ErrorScale(size, windows, *(float(f"{one:.4g}") for one in (mean, ride, window, zone, mae, most)))
 
 
