@@ -117,7 +117,8 @@ def run_trial(file: str, location: str, windows: int = 200, rides: int = 2_000, 
 
 def make_table(rows: Sequence[TrialRow], rides: int) -> Table:
     """Return the rows as a table."""
-    table = Table(f"windows of {rides:,} rides", "rides", "change", "windows", "drift seen", Column("by", overflow="fold"))
+    names = ("rides", "change", "windows", "drift seen")
+    table = Table(f"windows of {rides:,} rides", *names, Column("by", overflow="fold"))
     for row in rows:
         tests = ", ".join(f"{name} {count}" for name, count in sorted(row.tests.items(), key=lambda one: -one[1]))
         share = f"{row.seen} ({row.seen / row.number:.1%})" if row.number else "-"
