@@ -250,11 +250,13 @@ def test_an_error_is_one_line(flow: Flow, watched: str, refuse_drift: Refuse, tm
         ((), "name one of --rides, --logs, --metrics, --outputs, --trial"),
         (("--logs", "a", "--rides", "b"), "name one of"),
         (("--logs", "a", "--actual", "b"), "--actual is for --rides"),
+        (("--logs", "a", "--since", "1h"), "--since and --until are for --rides"),
+        (("--trial", "a", "--report", "b"), "--report shows a window, and --trial judges many"),
         (("--metrics", "a", "b", "c"), "--metrics takes one text, or two"),
         (("--rides", "a", "--evidently", "b"), "--evidently and --reference go together"),
         (("--logs", "a", "--evidently", "b", "--reference", "c"), "--evidently needs the rows of --rides or --outputs"),
     ],
-    ids=["none", "two", "actual", "three", "no-reference", "no-rows"],
+    ids=["none", "two", "actual", "since", "trial-report", "three", "no-reference", "no-rows"],
 )
 def test_options_that_do_not_go_together_are_refused(
     arguments: tuple[str, ...], message: str, drift: Run, capsys: pytest.CaptureFixture[str]

@@ -200,6 +200,8 @@ def test_the_page_shows_the_verdict_and_every_histogram(
     assert browser.read("document.documentElement.scrollWidth") <= width
     tests = browser.read("[...document.querySelectorAll('tbody')][0].rows.length")
     assert tests == len(found["tests"])
+    tiles = browser.read("document.body.textContent")
+    assert f"{found['check']['estimate']['mae']:.3f}" in tiles
     titles = browser.read("[...document.querySelectorAll('figure h3')].map(one => one.textContent).join()")
     assert titles.count(",") + 1 == len([test for test in found["tests"] if test["place"]])
     for sentence in found["sentences"]:
