@@ -37,7 +37,7 @@ def read_log(names: Iterable[str], model: WatchedModel) -> Window:
     """Return the rides that the lines of files count; ``-`` is stdin. Raises CommandError if there are none."""
     found: list[_Line] = []
     damaged = 0
-    names = list(names)
+    names = list(dict.fromkeys(names))  # each file counts once
     for name in names:
         for text in _join(_read(name)):
             lines = list(_parse(text))

@@ -142,7 +142,9 @@ def choose_counts(model: WatchedModel, found: Sequence[RideCounts], place: str) 
 
 
 def _fits(bins: Bins, counts: RideCounts) -> bool:
-    """Return whether counts have the histograms of a baseline, and no number below 0."""
+    """Return whether counts have the histograms of a baseline, if they have rides, and no number below 0."""
+    if counts.rides and not counts.counts:
+        return False
     sizes = {name: part.stop - part.start for name, part in bins.slices.items()}
     return min(counts.rides, counts.without_distance, counts.rejected) >= 0 and all(
         len(cells) == sizes.get(name) and min(cells) >= 0 for name, cells in counts.counts.items()

@@ -163,10 +163,10 @@ def export(lines: list[str]) -> bytes:
 def test_log_lines_are_found_in_every_form_that_people_have(
     form: Callable[[list[str]], bytes], name: str, lines: list[str], drift: Run, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """The counts of all lines add up, whatever stands before and between them."""
+    """The counts of all lines add up, whatever stands before and between them. A file that is named twice counts once."""
     (tmp_path / name).write_bytes(form(lines))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(form(lines))))
-    code, found = drift("--logs", name if name == "-" else str(tmp_path / name))
+    code, found = drift("--logs", *[name if name == "-" else str(tmp_path / name)] * 2)
     assert (code, found["rides"]) == (0, 300)
     assert f"{len(lines)} lines of metrics are added up" in found["notes"]
 
@@ -186,14 +186,25 @@ def test_counts_of_other_baselines_are_refused_or_named(
 
 
 @pytest.mark.parametrize(
-    "change", [lambda cells: cells[:-1], lambda cells: [-1, *cells[1:]]], ids=["short", "negative"]
+    "change",
+    [
+        lambda counts: counts | {"pickup_zone": counts["pickup_zone"][:-1]},
+        lambda counts: counts | {"pickup_zone": [-1, *counts["pickup_zone"][1:]]},
+        lambda counts: counts | {"another": [1]},
+        lambda _: {},
+    ],
+    ids=["short", "negative", "another", "none"],
 )
 def test_counts_that_do_not_fit_their_baseline_are_refused_or_named(
-    change: Callable[[list[int]], list[int]], lines: list[str], drift: Run, refuse_drift: Refuse, tmp_path: Path
+    change: Callable[[dict[str, list[int]]], dict[str, list[int]]],
+    lines: list[str],
+    drift: Run,
+    refuse_drift: Refuse,
+    tmp_path: Path,
 ) -> None:
     """A damaged line is left out, and never added to the others."""
     log, line = tmp_path / "log.txt", json.loads(lines[0])
-    line[KEY]["counts"]["pickup_zone"] = change(line[KEY]["counts"]["pickup_zone"])
+    line[KEY]["counts"] = change(line[KEY]["counts"])
     log.write_text(json.dumps(line))
     assert "the counts do not fit the bins of their baseline" in refuse_drift("--logs", str(log))
     log.write_text("\n".join([*lines, json.dumps(line)]))
