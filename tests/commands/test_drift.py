@@ -163,7 +163,7 @@ def export(lines: list[str]) -> bytes:
 def test_log_lines_are_found_in_every_form_that_people_have(
     form: Callable[[list[str]], bytes], name: str, lines: list[str], drift: Run, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """The counts of all lines add up, whatever stands before and between them. A file that is named twice counts once."""
+    """The counts of all lines add up, whatever stands before and between them; a file named twice counts once."""
     (tmp_path / name).write_bytes(form(lines))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(form(lines))))
     code, found = drift("--logs", *[name if name == "-" else str(tmp_path / name)] * 2)
