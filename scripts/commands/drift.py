@@ -143,6 +143,10 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(
             "--actual is for --rides: batch outputs have the actual values themselves, and counts have no rides"
         )
+    if (options.since or options.until) and not options.rides:
+        parser.error("--since and --until are for --rides: choose the lines, texts or folders of this time instead")
+    if options.report and options.trial:
+        parser.error("--report shows a window, and --trial judges many: leave one of the two out")
     if bool(options.evidently) != bool(options.reference):
         parser.error("--evidently and --reference go together")
     if options.evidently and not (options.rides or options.outputs):

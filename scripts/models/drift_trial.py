@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
+from rich.table import Column, Table
 
 from artifacts import open_artifact
 from baselines import RATIO, Baseline, Bins, read_baseline
@@ -117,7 +117,8 @@ def run_trial(file: str, location: str, windows: int = 200, rides: int = 2_000, 
 
 def make_table(rows: Sequence[TrialRow], rides: int) -> Table:
     """Return the rows as a table."""
-    table = Table(f"windows of {rides:,} rides", "rides", "change", "windows", "drift seen", "by")
+    names = ("rides", "change", "windows", "drift seen")
+    table = Table(f"windows of {rides:,} rides", *names, Column("by", overflow="fold"))
     for row in rows:
         tests = ", ".join(f"{name} {count}" for name, count in sorted(row.tests.items(), key=lambda one: -one[1]))
         share = f"{row.seen} ({row.seen / row.number:.1%})" if row.number else "-"

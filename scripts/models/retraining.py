@@ -208,8 +208,8 @@ def check(offer: Offer) -> None:
     live, found = offer.decision.live, offer.comparison
     if live and found and found.verdict.verdict != "better":
         raise RetrainingError(
-            f"the challenger {offer.challenger.run_id} is {found.summary}, so {live.location} stays live: --force"
-            " offers it anyway"
+            f"the challenger {offer.challenger.run_id} is not known to be better ({found.summary}), so {live.location}"
+            " stays live: --force offers it anyway"
         )
 
 

@@ -19,8 +19,10 @@ from scripts.cli import CommandError
 from scripts.watching.windows import PredictedRides, WatchedModel, Window, choose_counts
 
 RIDE_COLUMNS = ("pickup_datetime", "PULocationID", "DOLocationID", "trip_distance")
-PARTITIONS = "colour=*/year=*/month=*/model=*"
+PARTITIONS = ("colour=*", "year=*", "month=*", "model=*")
 """The folders of the months below an output, as ``batch.months.Month.place`` names them."""
+BELOW = ["/".join((*PARTITIONS[start:], MANIFEST)) for start in range(len(PARTITIONS) + 1)]
+"""Where the manifests are below an output, or below one of these folders."""
 
 
 def read_outputs(model: WatchedModel, locations: Sequence[str]) -> Window:
@@ -65,7 +67,7 @@ def _find_places(location: str) -> Iterator[Place]:
     folders = _find_objects(location) if "://" in location else _find_folders(Path(location))
     if not folders:
         raise CommandError(
-            f"{location}: there is no {MANIFEST} in it, nor in {PARTITIONS}: name an output of the batch job"
+            f"{location}: there is no {MANIFEST} in it, nor in {'/'.join(PARTITIONS)}: name an output of the batch job"
         )
     for folder in folders:
         parent, _, name = folder.rpartition("/")
@@ -73,19 +75,17 @@ def _find_places(location: str) -> Iterator[Place]:
 
 
 def _find_folders(folder: Path) -> list[str]:
-    found = [folder / MANIFEST] if (folder / MANIFEST).is_file() else sorted(folder.glob(f"{PARTITIONS}/{MANIFEST}"))
-    return [str(path.parent.absolute()) for path in found]
+    found = [path for below in BELOW for path in folder.glob(below)]
+    return sorted(str(path.parent.absolute()) for path in found)
 
 
 def _find_objects(uri: str) -> list[str]:
     bucket, prefix = split_uri(uri)
-    below = re.compile(f"{PARTITIONS.replace('*', '[^/]+')}/{MANIFEST}")
+    below = re.compile("|".join(BELOW).replace("*", "[^/]+"))
     with explained(uri, OutputError):
         pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
         keys = [found["Key"].removeprefix(prefix).strip("/") for page in pages for found in page.get("Contents", [])]
-    if MANIFEST in keys:
-        return [uri]
-    return [f"{uri}/{key.removesuffix(f'/{MANIFEST}')}" for key in sorted(keys) if below.fullmatch(key)]
+    return [f"{uri}/{key}".removesuffix(f"/{MANIFEST}") for key in sorted(keys) if below.fullmatch(key)]
 
 
 def _read_rows(model: WatchedModel, place: Place, manifest: Manifest) -> PredictedRides:

@@ -62,7 +62,9 @@ def _parts(judged: JudgedWindow) -> Iterator[str]:
 
 def _tiles(judged: JudgedWindow) -> str:
     counts, unit = judged.window.counts, judged.model.baseline.unit
-    check, estimate = judged.check, judged.estimate
+    check = judged.check
+    # Beside the measured errors, the estimate is that of the same rides.
+    estimate = check.estimate if check else judged.estimate
     tiles = {
         "Predicted rides": f"{counts.rides + counts.without_distance:,}",
         "Rejected": f"{counts.rejected:,}",
@@ -110,7 +112,10 @@ def _errors(judged: JudgedWindow) -> Iterator[str]:
         f" rides of the window. The {min(len(judged.errors), MAX_ERRORS)} tests that differ most, of"
         f" {len(judged.errors)}."
     )
-    names = [one.name.replace("_", " ") + (f", {_name_zone(one.zone)}" if one.zone else "") for one in judged.errors]
+    names = [
+        one.name.replace("_", " ") + (f", {_name_zone(one.zone)}" if one.zone is not None else "")
+        for one in judged.errors
+    ]
     rows = [[name, *numbers] for name, (_, *numbers) in zip(names, shown.rows_of_errors(judged), strict=True)]
     heads = ["Rides", "Number", "Mean error", "Mean prediction", "Part of its limit"]
     yield make_table("Errors", heads, rows[:MAX_ERRORS])

@@ -13,8 +13,8 @@ from scripts.models.error_estimates import CONFIDENCE, EstimateCheck
 from scripts.watching.judging import JudgedWindow
 
 NUMBERS = {
-    DISTANCE: "below {:.3g} miles",
-    RATIO: "below {:.3g} × usual",
+    DISTANCE: "below {:.4g} miles",
+    RATIO: "below {:.4g} × usual",
     PREDICTION: "predictions below {:.3g}",
     HOUR: "before {:g}:00",
 }

@@ -132,5 +132,20 @@ def choose_counts(model: WatchedModel, found: Sequence[RideCounts], place: str) 
             f"{place}: the rides were counted with the baseline {' and '.join(others)}, and {model.location} has the"
             f" baseline {model.bins.name}: name the model that counted them with --model"
         )
+    fitting = [one for one in own if _fits(model.bins, one)]
+    if not fitting:
+        raise CommandError(f"{place}: the counts do not fit the bins of their baseline: they were changed or damaged")
     notes = [f"{len(found) - len(own):,} counts of other baselines are left out: {', '.join(others)}"] if others else []
-    return sum(own[1:], own[0]), notes
+    if damaged := len(own) - len(fitting):
+        notes.append(f"{damaged:,} counts do not fit the bins of their baseline: they are left out")
+    return sum(fitting[1:], fitting[0]), notes
+
+
+def _fits(bins: Bins, counts: RideCounts) -> bool:
+    """Return whether counts have the histograms of a baseline, if they have rides, and no number below 0."""
+    if counts.rides and not counts.counts:
+        return False
+    sizes = {name: part.stop - part.start for name, part in bins.slices.items()}
+    return min(counts.rides, counts.without_distance, counts.rejected) >= 0 and all(
+        len(cells) == sizes.get(name) and min(cells) >= 0 for name, cells in counts.counts.items()
+    )

@@ -131,6 +131,22 @@ def filter_events(lines: list[str]) -> bytes:
     return json.dumps({"events": events, "searchedLogStreams": []}, indent=4).encode()
 
 
+def query_messages(lines: list[str]) -> bytes:
+    """Write lines as ``aws logs filter-log-events --query 'events[].message'`` does."""
+    return json.dumps([f"{line}\n" for line in lines], indent=4).encode()
+
+
+def filter_as_text(lines: list[str]) -> bytes:
+    """Write lines as ``aws logs filter-log-events --output text`` does, and with the query above."""
+    events = "".join(f"EVENTS\t1\t2\t0f3c\t{line}\t3\n" for line in lines[1:])
+    return f"{lines[0]}\tSTART RequestId: 1 \t\n{events}".encode()
+
+
+def query_insights(lines: list[str]) -> bytes:
+    """Write lines as ``aws logs get-query-results`` does."""
+    return json.dumps({"results": [[{"field": "@message", "value": line}] for line in lines]}, indent=4).encode()
+
+
 def export(lines: list[str]) -> bytes:
     """Write lines as CloudWatch exports them to S3."""
     return gzip.compress("".join(f"2026-11-28T22:41:51.123Z {line}\n" for line in lines).encode())
@@ -138,16 +154,19 @@ def export(lines: list[str]) -> bytes:
 
 @pytest.mark.parametrize(
     ("form", "name"),
-    [(tail, "log.txt"), (tail_as_json, "log.txt"), (filter_events, "log.json"), (export, "000000.gz"), (tail, "-")],
-    ids=["tail", "tail-as-json", "filter-log-events", "export", "stdin"],
+    [
+        *((tail, "log.txt"), (tail_as_json, "log.txt"), (filter_events, "log.json"), (query_messages, "log.json")),
+        *((filter_as_text, "log.txt"), (query_insights, "log.json"), (export, "000000.gz"), (tail, "-")),
+    ],
+    ids=["tail", "tail-as-json", "filter-log-events", "query", "text", "insights", "export", "stdin"],
 )
 def test_log_lines_are_found_in_every_form_that_people_have(
     form: Callable[[list[str]], bytes], name: str, lines: list[str], drift: Run, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """The counts of all lines add up, whatever stands before and between them."""
+    """The counts of all lines add up, whatever stands before and between them; a file named twice counts once."""
     (tmp_path / name).write_bytes(form(lines))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(form(lines))))
-    code, found = drift("--logs", name if name == "-" else str(tmp_path / name))
+    code, found = drift("--logs", *[name if name == "-" else str(tmp_path / name)] * 2)
     assert (code, found["rides"]) == (0, 300)
     assert f"{len(lines)} lines of metrics are added up" in found["notes"]
 
@@ -164,6 +183,52 @@ def test_counts_of_other_baselines_are_refused_or_named(
     notes = drift("--logs", str(log))[1]["notes"]
     assert f"1 counts of other baselines are left out: {'f' * 16}" in notes
     assert any(note.startswith("1 lines have RideCounts and are not JSON") for note in notes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda counts: counts | {"pickup_zone": counts["pickup_zone"][:-1]},
+        lambda counts: counts | {"pickup_zone": [-1, *counts["pickup_zone"][1:]]},
+        lambda counts: counts | {"another": [1]},
+        lambda _: {},
+    ],
+    ids=["short", "negative", "another", "none"],
+)
+def test_counts_that_do_not_fit_their_baseline_are_refused_or_named(
+    change: Callable[[dict[str, list[int]]], dict[str, list[int]]],
+    lines: list[str],
+    drift: Run,
+    refuse_drift: Refuse,
+    tmp_path: Path,
+) -> None:
+    """A damaged line is left out, and never added to the others."""
+    log, line = tmp_path / "log.txt", json.loads(lines[0])
+    line[KEY]["counts"] = change(line[KEY]["counts"])
+    log.write_text(json.dumps(line))
+    assert "the counts do not fit the bins of their baseline" in refuse_drift("--logs", str(log))
+    log.write_text("\n".join([*lines, json.dumps(line)]))
+    code, found = drift("--logs", str(log))
+    assert (code, found["rides"]) == (0, 300)
+    assert "1 counts do not fit the bins of their baseline: they are left out" in found["notes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cut.gz", gzip.compress(b"x" * 1_000)[:-12], "Compressed file ended"),
+        ("text.gz", b"no gzip", "Not a gzipped file"),
+        ("damaged.gz", gzip.compress(b"")[:10] + b"\xff" * 20, "invalid block type"),
+        ("cut.txt", f'{{"{KEY}": {{'.encode(), f"1 lines have {KEY} and are not JSON"),
+    ],
+    ids=["cut-gzip", "not-gzip", "damaged-gzip", "cut-line"],
+)
+def test_a_damaged_log_is_one_line(
+    name: str, content: bytes, message: str, refuse_drift: Refuse, tmp_path: Path
+) -> None:
+    """The error says what is wrong with the file."""
+    (tmp_path / name).write_bytes(content)
+    assert message in refuse_drift("--logs", str(tmp_path / name))
 
 
 def test_few_rides_are_a_verdict_of_their_own(drift: Run, lines: list[str], tmp_path: Path) -> None:
@@ -196,11 +261,13 @@ def test_an_error_is_one_line(flow: Flow, watched: str, refuse_drift: Refuse, tm
         ((), "name one of --rides, --logs, --metrics, --outputs, --trial"),
         (("--logs", "a", "--rides", "b"), "name one of"),
         (("--logs", "a", "--actual", "b"), "--actual is for --rides"),
+        (("--logs", "a", "--since", "1h"), "--since and --until are for --rides"),
+        (("--trial", "a", "--report", "b"), "--report shows a window, and --trial judges many"),
         (("--metrics", "a", "b", "c"), "--metrics takes one text, or two"),
         (("--rides", "a", "--evidently", "b"), "--evidently and --reference go together"),
         (("--logs", "a", "--evidently", "b", "--reference", "c"), "--evidently needs the rows of --rides or --outputs"),
     ],
-    ids=["none", "two", "actual", "three", "no-reference", "no-rows"],
+    ids=["none", "two", "actual", "since", "trial-report", "three", "no-reference", "no-rows"],
 )
 def test_options_that_do_not_go_together_are_refused(
     arguments: tuple[str, ...], message: str, drift: Run, capsys: pytest.CaptureFixture[str]

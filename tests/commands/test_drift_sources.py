@@ -98,6 +98,10 @@ def test_a_months_counts_and_its_errors_are_judged(output: Path, watched: str, d
     assert worst["name"] == "pickup_zone"
     assert worst["difference"] > 5
     assert f"rides from zone {worst['zone']} take" in february["sentences"][0]
+    # The folder of a month, a year or a colour is enough.
+    month, year, colour, _ = list(find_month(output, JANUARY).parents)[:4]
+    found = [drift("--outputs", str(folder))[1]["rides"] for folder in (month, year, colour)]
+    assert found == [1_001, 2_002, 2_002]
     # The months below a folder are added up, and a month that is named twice counts once.
     code, both = drift("--outputs", str(output), str(find_month(output, JANUARY)))
     assert (both["rides"], both["notes"]) == (2_002, ["2 months are added up"])
@@ -118,16 +122,16 @@ def test_the_rows_of_an_older_manifest_are_counted(output: Path, drift: Run) -> 
     assert any("the rows were counted now" in note for note in found["notes"])
 
 
-@pytest.mark.parametrize("named", ["month", "output"])
+@pytest.mark.parametrize("named", ["model", "month", "output"])
 def test_outputs_in_s3_are_found_as_in_a_folder(
     named: str, output: Path, drift: Run, s3: "S3Client", bucket: str
 ) -> None:
-    """The URI is that of a month, or of the output with all months."""
+    """The URI is that of a month's model, of a month, or of the output with all months."""
     folder = find_month(output, JANUARY)
     key = f"out/{folder.relative_to(output)}"
     for file in folder.iterdir():
         s3.put_object(Bucket=bucket, Key=f"{key}/{file.name}", Body=file.read_bytes())
-    uri = f"s3://{bucket}/{key if named == 'month' else 'out'}"
+    uri = f"s3://{bucket}/{ {'model': key, 'month': key.rpartition('/')[0], 'output': 'out'}[named] }"
     assert drift("--outputs", uri)[1]["errors"] == drift("--outputs", str(folder))[1]["errors"]
 
 
@@ -196,6 +200,8 @@ def test_the_page_shows_the_verdict_and_every_histogram(
     assert browser.read("document.documentElement.scrollWidth") <= width
     tests = browser.read("[...document.querySelectorAll('tbody')][0].rows.length")
     assert tests == len(found["tests"])
+    tiles = browser.read("document.body.textContent")
+    assert f"{found['check']['estimate']['mae']:.3f}" in tiles
     titles = browser.read("[...document.querySelectorAll('figure h3')].map(one => one.textContent).join()")
     assert titles.count(",") + 1 == len([test for test in found["tests"] if test["place"]])
     for sentence in found["sentences"]:
