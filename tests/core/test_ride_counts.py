@@ -31,8 +31,8 @@ POISON = 66.0
 """The model raises for rides of this length."""
 RIDES = st.builds(
     Ride,
-    st.sampled_from([*ZONES, 40, 50]),
-    st.sampled_from(ZONES),
+    st.sampled_from([*ZONES, 40, 50, -1, 2**32 + 10, 2**63, -(2**64)]),
+    st.sampled_from([*ZONES, 11, -20, 2**64 + 20]),
     st.sampled_from([0.0, 0.3, *EDGES[DISTANCE], 5.5, 100.0, NO_VALUE, POISON]),
     st.datetimes(timezones=st.none()),
 )
@@ -126,15 +126,15 @@ def test_hours_are_those_where_the_ride_takes_place() -> None:
 
 
 def test_a_model_that_changes_its_features_is_predicted_all_the_same() -> None:
-    """Its rides cannot be counted, and then no histogram has them."""
+    """If the hours are gone, its rides cannot be counted, and then no histogram has them."""
 
     def spoil(features: list[Features]) -> list[float]:
-        for one in features:
-            del one["PU_DO"]  # type: ignore[misc]
+        for one in features[1:]:
+            del one["hour"]
         return [1.0] * len(features)
 
-    counter = Counter(BINS)
-    assert Model(spoil, "v", bins=BINS).predict(draw_rides(20), counter=counter) == [1.0] * 20
+    counter, metadata = Counter(BINS), ModelMetadata(features=WITH_TIME)
+    assert Model(spoil, "v", metadata, bins=BINS).predict(draw_rides(20), counter=counter) == [1.0] * 20
     assert counter.total() == RideCounts(BINS.name)
 
 
