@@ -6,9 +6,9 @@
 import math
 import struct
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -115,7 +115,7 @@ class _Format(Struct):
 
 
 MOST_CELLS = 1_000_000
-"""The most pairs of zones for which there is a table of all of them. TLC's 265 zones have 70,756 with the unknown one."""
+"""The most pairs of zones for which there is a table of all of them. TLC's 265 zones and one for others have 70,756."""
 
 
 class Bins:
@@ -154,7 +154,7 @@ class Bins:
         width = len(known) + 1
         self._columns = {zone: place for place, zone in enumerate(known, 1)}
         self._rows = {zone: place * width for zone, place in self._columns.items()}
-        self._no_distance = width * width
+        self._nowhere = width * width
         row, column = self._rows, self._columns
         keys = np.array([row[start] + column[end] for start, end in zip(zones[::2], zones[1::2], strict=True)], np.intp)
         starts = np.concatenate([np.arange(width + 1) * width, keys, keys + 1])
@@ -175,11 +175,15 @@ class Bins:
         self._firsts[:, -1] = self.size
         self._firsts[2, -1] = self.size - 1
         self._firsts_without_hour = self._firsts[:4]
-        if self._no_distance < MOST_CELLS:
+        if self._nowhere < MOST_CELLS:
             places = np.arange(len(starts), dtype=np.min_scalar_type(len(starts)))
-            self._find_places = np.repeat(places, np.diff(starts, append=self._no_distance + 1)).take
+            find: Callable[[Any], Any] = np.repeat(places, np.diff(starts, append=self._nowhere + 1)).take
         else:
-            self._find_places = lambda keys: starts.searchsorted(keys, "right") - 1
+
+            def find(keys: Any) -> Any:
+                return starts.searchsorted(keys, "right") - 1
+
+        self._find_places = find
 
     def find(self, rides: "Sequence[Ride]", values: "Sequence[float] | Floats", hours: Sequence[float]) -> list[int]:
         """Return the cells of a few rides one after the other; the arguments are those of ``count``."""
@@ -205,11 +209,10 @@ class Bins:
         ``values`` are the predicted values, and ``hours`` those of the pickups, which only a model with the time has.
         """
         # Few calls of numpy, because each takes longer than its work on a hundred numbers.
-        row, column, no_distance, number = self._rows.get, self._columns.get, self._no_distance, len(rides)
+        row, column, nowhere, number = self._rows.get, self._columns.get, self._nowhere, len(rides)
         miles = [one.trip_distance for one in rides]
         keys = [
-            row(one.PULocationID, 0) + column(one.DOLocationID, 0) if one.trip_distance else no_distance
-            for one in rides
+            row(one.PULocationID, 0) + column(one.DOLocationID, 0) if one.trip_distance else nowhere for one in rides
         ]
         packed = struct.pack(f"{number}q{number + len(hours)}d", *keys, *miles, *hours)
         places = self._find_places(np.frombuffer(packed, np.int64, number))
