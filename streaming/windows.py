@@ -26,7 +26,8 @@ class DriftWindows:
         The drift is the excess of the worst finding of ``drift.judge``.
         """
         with self._lock:
-            self._window.append(counter)
+            # Adding them up here would take longer for each invocation than once for all.
+            self._window += [counter] if counter.predicted or counter.rejected else []
             self._predicted += counter.predicted
             self._rejected += counter.rejected
             # Rejected rides alone complete a window too: they may be the drift.
