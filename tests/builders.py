@@ -78,8 +78,13 @@ def signed(message: bytes) -> bytes:
 
 
 def copy_saying(said: object, folder: Path) -> str:
-    """Copy the sample model to a folder, with this as what its artifact says about the model; return the folder."""
+    """Copy the sample model to a folder, with this as what its artifact says about the model; return the folder.
+
+    If it is None, the artifact says nothing.
+    """
     shutil.copytree(SAMPLE_MODEL, folder)
     description = yaml.safe_load((folder / "MLmodel").read_text())
-    (folder / "MLmodel").write_text(yaml.safe_dump(description | {"metadata": {KEY: said}}))
+    del description["metadata"]
+    said_by_mlflow = {} if said is None else {"metadata": {KEY: said}}
+    (folder / "MLmodel").write_text(yaml.safe_dump(description | said_by_mlflow))
     return str(folder)

@@ -131,7 +131,7 @@ def test_a_published_model_is_what_the_entry_points_read(run: Run, place: str) -
     """The manifest names the files, live.json names the model, and publishing the model again changes nothing."""
     location, digest = find_published(run(SAMPLE_MODEL, "--to", place))
     files = read_all(location)
-    assert set(files) == {"MLmodel", "served_form.safetensors", MANIFEST}
+    assert set(files) == {"MLmodel", "served_form.safetensors", "baseline.json", MANIFEST}
     assert digest_of_files(files) == digest
     manifest = json.loads(files[MANIFEST])
     assert {name: file["bytes"] for name, file in manifest["files"].items()} == {

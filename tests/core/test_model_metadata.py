@@ -17,7 +17,6 @@ from features import DEFAULT_FEATURES, SAMPLE_RIDE, ZONES, prepare_features
 from model import describe_model, load_model
 from model_metadata import KEY, NO_METADATA, BaselineFile, ModelMetadata, TrainedOn, read_metadata
 from rides import Ride
-from scripts.cli import SAMPLE_MODEL
 from scripts.models.boosting import WITH_TIME
 from tests.builders import copy_saying
 
@@ -110,7 +109,7 @@ def test_a_model_with_such_metadata_is_not_loaded(said: object, tmp_path: Path) 
         assert "\n" not in str(caught.value)
 
 
-def test_a_model_says_what_its_artifact_says(boosted_model: str) -> None:
+def test_a_model_says_what_its_artifact_says(boosted_model: str, tmp_path: Path) -> None:
     """A model has the same metadata when it is loaded and when it is only described."""
     found, model = describe_model(boosted_model), load_model(boosted_model)
     assert (
@@ -118,7 +117,7 @@ def test_a_model_says_what_its_artifact_says(boosted_model: str) -> None:
         == (model.version, model.metadata)
         == ("a-run", ModelMetadata(features=WITH_TIME))
     )
-    assert describe_model(str(SAMPLE_MODEL)).metadata is NO_METADATA
+    assert describe_model(copy_saying(None, tmp_path / "model")).metadata is NO_METADATA
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ SECRET = "Zq7-a-rides-secret"
 def fail(error: type[BaseException]) -> Callable[..., Any]:
     """Build a model that raises and quotes a ride in its message."""
 
-    def call(*_: object) -> Any:
+    def call(*_: object, **__: object) -> Any:
         raise error(SECRET)
 
     return call

@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.builders import copy_saying
 from tests.web.browser import NEEDS_BROWSER, Page, open_browser
 from tests.web.servers import HOST, RunningService, serve
 from web.pages import STATIC
@@ -109,9 +111,10 @@ def test_the_form_shows_the_minutes_that_predict_answers(service: RunningService
 
 
 @NEEDS_BROWSER
-def test_the_form_knows_a_prediction_by_any_name(page: Page) -> None:
+def test_the_form_knows_a_prediction_by_any_name(page: Page, tmp_path: Path) -> None:
     """PREDICTION_FIELD renames the value, which need not be minutes then."""
-    with serve(WEB_CONCURRENCY="1", PREDICTION_FIELD="tip_amount") as service:
+    model = copy_saying(None, tmp_path / "model")
+    with serve(WEB_CONCURRENCY="1", MODEL_LOCATION=model, PREDICTION_FIELD="tip_amount") as service:
         fill_in(page, service, "4", "132", "17.5")
         answer = service.predict({"PULocationID": 4, "DOLocationID": 132, "trip_distance": 17.5})
         assert f"tip_amount: {answer['tip_amount']:.1f}" in page.wait_for(ANSWER)

@@ -13,7 +13,6 @@ from rides import Ride
 from scripts.sources.bad import FAULTS
 from streaming.records import decode_event
 from tests.builders import copy_saying, kinesis_event, ride_event
-from tests.conftest import SAMPLE_MODEL
 from tests.web.conftest import WebService
 
 RIDE = ride_event()["ride"]
@@ -90,7 +89,7 @@ def test_answers_and_pages_have_the_models_own_name_and_unit(
     web_service: WebService, tmp_path: Path, said: object, setting: str, name: str, unit: str
 ) -> None:
     """A model of tips has no minutes. A unit is not known if the artifact says nothing and the name is the user's."""
-    model = SAMPLE_MODEL if said is None else copy_saying(said, tmp_path / "model")
+    model = copy_saying(said, tmp_path / "model")
     client = web_service(MODEL_LOCATION=model, PREDICTION_FIELD=setting).app.test_client()
     assert predict(client, RIDE) == {name: ANSWER["duration"], "model_version": "a-run"}
     document, page = client.get("/openapi.json").text, client.get("/").text
@@ -262,7 +261,7 @@ def test_the_model_gets_the_rides_as_the_stream_hands_them_over(
     """Both entry points call ``Model.predict`` with the same value."""
     given: list[Ride] = []
 
-    def predict_all(rides: list[Ride]) -> list[float]:
+    def predict_all(rides: list[Ride], **_: object) -> list[float]:
         given.extend(rides)
         return [1.0] * len(rides)
 

@@ -143,9 +143,9 @@ def keep_rides(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Ride
     given: list[Ride] = []
     predict = module.MODEL.predict
 
-    def keeping(rides: list[Ride], *rest: Any) -> Any:
+    def keeping(rides: list[Ride], *rest: Any, **named: Any) -> Any:
         given.extend(rides)
-        return predict(rides, *rest)
+        return predict(rides, *rest, **named)
 
     monkeypatch.setattr(module.MODEL, "predict", keeping)
     return given
