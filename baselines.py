@@ -4,10 +4,11 @@
 """
 
 import math
+import struct
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ from model_metadata import ModelMetadata
 from served.arrays import Floats
 
 if TYPE_CHECKING:
-    from features import Features
+    from rides import Ride
 
 FORMAT = 2
 """Earlier formats had no windows to calibrate thresholds with. A model with such a baseline is served, but not
@@ -113,13 +114,8 @@ class _Format(Struct):
     format: int
 
 
-class _Places(dict[str, int]):
-    """The place of each pair in the tables of ``Bins``. Pairs that no training ride has share those of their pickup."""
-
-    pickups: Mapping[str, int]
-
-    def __missing__(self, pair: str) -> int:
-        return self.pickups.get(pair[: pair.find("_")], 0)
+MOST_CELLS = 1_000_000
+"""The most pairs of zones for which there is a table of all of them. TLC's 265 zones and one for others have 70,756."""
 
 
 class Bins:
@@ -141,78 +137,106 @@ class Bins:
         self.slices = {name: slice(end - size, end) for name, size, end in zip(VARIABLES, sizes, ends, strict=True)}
         self.size = ends[-1] + 1
         self._edges = {name: np.array(found) for name, found in edges.items()}
-        starts = [self.slices[name].start for name in (RATIO, PREDICTION, DISTANCE, HOUR, PICKUP, UNSEEN)]
-        self._fill_tables(baseline, starts)
+        self._pickups = {zone: place for place, zone in enumerate(baseline.pickup_zones, 1)}
+        self._prepare_places(baseline)
 
-    def _fill_tables(self, baseline: Baseline, starts: Sequence[int]) -> None:
-        """Prepare what the count of a ride needs to know of its pair, by the place of the pair.
+    def _prepare_places(self, baseline: Baseline) -> None:
+        """Prepare what the count of a ride needs to know of its pair of zones, by the place of the pair.
 
-        The first places are those of pairs that no training ride has, by the zone of the pickup. The last place is that
-        of all rides of 0 miles: their distance is in the first bin of its histogram, and their other cells lie behind
-        the last one, so that nobody sees them.
+        A pair is a number: a row for the pickup's zone, and a column for the dropoff's. The first row and the first
+        column are those of all zones that the baseline does not have, whatever their numbers. A place is an interval of
+        these numbers. Each pair that training rides have is an interval of its own, and the pairs of a pickup's zone
+        that lie between share one. The last place is that of all rides of 0 miles: their distance is in the first bin
+        of its histogram, and their other cells lie behind the last one, so that nobody sees them.
         """
-        *first, pickup, unseen = starts
-        zones = {str(zone): place for place, zone in enumerate(baseline.pickup_zones, 1)}
-        others, pairs = len(zones) + 1, baseline.pairs
-        self._places = _Places(zip(pairs, range(others, others + len(pairs)), strict=True))
-        self._places.pickups = zones
-        self._no_distance = others + len(pairs)
-        usual = np.zeros(others + len(pairs) + 1)
-        usual[others:-1] = np.fromiter(pairs.values(), float, len(pairs))
-        self._usual = np.where(usual > 0, usual, math.nan)
+        zones = _read_zones(baseline.pairs)
+        known = sorted({*zones, *baseline.pickup_zones})
+        width = len(known) + 1
+        self._columns = {zone: place for place, zone in enumerate(known, 1)}
+        self._rows = {zone: place * width for zone, place in self._columns.items()}
+        self._nowhere = width * width
+        row, column = self._rows, self._columns
+        keys = np.array([row[start] + column[end] for start, end in zip(zones[::2], zones[1::2], strict=True)], np.intp)
+        starts = np.concatenate([np.arange(width + 1) * width, keys, keys + 1])
+        starts.sort(kind="stable")  # the fastest, because these are three sorted parts
+        starts = starts[np.diff(starts, prepend=-1) > 0]
+        usual = np.fromiter(baseline.pairs.values(), float, len(keys))
+        seen = starts.searchsorted(keys)
+        self._usual = np.full(len(starts), math.nan)
+        self._usual[seen] = np.where(usual > 0, usual, math.nan)
         # A row for each of the histograms, in which the cells of a ride begin.
-        rows = np.repeat(np.array([*first, pickup])[:, np.newaxis], len(usual), axis=1)
-        rows[1, :others] = unseen
-        rows[4, :others] += np.arange(others)
-        find = zones.get
-        rows[4, others:-1] += np.fromiter([find(pair[: pair.find("_")], 0) for pair in pairs], np.intp, len(pairs))
-        rows[:, -1] = self.size
-        rows[2, -1] = self.size - 1
-        self._rows = rows
-        self._rows_without_hour = rows[[0, 1, 2, 4]]
+        firsts = [self.slices[name].start for name in (RATIO, UNSEEN, DISTANCE, PICKUP, HOUR)]
+        self._firsts = np.repeat(np.array(firsts)[:, np.newaxis], len(starts), axis=1)
+        self._firsts[1, seen] = self.slices[PREDICTION].start
+        pickups = np.zeros(width + 1, np.intp)
+        for zone, place in self._pickups.items():
+            pickups[column[zone]] = place
+        self._firsts[3] += pickups[starts // width]
+        self._firsts[:, -1] = self.size
+        self._firsts[2, -1] = self.size - 1
+        self._firsts_without_hour = self._firsts[:4]
+        if self._nowhere < MOST_CELLS:
+            places = np.arange(len(starts), dtype=np.min_scalar_type(len(starts)))
+            find: Callable[[Any], Any] = np.repeat(places, np.diff(starts, append=self._nowhere + 1)).take
+        else:
 
-    def find(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> list[int]:
-        """Return the cells of some rides one after the other, for their features and predicted values."""
+            def find(keys: Any) -> Any:
+                return starts.searchsorted(keys, "right") - 1
+
+        self._find_places = find
+
+    def find(self, rides: "Sequence[Ride]", values: "Sequence[float] | Floats", hours: Sequence[float]) -> list[int]:
+        """Return the cells of a few rides one after the other; the arguments are those of ``count``."""
         found, edges, pairs = [], self.baseline.edges, self.baseline.pairs
         distance, ratio, prediction, unseen, hour, pickup = (self.slices[name].start for name in VARIABLES)
-        for one, value in zip(features, values, strict=True):
-            miles, pair = one["trip_distance"], one["PU_DO"]
+        for place, (ride, value) in enumerate(zip(rides, values, strict=True)):
+            miles, zone = ride.trip_distance, ride.PULocationID
             if not miles:
                 found.append(self.size - 1)
                 continue
-            usual = pairs.get(pair)
+            usual = pairs.get(f"{zone}_{ride.DOLocationID}")
             ratios = bisect_right(edges[RATIO], miles / usual) if usual else len(edges[RATIO]) + 1
             start = unseen if usual is None else prediction
             found += distance + bisect_right(edges[DISTANCE], miles), ratio + ratios
-            found += start + bisect_right(edges[PREDICTION], value), pickup + self._find_zone(pair)
-            if "hour" in one:
-                found.append(hour + bisect_right(edges[HOUR], one["hour"]))
+            found += start + bisect_right(edges[PREDICTION], value), pickup + self._pickups.get(zone, 0)
+            if hours:
+                found.append(hour + bisect_right(edges[HOUR], hours[place]))
         return found
 
-    def _find_zone(self, pair: str) -> int:
-        return self._places.pickups.get(pair[: pair.find("_")], 0)
+    def count(self, rides: "Sequence[Ride]", values: "Sequence[float] | Floats", hours: Sequence[float]) -> "Cells":
+        """Return the number of rides in each cell. Made for many rides.
 
-    def count(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> "Cells":
-        """Return the number of rides in each cell, for their features and predicted values. Made for many rides."""
-        find, count = self._places, len(features)
-        places = [find[one["PU_DO"]] for one in features]
-        distances = [one["trip_distance"] for one in features]
-        place = -1
-        for _ in range(distances.count(0.0)):
-            place = distances.index(0.0, place + 1)
-            places[place] = self._no_distance
-        edges, has_hour = self._edges, "hour" in features[0]
+        ``values`` are the predicted values, and ``hours`` those of the pickups, which only a model with the time has.
+        """
         # Few calls of numpy, because each takes longer than its work on a hundred numbers.
-        miles = np.fromiter(distances, float, count)
-        chosen = np.fromiter(places, np.intp, count)
-        cells = (self._rows if has_hour else self._rows_without_hour).take(chosen, 1)
-        cells[0] += edges[RATIO].searchsorted(miles / self._usual.take(chosen), "right")
+        row, column, nowhere, number = self._rows.get, self._columns.get, self._nowhere, len(rides)
+        miles = [one.trip_distance for one in rides]
+        keys = [
+            row(one.PULocationID, 0) + column(one.DOLocationID, 0) if one.trip_distance else nowhere for one in rides
+        ]
+        packed = struct.pack(f"{number}q{number + len(hours)}d", *keys, *miles, *hours)
+        places = self._find_places(np.frombuffer(packed, np.int64, number))
+        distances, edges = np.frombuffer(packed, float, number, 8 * number), self._edges
+        cells = (self._firsts if hours else self._firsts_without_hour).take(places, 1)
+        cells[0] += edges[RATIO].searchsorted(distances / self._usual.take(places), "right")
         cells[1] += edges[PREDICTION].searchsorted(values, "right")
-        cells[2] += edges[DISTANCE].searchsorted(miles, "right")
-        if has_hour:
-            cells[3] += edges[HOUR].searchsorted([one["hour"] for one in features], "right")
+        cells[2] += edges[DISTANCE].searchsorted(distances, "right")
+        if hours:
+            cells[4] += edges[HOUR].searchsorted(np.frombuffer(packed, float, -1, 16 * number), "right")
         found: Cells = np.bincount(cells.ravel(), minlength=self.size)[: self.size]
         return found
+
+
+def _read_zones(pairs: Mapping[str, float]) -> list[int]:
+    """Return the two zones of each pair, one pair after the other. Raises ModelError."""
+    try:
+        # In one call, because ``int`` would take several times as long for 20,000 pairs at a cold start.
+        zones = msgspec.json.decode(f"[{','.join(pairs).replace('_', ',')}]", type=list[int])
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"a pair of the baseline is not two zones ({error}): train the model again") from error
+    if len(zones) != 2 * len(pairs):
+        raise ModelError("a pair of the baseline is not two zones: train the model again")
+    return zones
 
 
 def read_baseline(artifact: Artifact, metadata: ModelMetadata) -> tuple[Baseline, str] | None:

@@ -86,7 +86,7 @@ class Model:
             if len(rides) == 1:
                 return [PredictionError(f"the model raised {type(error).__name__}: {error}"[:MAX_MESSAGE_LENGTH])]
         else:
-            return _finish(features, values, counter)
+            return _finish(rides, features, values, counter)
         middle = len(rides) // 2
         predictions: list[float | PredictionError] = []
         for half in (rides[:middle], rides[middle:]):
@@ -95,18 +95,22 @@ class Model:
         return predictions
 
 
-def _finish(features: "list[Features]", values: Floats, counter: "Counter | None") -> list[float | PredictionError]:
+def _finish(
+    rides: "Sequence[Ride]", features: "list[Features]", values: Floats, counter: "Counter | None"
+) -> list[float | PredictionError]:
     """Return the predicted values, with an error in the place of one that JSON cannot have, and count the others."""
     found: list[float] = values.tolist()
     predictions: list[float | PredictionError] = [*found]
     if not all(map(math.isfinite, found)):
         is_finite = np.isfinite(values)
-        features, values = list(compress(features, is_finite)), values[is_finite]
+        rides, features = list(compress(rides, is_finite)), list(compress(features, is_finite))
+        values = values[is_finite]
         predictions = [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in found]
     if counter:
         # A model may change the features that it gets. Rides that cannot be counted then are predicted all the same.
         with contextlib.suppress(Exception):
-            counter.add(features, values)
+            hours = [one["hour"] for one in features] if "hour" in features[0] else ()
+            counter.add(rides, values, hours)
     return predictions
 
 

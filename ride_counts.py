@@ -12,7 +12,7 @@ from baselines import Bins, Cells
 from served.arrays import Floats
 
 if TYPE_CHECKING:
-    from features import Features
+    from rides import Ride
 
 
 KEY = "RideCounts"
@@ -77,13 +77,13 @@ class Counter:
         """The numbers of all other rides in each cell."""
         self.predicted = self.rejected = 0
 
-    def add(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> None:
-        """Count rides with their predicted values, which are finite."""
-        if len(features) <= FEW:
-            self.few += self.bins.find(features, values)
+    def add(self, rides: "Sequence[Ride]", values: "Sequence[float] | Floats", hours: Sequence[float] = ()) -> None:
+        """Count rides with their predicted values, which are finite, and with the hours if the model wants the time."""
+        if len(rides) <= FEW:
+            self.few += self.bins.find(rides, values, hours)
         else:
-            self._add(self.bins.count(features, values))
-        self.predicted += len(features)
+            self._add(self.bins.count(rides, values, hours))
+        self.predicted += len(rides)
 
     def merge(self, other: "Counter") -> None:
         """Count the rides of another counter too."""

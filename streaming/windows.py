@@ -15,7 +15,8 @@ class DriftWindows:
 
     def __init__(self) -> None:
         """Begin with no rides."""
-        self._window: Counter | None = None
+        self._window: list[Counter] = []
+        self._predicted = self._rejected = 0
         self._usual: Mapping[str, Shares] | None = None
         self._lock = threading.Lock()  # the local mapping invokes the function for several shards at once
 
@@ -25,15 +26,19 @@ class DriftWindows:
         The drift is the excess of the worst finding of ``drift.judge``.
         """
         with self._lock:
-            if self._window is None:
-                self._window = Counter(counter.bins)
-            window = self._window
-            window.merge(counter)
+            # Adding them up here would take longer for each invocation than once for all.
+            self._window += [counter] if counter.predicted or counter.rejected else []
+            self._predicted += counter.predicted
+            self._rejected += counter.rejected
             # Rejected rides alone complete a window too: they may be the drift.
-            if max(window.predicted, window.rejected) < RIDES:
+            if max(self._predicted, self._rejected) < RIDES:
                 return None
-            self._window = None
+            window, self._window = self._window, []
+            self._predicted = self._rejected = 0
+        every = Counter(counter.bins)
+        for one in window:
+            every.merge(one)
         baseline = counter.bins.baseline
         self._usual = self._usual or find_usual_shares(baseline)
-        findings = judge(baseline, window.total(), self._usual)
+        findings = judge(baseline, every.total(), self._usual)
         return findings[0].excess if findings else None

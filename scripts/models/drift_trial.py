@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from artifacts import open_artifact
 from baselines import RATIO, Baseline, Bins, read_baseline
 from drift import explain_no_verdict, judge
-from features import Features, prepare_features
+from features import prepare_features
 from model import Model, load_model
 from ride_counts import Counter, RideCounts
 from rides import MAX_TRIP_DISTANCE, Ride
@@ -63,18 +63,20 @@ class TrialRow:
 class _Rides:
     """Rides in the order of their pickups, with what a model predicts for them as they are and if they go further."""
 
-    features: list[Features]
-    further: list[Features]
+    rides: list[Ride]
+    further: list[Ride]
+    hours: list[float]
+    """Empty if the model does not want the time."""
     predicted: Floats
     predicted_further: Floats
     actual: ActualRides
 
     def choose(self, chosen: NDArray[np.bool_]) -> "_Rides":
         places = np.flatnonzero(chosen)
-        features, further = ([one[place] for place in places] for one in (self.features, self.further))
-        return _Rides(
-            features, further, self.predicted[chosen], self.predicted_further[chosen], self.actual.choose(chosen)
-        )
+        rides, further = ([one[place] for place in places] for one in (self.rides, self.further))
+        hours = [self.hours[place] for place in places] if self.hours else []
+        predicted, predicted_further = self.predicted[chosen], self.predicted_further[chosen]
+        return _Rides(rides, further, hours, predicted, predicted_further, self.actual.choose(chosen))
 
 
 def run_trial(file: str, location: str, windows: int = 200, rides: int = 2_000, seed: int = 0) -> list[TrialRow]:
@@ -99,8 +101,8 @@ def run_trial(file: str, location: str, windows: int = 200, rides: int = 2_000, 
     baseline, bins = found[0], Bins(*found)
     every, usual = _read(file, model, baseline)
     reason = explain_no_verdict(baseline, RideCounts(bins.name, rides))
-    if reason or len(usual.features) < rides:
-        raise cli.CommandError(reason or f"{file} has {len(usual.features):,} usual rides: windows must have fewer")
+    if reason or len(usual.rides) < rides:
+        raise cli.CommandError(reason or f"{file} has {len(usual.rides):,} usual rides: windows must have fewer")
     rows = []
     groups = [(kind, name, one) for kind in (CONSECUTIVE, RANDOM) for name, one in _name(every, usual)]
     with cli.progress_bar("windows") as progress:
@@ -108,7 +110,7 @@ def run_trial(file: str, location: str, windows: int = 200, rides: int = 2_000, 
         for kind, name, chosen in groups:
             trial = _Trial(baseline, bins, chosen)
             draw = np.random.default_rng(seed)
-            for places in _draw_windows(kind, len(chosen.features), windows, rides, draw):
+            for places in _draw_windows(kind, len(chosen.rides), windows, rides, draw):
                 trial.judge_window(places, draw)
                 progress.advance(task)
             rows += [TrialRow(kind, name, *row) for row in trial.rows()]
@@ -135,7 +137,7 @@ class _Trial:
 
     def judge_window(self, places: NDArray[Any], draw: np.random.Generator) -> None:
         rides, actual = self._rides, self._rides.actual.choose(places)
-        drifts = self._find_drift(rides.features, rides.predicted, places)
+        drifts = self._find_drift(rides.rides, rides.predicted, places)
         # A verdict on actual values is one more that can be wrong.
         wrong = {f"actual values: {one.name}" for one in judge_actuals(self._baseline, actual) if one.excess > 1}
         self._outcomes[AS_IS].append((bool(drifts | wrong), drifts | wrong))
@@ -165,10 +167,10 @@ class _Trial:
             tests = {name: sum(name in found for _, found in outcomes) for name in names}
             yield change, len(outcomes), sum(is_seen for is_seen, _ in outcomes), tests
 
-    def _find_drift(self, features: Sequence[Features], predicted: Floats, places: NDArray[Any]) -> set[str]:
-        chosen = [features[place] for place in places.tolist()]
+    def _find_drift(self, rides: Sequence[Ride], predicted: Floats, places: NDArray[Any]) -> set[str]:
+        chosen, hours = [rides[place] for place in places.tolist()], self._rides.hours
         counter = Counter(self._bins)
-        counter.add(chosen, predicted[places].tolist())
+        counter.add(chosen, predicted[places].tolist(), [hours[place] for place in places.tolist()] if hours else ())
         return {one.name for one in judge(self._baseline, counter.total()) if one.excess > 1}
 
 
@@ -204,23 +206,23 @@ def _read(file: str, model: Model, baseline: Baseline) -> tuple[_Rides, _Rides]:
         msgspec.structs.replace(ride, trip_distance=min(MAX_TRIP_DISTANCE, ride.trip_distance * LONGER))
         for ride in rides
     ]
-    features, predicted = _predict(model, rides, "Predicting the rides")
-    features_further, predicted_further = _predict(model, further, "Predicting longer rides")
+    predicted = _predict(model, rides, "Predicting the rides")
+    predicted_further = _predict(model, further, "Predicting longer rides")
+    wanted = model.metadata
+    hours = [prepare_features(ride, wanted.features)["hour"] for ride in rides] if wanted.wants_time else []
     zones = np.array([(ride.PULocationID, ride.DOLocationID) for ride in rides], np.int64)
     actual = ActualRides(zones, np.array([ride.trip_distance for ride in rides]), predicted, values)
-    every = _Rides(features, features_further, predicted, predicted_further, actual)
+    every = _Rides(rides, further, hours, predicted, predicted_further, actual)
     has_value = np.isfinite(predicted) & np.isfinite(predicted_further)
     return every.choose(has_value), every.choose(has_value & np.array(usual))
 
 
-def _predict(model: Model, rides: Sequence[Ride], text: str) -> tuple[list[Features], Floats]:
-    """Return the features of rides and the predictions for them, NaN if the model has none."""
+def _predict(model: Model, rides: Sequence[Ride], text: str) -> Floats:
+    """Return the predictions for rides, NaN if the model has none."""
     values: list[Any] = []
     with cli.progress_bar() as progress:
         task = progress.add_task(text, total=len(rides))
         for at in range(0, len(rides), RIDES_A_CALL):
             values += model.predict(rides[at : at + RIDES_A_CALL])
             progress.update(task, completed=len(values))
-    names = model.metadata.features
-    predicted = np.array([value if isinstance(value, float) else np.nan for value in values])
-    return [prepare_features(ride, names) for ride in rides], predicted
+    return np.array([value if isinstance(value, float) else np.nan for value in values])

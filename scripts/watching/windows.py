@@ -1,6 +1,6 @@
 """A window of rides that a model has predicted: their counts in the bins of its baseline, and where they come from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from zoneinfo import ZoneInfo
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from baselines import Baseline, Bins, read_baseline
 from digests import open_pinned
-from features import Features, prepare_features
+from features import prepare_features
 from model import describe_model, find_location
 from model_metadata import ModelMetadata
 from ride_counts import Counter, RideCounts
@@ -21,7 +21,7 @@ from served.arrays import Floats
 from settings import ModelSettings
 
 CHUNK = 10_000
-"""Rides that are counted at once. Their features take half a kilobyte each."""
+"""Rides that are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,10 @@ class PredictedRides:
         counter.rejected = rejected
         for start in range(0, len(self.miles), CHUNK):
             part = slice(start, start + CHUNK)
-            features = list(self._features(part, model.metadata.wants_time))
-            counter.add(features, self.predicted[part].tolist())
+            columns = (column[part].tolist() for column in (self.pickups, self.dropoffs, self.miles))
+            hours = self.hours[part].tolist() if model.metadata.wants_time else ()
+            counter.add([*map(Ride, *columns)], self.predicted[part].tolist(), hours)
         return counter.total()
-
-    def _features(self, part: slice, wants_time: bool) -> Iterator[Features]:
-        columns = (self.pickups, self.dropoffs, self.miles, self.hours)
-        for pickup, dropoff, miles, hour in zip(*(column[part].tolist() for column in columns), strict=True):
-            features = Features(PU_DO=f"{pickup}_{dropoff}", trip_distance=miles)
-            if wants_time:
-                features["hour"] = hour
-            yield features
 
 
 @dataclass(frozen=True)

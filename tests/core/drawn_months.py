@@ -49,7 +49,7 @@ def count(baseline: Baseline, rides: Sequence[Ride], values: Floats | None = Non
     """Count rides as the services do."""
     counter = Counter(Bins(baseline, "0" * 64))
     found = predict(rides) if values is None else values
-    counter.add([prepare_features(ride, KNOWN) for ride in rides], found.tolist())
+    counter.add(rides, found.tolist(), [prepare_features(ride, KNOWN)["hour"] for ride in rides])
     counter.rejected = rejected
     return counter.total()
 

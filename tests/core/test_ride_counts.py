@@ -1,6 +1,7 @@
 """Counting rides in a baseline's bins: each ride once, in the right bin, however the rides are split."""
 
 import math
+import random
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,13 @@ from operator import add
 from zoneinfo import ZoneInfo
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines import DISTANCE, HOUR, PICKUP, PREDICTION, RATIO, UNSEEN
+from artifacts import ModelError
+from baselines import DISTANCE, HOUR, PICKUP, PREDICTION, RATIO, UNSEEN, Bins
 from features import Features
 from model import Model, PredictionError
 from model_metadata import ModelMetadata
@@ -23,7 +26,7 @@ from ride_counts import FEW, Counter, RideCounts
 from rides import Ride
 from scripts.models.boosting import WITH_TIME
 from tests.tools import ROOT
-from tests.watched_models import BINS, EDGES, PAIRS, ZONES, draw_rides
+from tests.watched_models import BASELINE, BINS, EDGES, PAIRS, ZONES, draw_rides
 
 NO_VALUE = 55.0
 """The model predicts infinity for rides of this length."""
@@ -31,8 +34,8 @@ POISON = 66.0
 """The model raises for rides of this length."""
 RIDES = st.builds(
     Ride,
-    st.sampled_from([*ZONES, 40, 50]),
-    st.sampled_from(ZONES),
+    st.sampled_from([*ZONES, 40, 50, -1, 2**32 + 10, 2**63, -(2**64)]),
+    st.sampled_from([*ZONES, 11, -20, 2**64 + 20]),
     st.sampled_from([0.0, 0.3, *EDGES[DISTANCE], 5.5, 100.0, NO_VALUE, POISON]),
     st.datetimes(timezones=st.none()),
 )
@@ -106,6 +109,28 @@ def test_the_counts_of_any_batches_add_up_to_those_of_all_rides(rides: list[Ride
     assert msgspec.json.decode(msgspec.json.encode(whole), type=RideCounts) == whole
 
 
+@pytest.mark.parametrize("zones", [40, 1_100], ids=["in a table", "too many for a table"])
+def test_the_number_of_zones_makes_no_difference(zones: int) -> None:
+    """Rides one by one are looked up by the names of their pairs. Zones have any numbers that a baseline can have."""
+    draw = random.Random(zones)  # noqa: S311 - not for secrets
+    numbers = draw.sample(range(-(10**12), 10**12), zones)
+    pairs = {f"{start}_{draw.choice(numbers)}": draw.choice([0.0, 2.0]) for start in numbers for _ in range(3)}
+    bins = Bins(msgspec.structs.replace(BASELINE, pairs=pairs, pickup_zones=[*numbers[:3], 7]), "0" * 64)
+    known = [Ride(int(start), int(end), draw.uniform(0, 8)) for start, end in (pair.split("_") for pair in pairs)]
+    others = [Ride(draw.choice([*numbers, 7, 8]), draw.choice([*numbers, 2**70]), 3.0) for _ in range(500)]
+    rides = [*known, *others, Ride(numbers[0], numbers[1], 0.0)]
+    values = [draw.uniform(0, 30) for _ in rides]
+    cells = np.bincount(bins.find(rides, values, ()), minlength=bins.size)
+    assert bins.count(rides, values, ()).tolist() == cells.tolist()
+
+
+@pytest.mark.parametrize("pairs", [{"10_20_30": 1.0}, {"10": 1.0}, {"east_west": 1.0}, {"": 1.0}])
+def test_a_pair_that_is_not_two_zones_is_an_error(pairs: dict[str, float]) -> None:
+    """The error says what to do."""
+    with pytest.raises(ModelError, match=r"a pair of the baseline is not two zones.*: train the model again"):
+        Bins(msgspec.structs.replace(BASELINE, pairs=pairs), "0" * 64)
+
+
 @pytest.mark.parametrize("number", [FEW, FEW + 1])
 def test_a_model_without_the_time_counts_no_hours(number: int) -> None:
     """The other histograms have every ride that goes some miles."""
@@ -126,15 +151,15 @@ def test_hours_are_those_where_the_ride_takes_place() -> None:
 
 
 def test_a_model_that_changes_its_features_is_predicted_all_the_same() -> None:
-    """Its rides cannot be counted, and then no histogram has them."""
+    """If the hours are gone, its rides cannot be counted, and then no histogram has them."""
 
     def spoil(features: list[Features]) -> list[float]:
-        for one in features:
-            del one["PU_DO"]  # type: ignore[misc]
+        for one in features[1:]:
+            del one["hour"]
         return [1.0] * len(features)
 
-    counter = Counter(BINS)
-    assert Model(spoil, "v", bins=BINS).predict(draw_rides(20), counter=counter) == [1.0] * 20
+    counter, metadata = Counter(BINS), ModelMetadata(features=WITH_TIME)
+    assert Model(spoil, "v", metadata, bins=BINS).predict(draw_rides(20), counter=counter) == [1.0] * 20
     assert counter.total() == RideCounts(BINS.name)
 
 

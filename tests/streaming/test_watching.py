@@ -11,7 +11,6 @@ import pytest
 
 from baselines import Baseline
 from drift import Finding, Shares, judge
-from features import Features
 from model import load_model
 from ride_counts import KEY, Counter, RideCounts
 from rides import Ride
@@ -122,8 +121,7 @@ class TestDrift:
     def test_rides_that_are_in_no_histogram_complete_a_window_too(self, predicted: int, rejected: int) -> None:
         """Otherwise a stream of such rides alone would never be judged."""
         drift, counter = DriftWindows(), Counter(BINS)
-        ride: Features = {"PU_DO": "10_20", "trip_distance": 0.0}
-        counter.add([ride] * 100 * predicted, [1.0] * 100 * predicted)
+        counter.add([Ride(10, 20, 0.0)] * 100 * predicted, [1.0] * 100 * predicted)
         counter.rejected = 100 * rejected
         found = [drift.add(counter) for _ in range(40)]
         assert [number for number, one in enumerate(found, 1) if one is not None] == [20, 40]
