@@ -157,6 +157,7 @@ def test_a_consumer_that_is_stopped_catches_up(served: Served) -> None:
         ("POST", "/chaos", {"Origin": "own"}, "on=true", 400),
         ("POST", "/chaos", {"Origin": "own"}, '{"on": "yes"}', 400),
         ("POST", "/chaos", {"Origin": "own"}, json.dumps({"on": True, "more": "x" * 1000}), 400),
+        ("POST", "/chaos", {"Origin": "own", "Content-Length": "9" * 5000}, '{"on": true}', 400),
         ("POST", "/consumers/none", {"Origin": "own"}, '{"on": false}', 404),
         ("POST", "/consumers", {"Origin": "own"}, '{"on": false}', 404),
         ("GET", "/page.html", {}, "", 404),
