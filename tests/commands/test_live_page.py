@@ -200,7 +200,7 @@ def shown(consumer: int, name: str) -> str:
 @NEEDS_BROWSER
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_person_sees_the_totals(served: Served, browser: Page, width: int) -> None:
-    """The page does nothing that its policy forbids, and fits a desktop and a phone."""
+    """The page does nothing that its policy forbids, and fits a desktop and a phone, also with a long name."""
     snapshot = served.wait(is_settled)
     browser.open(served.page, width)
     for place, one in enumerate(snapshot["consumers"]):
@@ -208,6 +208,7 @@ def test_a_person_sees_the_totals(served: Served, browser: Page, width: int) -> 
             browser.wait_for(f"{shown(place, name)} == '{one[name]:,}'")
     browser.wait_for("document.getElementById('status').textContent == 'Live'")
     assert "shadow Running" in browser.wait_for("document.getElementById('spoken').textContent")
+    browser.read("document.querySelector('th:last-child').textContent = 'x'.repeat(30)")
     assert browser.read("document.documentElement.scrollWidth") <= width
     assert browser.complaints == []
     assert [url for url in browser.requested if not url.startswith((served.page, "data:"))] == []
