@@ -127,6 +127,20 @@ def find_closure(name: str) -> set[str]:
     return found
 
 
+def find_not_installed(name: str, categories: Iterable[str]) -> list[str]:
+    """Return the packages that are imported with a module, at its start, and are in none of the lock's categories."""
+    found, pending = set[str](), [name]
+    while pending:
+        module = pending.pop()
+        if module not in found:
+            found.add(module)
+            pending += find_imports(module, CODE, only_at_start=True)
+    packages = {imported.partition(".")[0] for module in found for imported in find_imports(module, only_at_start=True)}
+    distributions = importlib.metadata.packages_distributions()
+    wanted = {owner.lower().replace("_", "-") for package in packages for owner in distributions.get(package, [])[:1]}
+    return sorted(wanted - {package for category in categories for package in LOCK[category]})
+
+
 def find_strings(name: str) -> Iterator[str]:
     """Yield the strings of a module but for its docstrings and the like, which only explain."""
     explaining = {id(node.value) for node in ast.walk(TREES[name]) if isinstance(node, ast.Expr)}
@@ -222,17 +236,17 @@ def test_a_command_installs_what_it_imports_at_its_start(name: str) -> None:
     """In an environment that has only its categories, the command starts."""
     start = (ROOT / "scripts" / name).read_text().splitlines()[-1]
     categories = ["default", *start.partition('environment" ')[2].partition(" -- ")[0].split()]
-    installed = {package for category in categories for package in LOCK[category]}
-    found, pending = set[str](), [f"scripts.commands.{name.replace('-', '_')}"]
-    while pending:
-        module = pending.pop()
-        if module not in found:
-            found.add(module)
-            pending += find_imports(module, CODE, only_at_start=True)
-    packages = {imported.partition(".")[0] for module in found for imported in find_imports(module, only_at_start=True)}
-    distributions = importlib.metadata.packages_distributions()
-    wanted = {owner.lower().replace("_", "-") for package in packages for owner in distributions.get(package, [])[:1]}
-    assert sorted(wanted - installed) == []
+    assert find_not_installed(f"scripts.commands.{name.replace('-', '_')}", categories) == []
+
+
+def test_the_page_about_your_own_event_installs_what_its_training_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test that follows the page has all packages; a reader has those of the categories."""
+    page = (ROOT / "docs" / "your-own-event.md").read_text()
+    for file, text in re.findall(r"^`([\w/]+)\.py`, the whole file:\n\n```python\n(.*?)^```$", page, re.M | re.S):
+        monkeypatch.setitem(TREES, file.replace("/", "."), ast.parse(text))
+    ((categories, module),) = re.findall(r"^\$ \./scripts/environment ([\w ]+) -- python -m (\S+)$", page, re.M)
+    monkeypatch.setitem(CODE, module, ROOT)
+    assert find_not_installed(module, ["default", *categories.split()]) == []
 
 
 def test_commands_import_no_command() -> None:

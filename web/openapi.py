@@ -81,7 +81,7 @@ def make_document(*, model: str, version: str, field: str, unit: str) -> Schema:
         "info": {
             "title": "Ride predictions",
             "version": version,
-            "description": f"Predicts the {value} of a taxi ride.\n\n{INTRODUCTION}",
+            "description": f"Predicts the {value} of a ride.\n\n{INTRODUCTION}",
         },
         "tags": [
             {"name": "Predictions"},

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
@@ -47,6 +47,17 @@ OBJECTS_SECONDS = 0.3
 _log = logging.getLogger(__name__)
 
 
+class _Round(NamedTuple):
+    """What was read of a stream in a round."""
+
+    records: "list[tuple[str, RecordTypeDef]]"
+    """Each with the id of its shard."""
+    is_all: bool
+    """Whether there were no more."""
+    until: float
+    """All records that arrived before this time were read, in seconds since the epoch."""
+
+
 @dataclass
 class _Watched:
     """A consumer, the position in its outputs, and its figures."""
@@ -57,6 +68,8 @@ class _Watched:
     figures: Figures
     failures: KeptObjects
     readers: Sequence[ShardReader]
+    until: float = 0.0
+    """All predictions that arrived before this time were counted."""
     early: list[ReadPrediction] = field(default_factory=list)
     """Predictions that were read before their rides were."""
     keys: set[str] = field(default_factory=set)
@@ -83,7 +96,7 @@ class Collector:
         self.chaos = chaos
         self.consumers = {one.name: one for one in consumers}
         self._input = InputRides(time.time())
-        self._rate = Rate()
+        self._rate, self._until = Rate(), 0.0
         self._local = local
         self._readers = self._open(INPUT_STREAM)
         self._watched = [self._watch(*one) for one in zip(consumers, known, strict=True)]
@@ -171,7 +184,7 @@ class Collector:
 
     def summary(self) -> dict[str, Any]:
         """Return what the page shows, of what was read so far."""
-        counts = self._rate.latest(time.time())
+        counts = self._rate.latest(self._until)
         return {
             "rides": self._input.count,
             "rate": mean_rate(counts),
@@ -187,7 +200,7 @@ class Collector:
                     "stream": one.consumer.outputs.stream,
                     "state": one.consumer.mapping.state,
                     "redelivered": one.consumer.mapping.counters().redelivered,
-                    **one.figures.summary(self._input.count),
+                    **one.figures.summary(self._input.count, one.until),
                 }
                 for one in self._watched
             ],
@@ -210,12 +223,10 @@ class Collector:
 
     def _read(self) -> None:
         """Read what is new: first the rides, so that nearly all predictions are those of known rides."""
-        self._has_all_rides = True
-        for reader in self._readers:
-            records = reader.read()
-            self._has_all_rides &= len(records) < FULL_READ
-            for record in records:
-                self._add_ride(reader.shard_id, record)
+        found = read_on(self._readers)
+        for shard_id, record in found.records:
+            self._add_ride(shard_id, record)
+        self._until, self._has_all_rides = found.until, found.is_all
         is_complete = self._has_all_rides
         for watched in self._watched:
             is_complete &= self._read_predictions(watched)
@@ -231,14 +242,15 @@ class Collector:
 
     def _read_predictions(self, watched: _Watched) -> bool:
         """Count what is new on an output stream, and return whether that is all there is."""
-        rounds = [(reader.shard_id, reader.read()) for reader in watched.readers]
-        found = read_predictions((shard_id, record) for shard_id, records in rounds for record in records)
+        found = read_on(watched.readers)
+        # Predictions of rides that were not read yet are not counted yet.
+        watched.until = min(found.until, self._until)
         early, watched.early = watched.early, []
         for read in early:
             self._count(watched, read, is_last_try=self._has_all_rides)
-        for read in found:
+        for read in read_predictions(found.records):
             self._count(watched, read, is_last_try=False)
-        return all(len(records) < FULL_READ for _, records in rounds)
+        return found.is_all
 
     def _count(self, watched: _Watched, read: ReadPrediction, *, is_last_try: bool) -> None:
         """Count a prediction, or keep it for the next round if its ride was not read yet."""
@@ -292,6 +304,17 @@ class Collector:
             if found and outcomes.mark(found, REJECTED):
                 watched.figures.rejected(line.kind, line.reason)
         return is_complete
+
+
+def read_on(readers: Iterable[ShardReader]) -> _Round:
+    """Read the next records of a stream's shards."""
+    found, is_all, until = list[tuple[str, "RecordTypeDef"]](), True, time.time()
+    for reader in readers:
+        records = reader.read()
+        found += [(reader.shard_id, record) for record in records]
+        if len(records) >= FULL_READ:
+            is_all, until = False, min(until, records[-1]["ApproximateArrivalTimestamp"].timestamp())
+    return _Round(found, is_all, until)
 
 
 def _count_rides(data: bytes) -> int:

@@ -3,7 +3,6 @@
 import base64
 import math
 import re
-import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +25,7 @@ MAX_REASON = 160
 OTHER = "other reasons"
 CELLS = 48
 """Rows and columns of the density of actual and predicted values."""
-_PLACES = re.compile(r" ?\(byte \d+\)|(?<=at byte )\d+| \(char \d+\)")
+_PLACES = re.compile(r" ?\(byte \d+\)| at byte \d+| \(char \d+\)")
 """Where in the data an error is. Without it, rejections for the same reason have the same text."""
 
 
@@ -41,12 +40,15 @@ class Rate:
         """Count what happened at this time, in seconds since the epoch."""
         self._counts[int(at)] += number
 
-    def latest(self, now: float) -> list[int]:
-        """Return the counts of the last whole seconds, oldest first, and forget older ones."""
-        first = int(now) - SECONDS
+    def latest(self, until: float) -> list[int]:
+        """Return the counts of the last whole seconds before a time, oldest first, and forget older ones.
+
+        The time is the one until which all was counted. If it were now, a page that reads late would show rates of 0.
+        """
+        first = int(until) - SECONDS
         for second in [one for one in self._counts if one < first]:
             del self._counts[second]
-        return [self._counts[second] for second in range(first, int(now))]
+        return [self._counts[second] for second in range(first, int(until))]
 
 
 class RunningErrors:
@@ -114,9 +116,9 @@ class Figures:
         key = (kind, _PLACES.sub("", reason)[:MAX_REASON])
         self._reasons[key if key in self._reasons or len(self._reasons) < REASONS else (kind, OTHER)] += 1
 
-    def summary(self, rides: int) -> dict[str, Any]:
-        """Return the figures for the page. ``rides`` is how many came in."""
-        counts = self._rate.latest(time.time())
+    def summary(self, rides: int, until: float) -> dict[str, Any]:
+        """Return the figures for the page. ``rides`` came in, and all predictions before ``until`` were counted."""
+        counts = self._rate.latest(until)
         latencies = sorted(self._latencies)
         return {
             "predicted": self.outcomes.predicted,

@@ -96,8 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(403, b"the switches belong to the live page alone\n")
             return
         length = self.headers.get("Content-Length", "")
-        body = self.rfile.read(int(length)) if length.isdecimal() and int(length) <= MAX_BODY_BYTES else b""
         try:
+            # Python refuses to convert a number of thousands of digits, with a ValueError too.
+            body = self.rfile.read(int(length)) if length.isdecimal() and int(length) <= MAX_BODY_BYTES else b""
             position = msgspec.json.decode(body, type=_Position)
         except ValueError as error:
             self._answer(400, f'a switch takes {{"on": true}} or {{"on": false}}: {error}\n'.encode())

@@ -148,12 +148,14 @@ def copy_named(environment: Mapping[str, str], name: str, location: str) -> Mode
     """Copy the model of a named consumer. Raises as ``copy_chosen_model`` does."""
     variable = digest_variable(name)
     variables = {"MODEL_LOCATION": location, "MODEL_SHA256": environment.get(variable, "")}
+    # The user's variable has another name, and the location is no variable.
     try:
         settings = ModelSettings.from_environment(variables)
+        return replace(copy_model(location, sha256=settings.sha256), experiment_id=name)
     except SettingsError as error:
-        # The user's variable has another name.
         raise SettingsError(str(error).replace("MODEL_SHA256", variable)) from error
-    return replace(copy_model(location, sha256=settings.sha256), experiment_id=name)
+    except ModelError as error:
+        raise ModelError(str(error).replace("MODEL_LOCATION", f"the location of {name}")) from error
 
 
 def copy_model(location: str, run_id: str = "", sha256: str | None = None) -> ModelCopy:

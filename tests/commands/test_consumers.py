@@ -217,4 +217,6 @@ def test_consumers_exclude_the_options_of_single_models(option: str) -> None:
     done = finish("run", "--consumers", "tip", option, SAMPLE_MODEL)
     assert done.returncode == 2
     assert "--consumers names all models: give --model and --shadow without it, or NAME=LOCATION in it" in done.stderr
-    assert failed(finish("run", "--consumers", "duration,tip=nowhere")).startswith("run: there is no folder nowhere")
+    assert failed(finish("run", "--consumers", "duration,tip=nowhere")).startswith(
+        "run: there is no folder nowhere: set the location of tip to the one"
+    )

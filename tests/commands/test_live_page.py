@@ -157,6 +157,7 @@ def test_a_consumer_that_is_stopped_catches_up(served: Served) -> None:
         ("POST", "/chaos", {"Origin": "own"}, "on=true", 400),
         ("POST", "/chaos", {"Origin": "own"}, '{"on": "yes"}', 400),
         ("POST", "/chaos", {"Origin": "own"}, json.dumps({"on": True, "more": "x" * 1000}), 400),
+        ("POST", "/chaos", {"Origin": "own", "Content-Length": "9" * 5000}, '{"on": true}', 400),
         ("POST", "/consumers/none", {"Origin": "own"}, '{"on": false}', 404),
         ("POST", "/consumers", {"Origin": "own"}, '{"on": false}', 404),
         ("GET", "/page.html", {}, "", 404),
@@ -199,7 +200,7 @@ def shown(consumer: int, name: str) -> str:
 @NEEDS_BROWSER
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_person_sees_the_totals(served: Served, browser: Page, width: int) -> None:
-    """The page does nothing that its policy forbids, and fits a desktop and a phone."""
+    """The page does nothing that its policy forbids, and fits a desktop and a phone, also with a long name."""
     snapshot = served.wait(is_settled)
     browser.open(served.page, width)
     for place, one in enumerate(snapshot["consumers"]):
@@ -207,6 +208,7 @@ def test_a_person_sees_the_totals(served: Served, browser: Page, width: int) -> 
             browser.wait_for(f"{shown(place, name)} == '{one[name]:,}'")
     browser.wait_for("document.getElementById('status').textContent == 'Live'")
     assert "shadow Running" in browser.wait_for("document.getElementById('spoken').textContent")
+    browser.read("document.querySelector('th:last-child').textContent = 'x'.repeat(30)")
     assert browser.read("document.documentElement.scrollWidth") <= width
     assert browser.complaints == []
     assert [url for url in browser.requested if not url.startswith((served.page, "data:"))] == []

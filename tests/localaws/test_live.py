@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,9 @@ import msgspec
 import pytest
 
 from rides import Ride
+from scripts.aws.shards import ShardReader, shard_ids
 from scripts.cli import INPUT_STREAM, SAMPLE_MODEL
-from scripts.live import figures, server
+from scripts.live import collector, figures, server
 from scripts.live.figures import Figures, RunningErrors, percentile
 from scripts.live.ledger import GIVEN_UP, PREDICTED, REJECTED, InputRides, Outcomes, RidePlace
 from scripts.localaws import faults, setup
@@ -168,8 +170,11 @@ def test_producers_cannot_make_the_page_grow() -> None:
         found.rejected("utf-8", f"the data is not UTF-8: invalid start byte at byte {number}")
     for number in range(2 * figures.REASONS):
         found.rejected("ride", f"{number} {'x' * 1000}")
-    reasons = found.summary(0)["reasons"]
-    assert [number for _, _, number in reasons[:2]] == [3, 3]
+    reasons = found.summary(0, 0.0)["reasons"]
+    assert reasons[:2] == [
+        ["json", "JSON is malformed: invalid character", 3],
+        ["utf-8", "the data is not UTF-8: invalid start byte", 3],
+    ]
     assert len(reasons) == figures.REASONS + 1
     assert max(len(reason) for _, reason, _ in reasons) == figures.MAX_REASON
     assert sum(number for _, _, number in reasons) == 6 + 2 * figures.REASONS
@@ -191,3 +196,29 @@ def test_a_percentile_is_one_of_the_values(percent: int, value: int) -> None:
     """It is the nearest rank, as in the report of a run."""
     assert percentile([1, 2, 3, 4], percent) == value
     assert percentile([], percent) is None
+
+
+def test_a_rate_is_that_of_the_time_until_which_all_was_counted() -> None:
+    """A page that reads late shows no rates of 0 for seconds that it has not read."""
+    found = Figures(DURATION)
+    for number in range(10):
+        found.predicted(1000 + number / 2, 1000.0)
+    assert found.summary(10, 1005.0)["rate"] == 2
+    assert found.summary(10, 1020.0)["rate"] == 0
+
+
+def test_a_stream_with_more_records_is_read_until_the_last_one(
+    local: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream without more is read until now."""
+    monkeypatch.setattr(collector, "FULL_READ", 40)
+    readers = [ShardReader(local.kinesis, INPUT_STREAM, one) for one in shard_ids(local.kinesis, INPUT_STREAM)]
+    put(local, 40)
+    began = time.time()
+    found = collector.read_on(readers)
+    _, last = found.records[-1]
+    assert (len(found.records), found.is_all) == (40, False)
+    assert found.until == last["ApproximateArrivalTimestamp"].timestamp() < began
+    found = collector.read_on(readers)
+    assert (found.records, found.is_all) == ([], True)
+    assert began < found.until < time.time()
