@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from features import Features
 
 FORMAT = 2
-"""Earlier formats had no windows to calibrate thresholds with. A model with such a baseline is served, but not
-watched."""
+"""Baselines of earlier formats have nothing to calibrate limits with. A model with such a baseline is served, but its
+rides are not counted."""
 DISTANCE, RATIO, PREDICTION, UNSEEN, HOUR, PICKUP = VARIABLES = (
     *("trip_distance", "distance_ratio", "prediction", "prediction_of_unseen_pairs", "hour", "pickup_zone"),
 )
-"""The histograms. ``distance_ratio`` is the distance divided by the usual distance of the ride's pair of zones. The
-last bin has the rides whose pair has no usual distance. ``prediction`` has rides of pairs that training rides have, and
-``prediction_of_unseen_pairs`` has all others."""
+"""The histograms. ``distance_ratio`` is the distance divided by the usual distance of the ride's pair of zones. Its
+last bin has the rides whose pair has no usual distance. ``prediction`` has the rides of pairs that training rides have,
+and ``prediction_of_unseen_pairs`` has all other rides."""
 
 
 Cells: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.intp]]"
@@ -70,7 +70,7 @@ class ErrorScale(Struct, frozen=True):
     rides: int
     """The size of a window."""
     windows: int
-    """Their number."""
+    """The number of windows."""
     mean: float
     """The mean error of all validation rides."""
     ride: float
@@ -97,7 +97,7 @@ class Baseline(Struct, frozen=True):
     rides: int
     """The rides in ``counts``: the training rides, and all others of their files that services would predict."""
     without_distance: int
-    """Such rides of 0 miles, which are in no histogram."""
+    """Further rides of these files: those of 0 miles, which are in no histogram."""
     counts: dict[str, list[int]]
     scales: list[Scale]
     """In the order of their sizes. Empty if there are too few training rides."""
@@ -123,7 +123,7 @@ class _Places(dict[str, int]):
 
 
 class Bins:
-    """The bins of a baseline, prepared for counting: cells in a row, those of one histogram behind those of another.
+    """The bins of a baseline, prepared for counting: one row of cells, which has all histograms one after the other.
 
     The last cell has the rides of 0 miles. Models are not trained on such rides, so they are in no histogram.
     """
@@ -133,7 +133,7 @@ class Bins:
         self.baseline = baseline
         self.name = digest[:16]
         """Tells counts of this baseline from counts of others."""
-        # A distance ratio that is not known is NaN, which sorts behind infinity.
+        # A distance ratio that is not known is NaN, which sorts after infinity.
         edges = {**baseline.edges, RATIO: [*baseline.edges[RATIO], math.inf]}
         edges[UNSEEN] = edges[PREDICTION]
         sizes = [len(edges[name]) + 1 if name in edges else len(baseline.pickup_zones) + 1 for name in VARIABLES]
@@ -148,8 +148,8 @@ class Bins:
         """Prepare what the count of a ride needs to know of its pair, by the place of the pair.
 
         The first places are those of pairs that no training ride has, by the zone of the pickup. The last place is that
-        of all rides of 0 miles: their distance is in the first bin of its histogram, and their other cells lie behind
-        the last one, so that nobody sees them.
+        of all rides of 0 miles: one of their cells is the last cell, and their other cells lie beyond it and are cut
+        off.
         """
         *first, pickup, unseen = starts
         zones = {str(zone): place for place, zone in enumerate(baseline.pickup_zones, 1)}
@@ -172,7 +172,7 @@ class Bins:
         self._rows_without_hour = rows[[0, 1, 2, 4]]
 
     def find(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> list[int]:
-        """Return the cells of some rides one after the other, for their features and predicted values."""
+        """Return the cells of a few rides, found one by one, for their features and predicted values."""
         found, edges, pairs = [], self.baseline.edges, self.baseline.pairs
         distance, ratio, prediction, unseen, hour, pickup = (self.slices[name].start for name in VARIABLES)
         for one, value in zip(features, values, strict=True):
@@ -193,7 +193,7 @@ class Bins:
         return self._places.pickups.get(pair[: pair.find("_")], 0)
 
     def count(self, features: "Sequence[Features]", values: "Sequence[float] | Floats") -> "Cells":
-        """Return the number of rides in each cell, for their features and predicted values. Made for many rides."""
+        """Return the number of rides in each cell, for their features and predicted values. Fast for many rides."""
         find, count = self._places, len(features)
         places = [find[one["PU_DO"]] for one in features]
         distances = [one["trip_distance"] for one in features]

@@ -1,6 +1,6 @@
 """What the live page shows, read from the streams and the failures buckets, as a run's account is taken from them.
 
-Nothing is read while nobody looks. Whoever looks later sees the streams read from their beginning.
+Nothing is read while no tab shows the page. When a tab is opened, the streams are read from their beginning.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ class _Watched:
 
 
 class Collector:
-    """Reads in a thread of its own as long as anybody watches, and publishes a snapshot after each round."""
+    """Reads in a thread of its own while a tab shows the page, and publishes a snapshot after each round."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Collector:
             return None if self._is_closed else (self._number, self._snapshot)
 
     def hurry(self) -> None:
-        """Publish the next snapshot at once, because somebody has used a switch."""
+        """Publish the next snapshot at once, because a switch was used."""
         with self._changed:
             self._is_hurried = True
             self._changed.notify_all()
@@ -170,7 +170,7 @@ class Collector:
             self._changed.notify_all()
 
     def summary(self) -> dict[str, Any]:
-        """Return what the page shows, of what was read so far."""
+        """Return the numbers that the page shows, for the records that were read so far."""
         counts = self._rate.latest(time.time())
         return {
             "rides": self._input.count,
@@ -209,7 +209,7 @@ class Collector:
         return _Watched(consumer, actual, figures, failures, self._open(outputs.stream))
 
     def _read(self) -> None:
-        """Read what is new: first the rides, so that nearly all predictions are those of known rides."""
+        """Read new records, the rides first, so that nearly all predictions are of rides that were read before."""
         self._has_all_rides = True
         for reader in self._readers:
             records = reader.read()
@@ -230,7 +230,7 @@ class Collector:
         self._rate.add(arrived, rides)
 
     def _read_predictions(self, watched: _Watched) -> bool:
-        """Count what is new on an output stream, and return whether that is all there is."""
+        """Count new predictions on an output stream, and return whether all of them were read."""
         rounds = [(reader.shard_id, reader.read()) for reader in watched.readers]
         found = read_predictions((shard_id, record) for shard_id, records in rounds for record in records)
         early, watched.early = watched.early, []
@@ -258,7 +258,7 @@ class Collector:
             figures.errors.add(*known, prediction.value)
 
     def _read_failures(self, watched: _Watched) -> bool:
-        """Read new objects of a failures bucket if a ride has no outcome yet, and return whether these are all."""
+        """Read new objects of a failures bucket if a ride has no outcome yet, and return whether all were read."""
         outcomes, began = watched.figures.outcomes, time.monotonic()
         if not watched.new_keys:
             if outcomes.settled + outcomes.given_up == self._input.count or began < watched.list_at:

@@ -24,12 +24,12 @@ from scripts.sources.records import RideRecord
 
 PAGE = Path(__file__).with_name("page.html")
 SEND_SECONDS = 10
-"""A tab that takes nothing for so long is gone, and so is a connection that sends no request."""
+"""A tab that takes nothing for this number of seconds is gone, and so is a connection that sends no request."""
 MAX_BODY_BYTES = 100
 
 
 class _Position(msgspec.Struct):
-    """What a switch sends."""
+    """The body of a request that uses a switch."""
 
     on: bool
 

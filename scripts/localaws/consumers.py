@@ -116,7 +116,7 @@ def locations(text: str) -> dict[str, str]:
                 " with a letter"
             )
         if name in found:
-            raise argparse.ArgumentTypeError(f"{name} is there twice: give each consumer a name of its own")
+            raise argparse.ArgumentTypeError(f"{name} is named twice: give each consumer a name of its own")
         if has_location and not location:
             raise argparse.ArgumentTypeError(f"{name}= has no location: give a folder or an s3:// URI after it")
         if not has_location and name not in SAMPLE_MODELS:

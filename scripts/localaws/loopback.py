@@ -1,4 +1,4 @@
-"""An HTTP server of this process, on a free loopback port: a thread for each connection, and an end that waits for all.
+"""An HTTP server of this process, on a free loopback port: a thread for each connection, and its end waits for all.
 
 The servers of ``scripts.localaws.server`` have processes of their own.
 """

@@ -69,7 +69,7 @@ class EventSourceMapping:
     split or merge makes while the mapping runs are not polled.
 
     ``pause`` and ``resume`` are what UpdateEventSourceMapping does with ``Enabled``: a mapping that is paused reads
-    nothing and invokes nothing, and goes on behind the last record that it settled.
+    nothing and invokes nothing, and then continues after the last record that it settled.
     """
 
     kinesis: "KinesisClient"
@@ -132,7 +132,7 @@ class EventSourceMapping:
             self._is_paused = True
 
     def resume(self) -> None:
-        """Go on behind the last record that was settled. A batch that was to be tried again is tried again."""
+        """Continue after the last record that was settled. A batch whose retry was due is retried."""
         with self._changed:
             self._is_paused = False
             self._changed.notify_all()

@@ -35,7 +35,7 @@ class _Document(Struct):
 
 
 def read_log(names: Iterable[str], model: WatchedModel) -> Window:
-    """Return the rides that the lines of files count; ``-`` is stdin. Raises CommandError if there are none."""
+    """Return the rides that the lines of files count; ``-`` is stdin. Raises CommandError if no line has counts."""
     found: list[_Document] = []
     damaged = 0
     names = list(names)
@@ -60,13 +60,15 @@ def read_log(names: Iterable[str], model: WatchedModel) -> Window:
             " counted in both deliveries counts twice here"
         )
     if damaged:
-        notes.append(f"{damaged:,} lines have {KEY} and are not JSON, such as lines that were cut: they are left out")
+        notes.append(
+            f"{damaged:,} lines have {KEY} and are not JSON, for example because they were cut off: they are left out"
+        )
     return Window(f"log lines of {place}", total, notes)
 
 
 def _open(name: str) -> AbstractContextManager[TextIO]:
     if name == STDOUT:
-        # Whatever is no UTF-8 is in lines that are skipped.
+        # Bytes that are not UTF-8 are in lines that are skipped.
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         return nullcontext(sys.stdin)
     try:
@@ -89,7 +91,7 @@ def _join(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _parse(text: str) -> Iterator[_Document]:
-    """Yield the lines of metrics in a line of a log, or in a page of events; whatever stands before JSON is skipped."""
+    """Yield the metrics lines in a line of a log, or in a page of events. Text before the JSON is skipped."""
     start = JSON.search(text) if KEY in text else None
     if not start:
         return

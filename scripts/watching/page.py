@@ -23,7 +23,7 @@ from scripts.watching.panels import Panel, make_panels
 from scripts.watching.plots import draw_numbers, draw_zones
 
 MAX_ZONES, MAX_ERRORS = 10, 20
-"""The zones in the plot, and the tests of errors in the table: those that differ most."""
+"""The number of zones in the plot, and of tests of errors in the table: the ones that differ most."""
 TITLES = {
     DISTANCE: "Distance",
     RATIO: "Distance / usual distance of the pair of zones",

@@ -65,7 +65,7 @@ def test_a_month_that_was_done_without_counts_stays_done(tmp_path: Path, model: 
 
 
 def test_a_model_without_a_baseline_has_a_manifest_as_before(tmp_path: Path) -> None:
-    """It does not have the field."""
+    """Such a manifest does not have the field ``ride_counts``."""
     month = score(
         write_rides(tmp_path / NAME, draw_rides(5)),
         tmp_path / "output",

@@ -1,4 +1,4 @@
-"""Several consumers of one stream: each has its model, its outputs and its account, and none waits for another."""
+"""Several consumers of one stream: each has its model, outputs and account, and no consumer waits for another."""
 
 import argparse
 import contextlib
@@ -200,7 +200,7 @@ def test_the_others_go_on_if_a_consumer_hangs(tmp_path: Path, monkeypatch: pytes
         ("Tip=model", "'Tip' is not a name of a consumer: take up to 30 lower-case letters, digits and hyphens"),
         ("tip-=model", "'tip-' is not a name"),
         ("a" * 31, "is not a name"),
-        ("tip,fare,tip", "tip is there twice: give each consumer a name of its own"),
+        ("tip,fare,tip", "tip is named twice: give each consumer a name of its own"),
         ("total", "there is no sample model total, only duration, tip, fare: give another as total=LOCATION"),
         ("total=", "total= has no location: give a folder or an s3:// URI after it"),
     ],

@@ -144,7 +144,7 @@ def export(lines: list[str]) -> bytes:
 def test_log_lines_are_found_in_every_form_that_people_have(
     form: Callable[[list[str]], bytes], name: str, lines: list[str], drift: Run, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """The counts of all lines add up, whatever stands before and between them."""
+    """The counts of all lines add up, although other text stands before and between them."""
     (tmp_path / name).write_bytes(form(lines))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(form(lines))))
     code, found = drift("--logs", name if name == "-" else str(tmp_path / name))
@@ -195,7 +195,7 @@ def test_an_error_is_one_line(flow: Flow, watched: str, refuse_drift: Refuse, tm
     [
         ((), "name one of --rides, --logs, --metrics, --outputs, --trial"),
         (("--logs", "a", "--rides", "b"), "name one of"),
-        (("--logs", "a", "--actual", "b"), "--actual is for --rides"),
+        (("--logs", "a", "--actual", "b"), "--actual needs --rides"),
         (("--metrics", "a", "b", "c"), "--metrics takes one text, or two"),
         (("--rides", "a", "--evidently", "b"), "--evidently and --reference go together"),
         (("--logs", "a", "--evidently", "b", "--reference", "c"), "--evidently needs the rows of --rides or --outputs"),

@@ -150,7 +150,7 @@ def test_outputs_that_cannot_be_judged_are_one_line(
 def test_evidently_compares_the_rows_and_opens_no_connection(
     output: Path, watched: str, drift: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that refuses every connection has none to refuse. Its page has the columns of the rides."""
+    """Evidently asks no proxy for a connection. Its page has the columns of the rides."""
     reference = write(tmp_path / JANUARY.file_name, trips_of(draw(500, 33), 33))
     page = tmp_path / "evidently.html"
     with socket.create_server(("127.0.0.1", 0)) as proxy:

@@ -233,7 +233,7 @@ def test_a_switch_is_used_with_the_keyboard(served: Served, browser: Page, selec
 
 @NEEDS_BROWSER
 def test_a_reason_is_shown_as_text(served: Served, browser: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a producer gets into a reason, the page runs nothing of it."""
+    """The page does not run HTML that a producer has put into a reason."""
     for name, value in served.environment.items():
         monkeypatch.setenv(name, value)
     assert served.use("/consumers/shadow", on=False) == 204

@@ -1,4 +1,4 @@
-"""Retraining: from a drifted month to a published challenger, with one approval and with none."""
+"""Retraining: from a drifted month to a published challenger, with one approval, and without an approval."""
 
 import contextlib
 import datetime
@@ -262,7 +262,7 @@ def test_nothing_is_published_that_nobody_has_seen(run: Run, months: tuple[Path,
     published = read_live(place)
     assert published
     assert published.version == challenger
-    assert "knows these months, which have not drifted" in run(*arguments)[-1]
+    assert "was trained on these months, and the newest month has not drifted" in run(*arguments)[-1]
     assert "is live already" in run(*arguments, "--force")[-1]
     assert run(*arguments, "--approve", challenger)[0].startswith(f"MODEL_LOCATION={published.location} ")
     assert read_live(place) == published

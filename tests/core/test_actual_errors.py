@@ -58,7 +58,7 @@ def test_a_finding_says_how_much_longer_and_of_how_many_rides() -> None:
 
 
 def test_rides_that_tell_nothing_are_left_out() -> None:
-    """They have no actual value, were cancelled, or have no distance."""
+    """Rides are left out if they have no actual value, were cancelled, or have no distance."""
     odd = [Ride(SMALL_ZONE, 1, miles, FIRST) for miles in (3.0, 3.0, 0.0)] * 50
     values = np.array([np.nan, 0.1, 20.0] * 50)
     every = with_actual([*WINDOW.rides, *odd], np.concatenate([WINDOW.values, values]))
@@ -76,7 +76,7 @@ def test_rides_that_tell_nothing_are_left_out() -> None:
 def test_too_few_rides_have_no_verdict_on_errors_and_a_reason(
     baseline: Baseline, rides: ActualRides, reason: str
 ) -> None:
-    """There are no findings."""
+    """The list of findings is empty."""
     assert judge_actuals(baseline, rides) == []
     assert (explain_no_error_verdict(baseline, rides) or "").startswith(reason)
 
@@ -110,6 +110,6 @@ def test_the_check_says_whether_the_estimate_holds(factor: float, long_only: boo
 
 
 def test_there_is_no_estimate_without_rides() -> None:
-    """Neither from counts nor from actual values."""
+    """Without rides, neither counts nor actual values give an estimate."""
     assert estimate_errors(BASELINE, count(BASELINE, [], predict([]))) is None
     assert check_estimate(BASELINE, ACTUAL.choose(np.arange(0))) is None

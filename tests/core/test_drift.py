@@ -1,4 +1,4 @@
-"""Verdicts: windows like the training rides are no drift, and each kind of change is seen and put into words."""
+"""Verdicts: windows like the training rides are not drift, and each kind of change is seen and put into words."""
 
 import datetime
 import re
@@ -127,7 +127,7 @@ def test_fewer_unseen_pairs_or_rides_of_0_miles_are_no_drift() -> None:
     ids=["small window", "small training set"],
 )
 def test_too_few_rides_have_no_verdict_and_a_reason(baseline: Baseline, rides: Sequence[Ride], reason: str) -> None:
-    """There are no findings, not even of rejections."""
+    """The list of findings is empty, even if rides were rejected."""
     counts = count(baseline, rides, rejected=0)
     assert explain_no_verdict(baseline, counts) == reason
     assert judge(baseline, counts) == []

@@ -39,7 +39,7 @@ RIDES = st.builds(
 
 
 def predict(features: list[Features]) -> list[float]:
-    """Predict values in all bins and at their edges, or none, or raise."""
+    """Predict values in all bins and at their edges, predict infinity, or raise an error."""
     miles = [one["trip_distance"] for one in features]
     if POISON in miles:
         raise ValueError("poison")
@@ -144,7 +144,7 @@ def test_counts_of_different_baselines_do_not_add_up() -> None:
     for combine in (first.__add__, first.__sub__):
         with pytest.raises(ValueError, match=f"counted with two baselines, {BINS.name} and other"):
             combine(other)
-    with pytest.raises(ValueError, match="the counters began anew in between"):
+    with pytest.raises(ValueError, match="the counters were reset in between"):
         first - (first + first)
 
 

@@ -82,7 +82,7 @@ def test_a_tab_that_is_closed_leaves_no_thread(local: LocalStack) -> None:
 
 
 def test_nothing_is_read_while_nobody_looks(local: LocalStack) -> None:
-    """Whoever looks later sees all rides that came before."""
+    """A tab that is opened later shows all rides that came before."""
     with server.serve(local, [], [], SWITCH) as url:
         put(local, 3)
         with contextlib.closing(Tab(url)) as tab:
@@ -161,7 +161,7 @@ def test_a_ride_counts_once(marks: list[int], counts: tuple[int, ...]) -> None:
 
 
 def test_producers_cannot_make_the_page_grow() -> None:
-    """Places in the data are no reasons of their own, a long reason is cut off, and further ones count together."""
+    """A reason's place in the data is left out, a long reason is cut off, and further reasons are counted together."""
     found = Figures(DURATION)
     for number in range(3):
         found.rejected("json", f"JSON is malformed: invalid character (byte {number})")
