@@ -110,8 +110,8 @@ def explain_no_verdict(baseline: Baseline, counts: RideCounts) -> str | None:
     """Return why there can be no verdict; None if there can be one."""
     if not baseline.scales:
         return (
-            f"the model's baseline has {baseline.rides:,} rides, which are too few to know how much windows differ by"
-            " themselves: train the model on more rides"
+            f"the model's baseline has {baseline.rides:,} rides, which are too few to know how much windows of them"
+            " differ: train the model on more rides"
         )
     total = counts.rides + counts.without_distance + counts.rejected
     return f"{total:,} rides are too few: a verdict needs {LEAST_RIDES}" if total < LEAST_RIDES else None

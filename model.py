@@ -104,7 +104,7 @@ def _finish(features: "list[Features]", values: Floats, counter: "Counter | None
         features, values = list(compress(features, is_finite)), values[is_finite]
         predictions = [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in found]
     if counter:
-        # A model may change the features that it gets. Rides that cannot be counted then are predicted all the same.
+        # A model may change the features that it gets. If rides then cannot be counted, they are still predicted.
         with contextlib.suppress(Exception):
             counter.add(features, values)
     return predictions

@@ -153,14 +153,14 @@ def explain_no_error_verdict(baseline: Baseline, rides: ActualRides) -> str | No
     """Return why the actual values of these rides cannot be judged; None if they can."""
     if baseline.error_scale is None:
         return (
-            "the model was measured on too few rides to know how much its errors differ by themselves: train it on, or"
-            " validate it with, more rides"
+            "the model was measured on too few rides to know how much its errors vary: train it again, and measure it"
+            " on more rides"
         )
     count = len(rides.choose_judged(find_target(baseline.target, baseline.unit)).actual)
     if count < LEAST_RIDES_OF_A_ZONE:
         return (
-            f"the actual value of {count:,} of {len(rides.actual):,} rides is known and not below the target's range,"
-            f" and a verdict needs {LEAST_RIDES_OF_A_ZONE}"
+            f"{count:,} of {len(rides.actual):,} rides have an actual value that is known and not below the target's"
+            f" range: a verdict needs {LEAST_RIDES_OF_A_ZONE}"
         )
     return None
 

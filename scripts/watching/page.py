@@ -75,8 +75,8 @@ def _tiles(judged: JudgedWindow) -> str:
 def _tests(judged: JudgedWindow) -> Iterator[str]:
     yield "<h2>Tests</h2>"
     yield make_paragraph(
-        "The deviation of a share is shown as a part of its limit: above 1, it is drift. The limits come from the"
-        " training rides' own windows of this size."
+        "The last column is the deviation of the share divided by its limit: above 1, it is drift. The limits come from"
+        " the training rides' own windows."
     )
     rows = [[f"{name}, {place}" if place else name, *numbers] for name, place, *numbers in shown.rows_of_tests(judged)]
     yield make_table("Tests", ["Test", "Share", "Usual share", "Part of its limit"], rows)
@@ -106,8 +106,8 @@ def _zones_figure(panel: Panel) -> str:
 def _errors(judged: JudgedWindow) -> Iterator[str]:
     unit = judged.model.baseline.unit
     yield make_paragraph(
-        f"The mean of actual minus predicted, in {unit}, over all rides and by zone: a zone is compared with the other"
-        f" rides of the window. The {min(len(judged.errors), MAX_ERRORS)} tests that differ most, of"
+        f"The mean of actual minus predicted, in {unit}, over all rides and by zone. A zone is compared with the other"
+        f" zones of the window. The table has the {min(len(judged.errors), MAX_ERRORS)} tests that differ most, of"
         f" {len(judged.errors)}."
     )
     names = [one.name.replace("_", " ") + (f", {_name_zone(one.zone)}" if one.zone else "") for one in judged.errors]

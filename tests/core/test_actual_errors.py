@@ -68,7 +68,7 @@ def test_rides_that_tell_nothing_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("baseline", "rides", "reason"),
     [
-        (BASELINE, ACTUAL.choose(np.arange(9)), "the actual value of 9 of 9 rides is known and not below"),
+        (BASELINE, ACTUAL.choose(np.arange(9)), "9 of 9 rides have an actual value that is known and not below"),
         (make_baseline(draw_month(900), draw_month(900, 1)), ACTUAL, "the model was measured on too few rides"),
     ],
     ids=["few rides", "few validation rides"],

@@ -120,7 +120,7 @@ def test_fewer_unseen_pairs_or_rides_of_0_miles_are_no_drift() -> None:
         (
             make_baseline(draw_month(2_000), draw_month(500, 1)),
             WINDOW,
-            "the model's baseline has 2,050 rides, which are too few to know how much windows differ by themselves:"
+            "the model's baseline has 2,050 rides, which are too few to know how much windows of them differ:"
             " train the model on more rides",
         ),
     ],
