@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         # Browsers name the page that a request comes from; no other program needs the switches.
         if self.headers.get("Origin") != f"http://{self.headers['Host']}":
-            self._answer(403, b"the switches belong to the live page alone\n")
+            self._answer(403, b"only the live page uses its switches: name its origin, http://HOST:PORT, as Origin\n")
             return
         length = self.headers.get("Content-Length", "")
         body = self.rfile.read(int(length)) if length.isdecimal() and int(length) <= MAX_BODY_BYTES else b""

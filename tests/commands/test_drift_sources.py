@@ -177,7 +177,7 @@ def browser() -> Iterator[Page]:
 def test_the_page_shows_the_verdict_and_every_histogram(
     width: int, scheme: str, output: Path, drift: Run, browser: Page, tmp_path: Path
 ) -> None:
-    """It loads nothing, runs no script, escapes what comes from outside, and fits a phone."""
+    """The page loads nothing, runs no script, escapes text from outside, and fits a phone."""
     hostile = tmp_path / HOSTILE.replace("/", "_")
     hostile.symlink_to(output)
     page = tmp_path / "report.html"

@@ -116,7 +116,7 @@ def check_account(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_totals_are_those_of_the_account(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are while faults are on too, with which predictions are put twice, and for aggregated records."""
+    """The totals also agree for aggregated records, and while faults let predictions be put twice."""
     snapshot = served.wait(is_settled)
     assert [one["name"] for one in snapshot["consumers"]] == list(CONSUMERS)
     assert all(one["rejected"] == 15 and one["p95"] > 0 for one in snapshot["consumers"])
@@ -135,7 +135,7 @@ def test_the_totals_are_those_of_the_account(served: Served, monkeypatch: pytest
 
 
 def test_a_consumer_that_is_stopped_catches_up(served: Served) -> None:
-    """The other one goes on."""
+    """While one consumer is stopped, the other one goes on."""
     assert served.use("/consumers/shadow", on=False) == 204
     served.wait(lambda found: found["consumers"][1]["state"] == "Disabled")
     served.put(50)
@@ -176,7 +176,7 @@ def test_other_pages_can_do_nothing(
 
 
 def test_the_page_allows_itself_alone(served: Served) -> None:
-    """It has no reference to another file, and its policy allows its own script and style by their digests."""
+    """The page has no reference to another file, and its policy allows its own script and style by their digests."""
     response, body = served.ask("GET", "/")
     policy = response.getheader("Content-Security-Policy") or ""
     assert policy.startswith("default-src 'none'; script-src 'sha256-")

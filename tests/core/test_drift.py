@@ -98,7 +98,7 @@ def test_a_change_is_seen_and_put_into_words(name: str) -> None:
     ],
 )
 def test_larger_predictions_and_rejections_are_seen(factor: float, rejected: int, name: str, pattern: str) -> None:
-    """They are the worst finding, because nothing else changed."""
+    """The changed share is the worst finding, because nothing else changed."""
     counts = count(BASELINE, WINDOW, predict(WINDOW) * factor, rejected)
     worst, *others = judge(BASELINE, counts)
     assert (worst.name, worst.excess > 1, others[0].excess > 1) == (name, True, False)

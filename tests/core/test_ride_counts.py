@@ -108,7 +108,7 @@ def test_the_counts_of_any_batches_add_up_to_those_of_all_rides(rides: list[Ride
 
 @pytest.mark.parametrize("number", [FEW, FEW + 1])
 def test_a_model_without_the_time_counts_no_hours(number: int) -> None:
-    """The other histograms have every ride that goes some miles."""
+    """The other histograms have every ride of more than 0 miles."""
     rides = draw_rides(number)
     expected = count_one_by_one(rides)
     found = count(watched(("PU_DO", "trip_distance")), rides)
@@ -126,7 +126,7 @@ def test_hours_are_those_where_the_ride_takes_place() -> None:
 
 
 def test_a_model_that_changes_its_features_is_predicted_all_the_same() -> None:
-    """Its rides cannot be counted, and then no histogram has them."""
+    """Rides that cannot be counted are in no histogram."""
 
     def spoil(features: list[Features]) -> list[float]:
         for one in features:
@@ -149,7 +149,7 @@ def test_counts_of_different_baselines_do_not_add_up() -> None:
 
 
 def test_the_documented_counts_are_written_as_they_are_shown() -> None:
-    """Each histogram has all rides; the two of predictions have them together."""
+    """Each histogram has all rides. The two histograms of predictions have them together."""
     section = (ROOT / "docs" / "formats.md").read_text().partition("\n### The counts of rides\n")[2]
     example = section.partition("```json\n")[2].partition("\n```")[0].encode()
     shown = msgspec.json.decode(example, type=RideCounts)

@@ -153,7 +153,7 @@ def test_a_ride_is_found_by_its_event_id() -> None:
     ],
 )
 def test_a_ride_counts_once(marks: list[int], counts: tuple[int, ...]) -> None:
-    """A ride that was given up, and is predicted after all, was not given up."""
+    """A ride that was given up and is predicted later does not count as given up."""
     outcomes = Outcomes()
     is_new = [outcomes.mark(RidePlace("a", 5), mark) for mark in marks]
     assert is_new == [True, marks[0] != marks[1]]
@@ -188,6 +188,6 @@ def test_errors_are_those_of_the_rides_that_models_are_trained_on() -> None:
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 2), (95, 4), (100, 4)])
 def test_a_percentile_is_one_of_the_values(percent: int, value: int) -> None:
-    """It is the nearest rank, as in the report of a run."""
+    """A percentile is the nearest rank, as in the report of a run."""
     assert percentile([1, 2, 3, 4], percent) == value
     assert percentile([], percent) is None
