@@ -62,7 +62,9 @@ def _parts(judged: JudgedWindow) -> Iterator[str]:
 
 def _tiles(judged: JudgedWindow) -> str:
     counts, unit = judged.window.counts, judged.model.baseline.unit
-    check, estimate = judged.check, judged.estimate
+    check = judged.check
+    # Of the same rides as the measured one, if there is one.
+    estimate = check.estimate if check else judged.estimate
     tiles = {
         "Predicted rides": f"{counts.rides + counts.without_distance:,}",
         "Rejected": f"{counts.rejected:,}",

@@ -33,7 +33,7 @@ def draw_numbers(panel: Panel, unit: str) -> str:
     below.axhline(0, color=INK, linewidth=0.8)
     below.plot(places, panel.differences, color=SECOND, linewidth=1.6, marker=".", markersize=4)
     steps = range(0, len(panel.edges), -(-len(panel.edges) // MAX_LABELS))
-    below.set_xticks([places[step] for step in steps], [f"{panel.edges[step]:.3g}" for step in steps])
+    below.set_xticks([places[step] for step in steps], [f"{panel.edges[step]:.4g}" for step in steps])
     below.set(xlabel=unit, ylabel="difference", xlim=(ends[0], ends[-1]))
     _finish(above, below)
     put_legend_above(above)

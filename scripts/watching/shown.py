@@ -14,7 +14,7 @@ from scripts.watching.judging import JudgedWindow
 
 NUMBERS = {
     DISTANCE: "below {:.3g} miles",
-    RATIO: "below {:.3g} × usual",
+    RATIO: "below {:.4g} × usual",
     PREDICTION: "predictions below {:.3g}",
     HOUR: "before {:g}:00",
 }

@@ -176,7 +176,7 @@ def test_a_consumer_that_stands_still_catches_up_and_misses_nothing(monkeypatch:
 
 
 def test_the_others_go_on_if_a_consumer_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A function that hangs times out at each attempt. If its consumer is stopped, the batch in flight is the last one."""
+    """A function that hangs times out at each attempt. If its consumer is stopped, the batch in flight is the last."""
     folder, digest = save(Hangs(), tmp_path / "model")
     monkeypatch.setenv("HANGS_MODEL_SHA256", digest)
     monkeypatch.setattr(consumers, "TIMEOUT_SECONDS", 2)

@@ -37,7 +37,7 @@ def test_the_same_rides_give_the_same_file(number: int) -> None:
 
 
 def test_the_histograms_are_those_that_services_count_for_the_same_rides() -> None:
-    """Histograms also have rides that models are not trained on. A ride is compared with the other rides of its pair."""
+    """Histograms also have rides that models are not trained on. A ride is compared with other rides of its pair."""
     found, others = make_baseline(MONTH, LATER), MONTH.others
     assert others
     counts = count(found, [*MONTH.rides, *others.rides])
