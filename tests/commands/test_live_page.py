@@ -165,7 +165,7 @@ def test_a_consumer_that_is_stopped_catches_up(served: Served) -> None:
 def test_other_pages_can_do_nothing(
     served: Served, method: str, path: str, headers: dict[str, str], body: str, status: int
 ) -> None:
-    """A page of another server, or one whose name resolves to this machine, neither reads anything nor switches."""
+    """A page of another server can neither read nor use a switch, even if its name resolves to this machine."""
     own = {"Origin": f"http://{served.host}"} if headers.get("Origin") == "own" else {}
     response, _ = served.ask(method, path, body, **{**headers, **own})
     assert response.status == status
