@@ -138,7 +138,7 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_profile(parser)
     options = parser.parse_args()
     if sum(bool(getattr(options, source)) for source in SOURCES) != 1:
-        parser.error(f"name one of {', '.join(f'--{source}' for source in SOURCES)}")
+        parser.error(f"give one of {', '.join(f'--{source}' for source in SOURCES)}")
     if options.actual and not options.rides:
         parser.error(
             "--actual needs --rides: batch outputs have the actual values themselves, and counts have no ride ids"

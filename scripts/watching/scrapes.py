@@ -51,5 +51,5 @@ def _read(place: str) -> str:
         with urllib.request.urlopen(place, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310  http or https alone
             content: bytes = response.read(MAX_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise CommandError(f"{place} cannot be read: {error}") from error
+        raise CommandError(f"{place} cannot be read: {error}: give a file, or the URL of /metrics") from error
     return content.decode(errors="replace")

@@ -193,7 +193,7 @@ def test_an_error_is_one_line(flow: Flow, watched: str, refuse_drift: Refuse, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "name one of --rides, --logs, --metrics, --outputs, --trial"),
+        ((), "give one of --rides, --logs, --metrics, --outputs, --trial"),
         (("--logs", "a", "--rides", "b"), "name one of"),
         (("--logs", "a", "--actual", "b"), "--actual needs --rides"),
         (("--metrics", "a", "b", "c"), "--metrics takes one text, or two"),
