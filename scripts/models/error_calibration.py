@@ -71,10 +71,13 @@ def calibrate_errors(
 
 
 def _find_most(errors: Floats, rides: ActualRides, size: int, ride: float, zone: float) -> float:
-    """Return the largest deviation of a zone in a window. Each window overlaps the next one by half."""
+    """Return the largest deviation of a zone in a window. Each window overlaps the next one by half.
+
+    All rides together are a window too: in the small ones, rare zones have too few rides to be judged.
+    """
     most = 0.0
-    for start in range(0, len(errors) - size + 1, size // 2):
-        window = slice(start, start + size)
+    starts = range(0, len(errors) - size + 1, size // 2)
+    for window in (slice(None), *(slice(start, start + size) for start in starts)):
         for end in range(len(ENDS)):
             found = compare_zones(errors[window], rides.zones[window, end])
             most = float(np.abs(deviate_zones(found, ride, zone)).max(initial=most))

@@ -1,9 +1,11 @@
 """Actual values against predictions: which zones differ, and whether the estimate of the errors holds."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from baselines import Baseline
 from rides import Ride
@@ -55,6 +57,21 @@ def test_a_finding_says_how_much_longer_and_of_how_many_rides() -> None:
         text
     )
     assert float(re.findall(r"[\d.]+(?=%)", text)[0]) == pytest.approx(100, abs=25)
+
+
+def test_a_rare_zone_that_was_always_odd_has_not_drifted() -> None:
+    """In each small window of the validation rides it has too few rides to be judged, but not in all of them."""
+    validation, is_odd = draw_month(6_000, 1), np.arange(6_000) % 200 == 0
+    rides = [
+        replace(ride, PULocationID=99) if odd else ride for ride, odd in zip(validation.rides, is_odd, strict=True)
+    ]
+    odd_values = np.where(is_odd, 3 * predict(rides), validation.values)
+    odd_month = dataclasses.replace(validation, rides=rides, values=odd_values)
+    found = judge_actuals(make_baseline(draw_month(8_000), odd_month), with_actual(rides, odd_values))
+    (of_zone,) = [one for one in found if one.zone == 99]
+    assert of_zone.rides == is_odd.sum()
+    assert of_zone.difference > of_zone.predicted
+    assert [one for one in found if one.excess > 1] == []
 
 
 def test_rides_that_tell_nothing_are_left_out() -> None:
