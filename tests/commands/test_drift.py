@@ -194,7 +194,7 @@ def test_an_error_is_one_line(flow: Flow, watched: str, refuse_drift: Refuse, tm
     ("arguments", "message"),
     [
         ((), "give one of --rides, --logs, --metrics, --outputs, --trial"),
-        (("--logs", "a", "--rides", "b"), "name one of"),
+        (("--logs", "a", "--rides", "b"), "give one of"),
         (("--logs", "a", "--actual", "b"), "--actual needs --rides"),
         (("--metrics", "a", "b", "c"), "--metrics takes one text, or two"),
         (("--rides", "a", "--evidently", "b"), "--evidently and --reference go together"),
