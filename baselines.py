@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from rides import Ride
 
 FORMAT = 2
-"""Earlier formats had no windows to calibrate thresholds with. A model with such a baseline is served, but not
-watched."""
+"""Baselines of earlier formats have nothing to calibrate limits with. A model with such a baseline is served, but its
+rides are not counted."""
 DISTANCE, RATIO, PREDICTION, UNSEEN, HOUR, PICKUP = VARIABLES = (
     *("trip_distance", "distance_ratio", "prediction", "prediction_of_unseen_pairs", "hour", "pickup_zone"),
 )
-"""The histograms. ``distance_ratio`` is the distance divided by the usual distance of the ride's pair of zones. The
-last bin has the rides whose pair has no usual distance. ``prediction`` has rides of pairs that training rides have, and
-``prediction_of_unseen_pairs`` has all others."""
+"""The histograms. ``distance_ratio`` is the distance divided by the usual distance of the ride's pair of zones. Its
+last bin has the rides whose pair has no usual distance. ``prediction`` has the rides of pairs that training rides have,
+and ``prediction_of_unseen_pairs`` has all other rides."""
 
 
 Cells: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.intp]]"
@@ -71,7 +71,7 @@ class ErrorScale(Struct, frozen=True):
     rides: int
     """The size of a window."""
     windows: int
-    """Their number."""
+    """The number of windows."""
     mean: float
     """The mean error of all validation rides."""
     ride: float
@@ -98,7 +98,7 @@ class Baseline(Struct, frozen=True):
     rides: int
     """The rides in ``counts``: the training rides, and all others of their files that services would predict."""
     without_distance: int
-    """Such rides of 0 miles, which are in no histogram."""
+    """Further rides of these files: those of 0 miles, which are in no histogram."""
     counts: dict[str, list[int]]
     scales: list[Scale]
     """In the order of their sizes. Empty if there are too few training rides."""
@@ -119,7 +119,7 @@ MOST_CELLS = 1_000_000
 
 
 class Bins:
-    """The bins of a baseline, prepared for counting: cells in a row, those of one histogram behind those of another.
+    """The bins of a baseline, prepared for counting: one row of cells, which has all histograms one after the other.
 
     The last cell has the rides of 0 miles. Models are not trained on such rides, so they are in no histogram.
     """
@@ -129,7 +129,7 @@ class Bins:
         self.baseline = baseline
         self.name = digest[:16]
         """Tells counts of this baseline from counts of others."""
-        # A distance ratio that is not known is NaN, which sorts behind infinity.
+        # A distance ratio that is not known is NaN, which sorts after infinity.
         edges = {**baseline.edges, RATIO: [*baseline.edges[RATIO], math.inf]}
         edges[UNSEEN] = edges[PREDICTION]
         sizes = [len(edges[name]) + 1 if name in edges else len(baseline.pickup_zones) + 1 for name in VARIABLES]

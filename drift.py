@@ -18,13 +18,13 @@ LEAST_RIDES = 250
 """With fewer rides there is no verdict."""
 UNSEEN_PAIRS, WITHOUT_DISTANCE, REJECTED = "unseen_pairs", "without_distance", "rejected"
 """The shares of rides whose pair of zones no training ride has, of rides of 0 miles, and of rides without a prediction.
-Only more of them is drift: fewer are good, and rides that the model was trained on have none."""
+Only a larger share is drift: a smaller share is good, and of the rides that the model was trained on, it is 0."""
 ONE_SIDED = (UNSEEN_PAIRS, WITHOUT_DISTANCE)
 MOST_REJECTED = 0.01
-"""The largest share of rejected rides that is not yet drift. Training rides tell nothing about it: their files have no
-ride that a stream would reject because it cannot be read."""
+"""The largest share of rejected rides that is accepted. Training rides cannot say which share is usual, because their
+files have no ride that a stream would reject because it cannot be read."""
 REJECTED_LIMIT = 4.0
-"""The standard deviations by which the share of rejected rides may be larger by chance."""
+"""A share of rejected rides is drift if it exceeds ``MOST_REJECTED`` by more than this many standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def find_shares(counts: Mapping[str, Any], without_distance: Any) -> dict[str, S
 def judge(baseline: Baseline, counts: RideCounts, usual: Mapping[str, Shares] | None = None) -> list[Finding]:
     """Return the outcome of each test, the largest excess first; nothing if there can be no verdict.
 
-    Whoever judges often passes the ``usual`` shares, those of the baseline.
+    A caller that judges often passes ``usual``, which is ``find_usual_shares(baseline)``, to save its computation.
     """
     if explain_no_verdict(baseline, counts):
         return []
@@ -110,22 +110,23 @@ def explain_no_verdict(baseline: Baseline, counts: RideCounts) -> str | None:
     """Return why there can be no verdict; None if there can be one."""
     if not baseline.scales:
         return (
-            f"the model's baseline has {baseline.rides:,} rides, which are too few to know how much windows differ by"
-            " themselves: train the model on more rides"
+            f"the model's baseline has {baseline.rides:,} rides, which are too few to know how much windows of them"
+            " differ: train the model on more rides"
         )
     total = counts.rides + counts.without_distance + counts.rejected
     return f"{total:,} rides are too few: a verdict needs {LEAST_RIDES}" if total < LEAST_RIDES else None
 
 
 def find_scale(baseline: Baseline, rides: int) -> Scale | None:
-    """Return the scale with the largest windows that have at most this number of rides; None if all have more."""
+    """Return the scale with the largest windows that have at most this number of rides; None if all are larger."""
     return max((one for one in baseline.scales if one.rides <= rides), key=lambda one: one.rides, default=None)
 
 
 def find_deviations(shares: Shares, usual: Shares, deviations: Floats) -> Floats:
     """Return how far shares are from the usual ones, in standard deviations.
 
-    These are the larger of ``deviations`` and of the standard deviation that chance alone gives this number of rides.
+    The standard deviation of a share is that of ``deviations``, or that of chance at this number of rides, whichever is
+    larger.
     """
     likely = (usual.values * usual.rides + 1) / (usual.rides + 2)
     chance = np.sqrt(likely * (1 - likely) / np.asarray(shares.rides)[..., None])

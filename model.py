@@ -107,7 +107,7 @@ def _finish(
         values = values[is_finite]
         predictions = [v if math.isfinite(v) else PredictionError(f"the model predicted {v}") for v in found]
     if counter:
-        # A model may change the features that it gets. Rides that cannot be counted then are predicted all the same.
+        # A model may change the features that it gets. If rides then cannot be counted, they are still predicted.
         with contextlib.suppress(Exception):
             hours = [one["hour"] for one in features] if "hour" in features[0] else ()
             counter.add(rides, values, hours)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 KEY = "RideCounts"
-"""The name that the counts of a batch have in its line of metrics."""
+"""The name of a batch's counts in its metrics line."""
 
 
 class RideCounts(Struct, frozen=True, omit_defaults=True):
-    """What one batch, or many, had in it. A line of a log has it as JSON, under ``KEY``."""
+    """The counts of the rides of one batch, or of several. The metrics line has them as JSON, under ``KEY``."""
 
     baseline: str
     """The first digits of the digest of the baseline whose bins these are."""
@@ -31,7 +31,7 @@ class RideCounts(Struct, frozen=True, omit_defaults=True):
     rejected: int = 0
     """Rides without a prediction."""
     counts: dict[str, list[int]] = {}
-    """The histograms by their names in ``baselines.VARIABLES``. One without rides is left out."""
+    """The histograms by their names in ``baselines.VARIABLES``. A histogram without rides is left out."""
 
     def __add__(self, other: "RideCounts") -> "RideCounts":
         """Return the counts of both. Raises ValueError if they have the bins of different baselines."""
@@ -40,11 +40,11 @@ class RideCounts(Struct, frozen=True, omit_defaults=True):
     def __sub__(self, other: "RideCounts") -> "RideCounts":
         """Return the counts since ``other``, which the same counters had earlier.
 
-        Raises ValueError if they have the bins of different baselines, or if the counters began anew in between.
+        Raises ValueError if they have the bins of different baselines, or if the counters were reset in between.
         """
         found = self._combine(other, operator.sub)
         if min(found.rides, found.without_distance, found.rejected, *map(min, found.counts.values())) < 0:
-            raise ValueError("there were more rides earlier: the counters began anew in between, as at a restart")
+            raise ValueError("there were more rides earlier: the counters were reset in between, as by a restart")
         return found
 
     def _combine(self, other: "RideCounts", combine: Callable[[int, int], int]) -> "RideCounts":
@@ -66,10 +66,10 @@ FEW = 16
 
 
 class Counter:
-    """Adds up the rides of a batch, or of many. It is not for several threads at once."""
+    """Counts the rides of one batch, or of several. It is not thread-safe."""
 
     def __init__(self, bins: Bins) -> None:
-        """Begin with no rides."""
+        """Begin without rides."""
         self.bins = bins
         self.few: list[int] = []
         """The cells of the rides that were counted one by one."""
@@ -106,5 +106,5 @@ class Counter:
         return RideCounts(self.bins.name, self.predicted - cells[-1], cells[-1], self.rejected, counts)
 
     def _add(self, cells: Cells) -> None:
-        # Never in place, because several counters may have the same array.
+        # Never in place, because several counters may share an array.
         self.many = cells if self.many is None else self.many + cells

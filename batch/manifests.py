@@ -109,7 +109,7 @@ class Manifest(Struct, frozen=True):
     """The time in UTC, ISO 8601."""
     format: int = 1
     ride_counts: RideCounts | UnsetType = UNSET
-    """The rows in the bins of the model's baseline. A manifest lacks it if the model has none, or if it is older."""
+    """The rows in the bins of the model's baseline. Without a baseline, and in older manifests, it is absent."""
 
     def is_of(self, source: InputIdentity, model: ModelIdentity) -> bool:
         """Return whether the predictions are of this input, by this model."""

@@ -123,7 +123,7 @@ def server_command(port: int) -> list[str]:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Let a process end."""
+    """Ask a process to end."""
     process.terminate()
     wait(process)
 

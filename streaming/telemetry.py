@@ -149,7 +149,7 @@ class Telemetry:
     def _watch(self, tally: Tally) -> tuple[dict[str, float], RideCounts | None]:
         """Return the drift if a window of rides is complete, and the counts of the invocation's rides."""
         drift, counts = {}, None
-        # Without them, the line has its other metrics all the same.
+        # If counting fails, the line still has its other metrics.
         with contextlib.suppress(Exception):
             if counter := tally.counter:
                 counter.rejected = tally.rejections.total()
@@ -182,7 +182,7 @@ class Telemetry:
 def metrics_line(namespace: str, service: str, values: Mapping[str, float], counts: RideCounts | None = None) -> str:
     """Return the metrics in CloudWatch's embedded metric format (CloudWatch's user guide), as Powertools writes them.
 
-    ``counts`` are no metric. CloudWatch keeps them in the log with the rest of the line.
+    ``counts`` is not a metric. CloudWatch keeps it in the log with the rest of the line.
 
     Powertools itself takes ten times as long as a prediction, because it checks each name, unit and value again.
     """

@@ -7,11 +7,11 @@ from drift import Shares, find_usual_shares, judge
 from ride_counts import Counter
 
 RIDES = 2_000
-"""The rides of a window. A sandbox that ends loses the window that it has begun."""
+"""The number of rides in a window. A sandbox that ends does not judge the window that it has begun."""
 
 
 class DriftWindows:
-    """The rides that a sandbox has counted since it last judged some."""
+    """The rides that a sandbox has counted since it judged its last window."""
 
     def __init__(self) -> None:
         """Begin with no rides."""

@@ -282,7 +282,7 @@ def test_a_literal_has_one_place(literal: str) -> None:
 
 
 def test_the_locks_categories_agree() -> None:
-    """They are installed together, so each package has one version in all of them, but for one category."""
+    """Categories are installed together, so each package has one version in all of them, except in ``monitoring``."""
     versions: dict[str, set[str]] = {}
     for section in (packages for category, packages in LOCK.items() if category != pythons.MONITORING):
         for name, package in section.items():

@@ -17,7 +17,7 @@ PARTS = ("rides", "without_distance", "rejected")
 
 
 def write_counts(bins: Bins, cells: Sequence[float], rejected: float) -> Iterator[Metric]:
-    """Yield the metrics for the cells of ``bins``, for prometheus_client. Each bin has a sample, also an empty one."""
+    """Yield the metrics for the cells of ``bins``, for prometheus_client. A bin without rides has a sample too."""
     rides = sum(sum(cells[bins.slices[name]]) for name in (PREDICTION, UNSEEN))
     counted = CounterMetricFamily(COUNTED, "Rides by how they are counted.", labels=(BASELINE, PART))
     for part, number in zip(PARTS, (rides, cells[-1], rejected), strict=True):
@@ -33,8 +33,8 @@ def write_counts(bins: Bins, cells: Sequence[float], rejected: float) -> Iterato
 def counts_from_metrics(text: str) -> list[RideCounts]:
     """Return the counts in a text of metrics: one for each baseline, of all services in the text together.
 
-    The difference of two of them is what the service has counted in between. Raises ValueError if the text is not in
-    Prometheus' format.
+    The difference of two such counts is what the service has counted in between. Raises ValueError if the text is not
+    in Prometheus' format.
     """
     parts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     cells: defaultdict[str, Counter[tuple[str, int]]] = defaultdict(Counter)

@@ -33,7 +33,7 @@ from trips import Trips
 SIZES = (100, 500)
 """The rides of a batch."""
 COLD = "cold start"
-"""Its cost is the time to read the baseline and to prepare its bins."""
+"""The load whose cost is the time to read the baseline and to prepare its bins."""
 
 
 @dataclass(frozen=True)

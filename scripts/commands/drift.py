@@ -9,8 +9,8 @@ The rides come from one of four sources:
 
 Or, with --trial FILE, print how often windows of a trip record file give a false alarm, and how often changes are seen.
 
-The exit code is 0 if there is no drift or there are too few rides for a verdict, and 1 if there is drift. It is 1 too
-for an error, which is one line on stderr; nothing is on stdout then.
+The exit code is 1 if there is drift, and 0 if there is no drift or too few rides for a verdict. It is 1 for an error
+too: then one line is on stderr, and stdout is empty.
 """
 
 import argparse
@@ -126,8 +126,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--json", action="store_true", help="print JSON instead of tables")
     add("--report", metavar="FILE", help="write a page (HTML) with plots")
     evidently = (
-        "write Evidently's report about the rows of --rides or --outputs against those of --reference. Its 79 packages"
-        " are installed into an environment of their own, once"
+        "write Evidently's report, which compares the rows of --rides or --outputs with those of --reference. Its 79"
+        " packages are installed into an environment of their own, once"
     )
     add("--evidently", metavar="FILE", help=evidently)
     reference = (
@@ -138,10 +138,10 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_profile(parser)
     options = parser.parse_args()
     if sum(bool(getattr(options, source)) for source in SOURCES) != 1:
-        parser.error(f"name one of {', '.join(f'--{source}' for source in SOURCES)}")
+        parser.error(f"give one of {', '.join(f'--{source}' for source in SOURCES)}")
     if options.actual and not options.rides:
         parser.error(
-            "--actual is for --rides: batch outputs have the actual values themselves, and counts have no rides"
+            "--actual needs --rides: batch outputs have the actual values themselves, and counts have no ride ids"
         )
     if (options.since or options.until) and not options.rides:
         parser.error("--since and --until are for --rides: choose the lines, texts or folders of this time instead")
@@ -150,7 +150,7 @@ def parse_arguments() -> argparse.Namespace:
     if bool(options.evidently) != bool(options.reference):
         parser.error("--evidently and --reference go together")
     if options.evidently and not (options.rides or options.outputs):
-        parser.error("--evidently needs the rows of --rides or --outputs: the other sources have counts alone")
+        parser.error("--evidently needs the rows of --rides or --outputs: the other sources have only counts")
     if len(options.metrics or ()) > 2:
         parser.error("--metrics takes one text, or two for the rides between them")
     return options

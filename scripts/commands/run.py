@@ -1,8 +1,8 @@
 """Run everything on this machine: put rides on a stream, let the Lambda function predict them, and read them back.
 
 Moto's server plays Kinesis and S3, and the function runs in this process, driven by an event source mapping. The
-functions of several consumers run in processes of their own. No AWS account is needed. None is ever reached, except to
-read a model that lies in S3.
+functions of several consumers run in processes of their own. No AWS account is needed, and AWS is called only to read a
+model that is in S3.
 """
 
 import argparse
@@ -91,8 +91,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--shadow", metavar="LOCATION", help=shadow)
     several = (
-        "several models that predict the same rides, each to streams of its own, independently: names of sample models"
-        f" ({', '.join(cli.SAMPLE_MODELS)}) or NAME=LOCATION, with commas between them. The first writes to"
+        "several independent consumers of the same rides, each with a model and an output stream: names of sample"
+        f" models ({', '.join(cli.SAMPLE_MODELS)}) or NAME=LOCATION, with commas between them. The first writes to"
         f" {cli.OUTPUT_STREAM}, and the others to {cli.OUTPUT_STREAM}_NAME. A pickled model needs its digest in"
         " <NAME>_MODEL_SHA256"
     )
@@ -121,7 +121,10 @@ def show_account(
     *,
     stays: bool,
 ) -> bool:
-    """Print a consumer's account, and return whether it is exact. It was done after ``seconds``, or stalled if None."""
+    """Print a consumer's account, and return whether it is exact.
+
+    The consumer was done after ``seconds``, which are None if it stalled.
+    """
     if seconds is None:
         stalled = f"{consumers.label(consumer.name)} settled nothing for {account.STALL_SECONDS} seconds"
         CONSOLE.print(f"{stalled}: its account is not complete", highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """What the live page shows, read from the streams and the failures buckets, as a run's account is taken from them.
 
-Nothing is read while nobody looks. Whoever looks later sees the streams read from their beginning.
+Nothing is read while no tab shows the page. When a tab is opened, the streams are read from their beginning.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ class _Watched:
 
 
 class Collector:
-    """Reads in a thread of its own as long as anybody watches, and publishes a snapshot after each round."""
+    """Reads in a thread of its own while a tab shows the page, and publishes a snapshot after each round."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Collector:
             return None if self._is_closed else (self._number, self._snapshot)
 
     def hurry(self) -> None:
-        """Publish the next snapshot at once, because somebody has used a switch."""
+        """Publish the next snapshot at once, because a switch was used."""
         with self._changed:
             self._is_hurried = True
             self._changed.notify_all()
@@ -270,7 +270,7 @@ class Collector:
             figures.errors.add(*known, prediction.value)
 
     def _read_failures(self, watched: _Watched) -> bool:
-        """Read new objects of a failures bucket if a ride has no outcome yet, and return whether these are all."""
+        """Read new objects of a failures bucket if a ride has no outcome yet, and return whether all were read."""
         outcomes, began = watched.figures.outcomes, time.monotonic()
         if not watched.new_keys:
             if outcomes.settled + outcomes.given_up == self._input.count or began < watched.list_at:

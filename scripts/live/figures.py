@@ -17,11 +17,11 @@ from trips import is_usual
 SECONDS, RATE_SECONDS = 60, 5
 """A rate's chart shows this many seconds; the rate itself is the mean of the last ones."""
 LATEST = 2_000
-"""The percentiles of the latency are those of this many predictions, the last ones."""
+"""The percentiles of the latency are over this number of predictions, the last ones."""
 REASONS = 50
-"""Different reasons that are counted by themselves. A producer could send any number of them."""
+"""The number of reasons that are counted separately. A producer could cause any number of different reasons."""
 MAX_REASON = 160
-"""A longer reason is cut off: it may have a name of the producer's in it."""
+"""A longer reason is cut off: a name that a producer chose may be in it."""
 OTHER = "other reasons"
 CELLS = 48
 """Rows and columns of the density of actual and predicted values."""
@@ -30,14 +30,14 @@ _PLACES = re.compile(r" ?\(byte \d+\)| at byte \d+| \(char \d+\)")
 
 
 class Rate:
-    """Counts what happens in each second, for the last minute."""
+    """Counts events in each second of the last minute."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin without events."""
         self._counts: Counter[int] = Counter()
 
     def add(self, at: float, number: int = 1) -> None:
-        """Count what happened at this time, in seconds since the epoch."""
+        """Count events at this time, in seconds since the epoch."""
         self._counts[int(at)] += number
 
     def latest(self, until: float) -> list[int]:
@@ -77,7 +77,7 @@ class RunningErrors:
         return min(CELLS - 1, int(math.log1p(max(0.0, value)) * self._scale))
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the errors and the density for the page; None if there are none."""
+        """Return the errors and the density for the page; None if no ride has an actual value."""
         if not self._rides:
             return None
         levels = np.log1p(self._cells) / np.log1p(self._cells.max()) * 255
@@ -94,10 +94,10 @@ class RunningErrors:
 
 
 class Figures:
-    """The figures of one consumer, of what was read so far."""
+    """The figures of one consumer, for the records that were read so far."""
 
     def __init__(self, target: Target | None) -> None:
-        """Begin with nothing. Without a target, no actual values can be known."""
+        """Begin without rides. Without a target, no actual values can be known."""
         self.outcomes = Outcomes()
         self.duplicates = 0
         """Predictions that repeat the event id of another."""
@@ -107,7 +107,7 @@ class Figures:
         self._reasons: Counter[tuple[str, str]] = Counter()
 
     def predicted(self, arrived: float, came_in: float) -> None:
-        """Count a ride's first prediction, which arrived at this time, for a ride that came in at the other."""
+        """Count the first prediction of a ride, and when both arrived, in seconds since the epoch."""
         self._rate.add(arrived)
         self._latencies.append(arrived - came_in)
 

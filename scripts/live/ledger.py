@@ -1,4 +1,4 @@
-"""Which rides came in, and which of them a consumer is done with: each counts once, and takes a few bytes."""
+"""The rides of the input stream, and the outcome of each with each consumer. Each ride counts once, in a few bytes."""
 
 from array import array
 from collections import defaultdict
@@ -52,7 +52,7 @@ class InputRides:
         return RidePlace(shard_id, rides[offset]) if offset < len(rides) else None
 
     def find_record(self, event_id: str) -> list[RidePlace]:
-        """Return the places of all rides in a record; none if it was not read yet, or if there is no such record."""
+        """Return the places of all rides in a record: an empty list if it was not read yet, or does not exist."""
         shard_id, rides = self._find_rides(event_id)
         return [RidePlace(shard_id, index) for index in rides]
 
@@ -66,7 +66,7 @@ class InputRides:
 
 
 class Outcomes:
-    """What became of each ride with one consumer: a byte for each ride."""
+    """The outcome of each ride with one consumer: a byte for each ride."""
 
     def __init__(self) -> None:
         """Begin without outcomes."""

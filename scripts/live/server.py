@@ -24,12 +24,12 @@ from scripts.sources.records import RideRecord
 
 PAGE = Path(__file__).with_name("page.html")
 SEND_SECONDS = 10
-"""A tab that takes nothing for so long is gone, and so is a connection that sends no request."""
+"""A tab that takes nothing for this number of seconds is gone, and so is a connection that sends no request."""
 MAX_BODY_BYTES = 100
 
 
 class _Position(msgspec.Struct):
-    """What a switch sends."""
+    """The body of a request that uses a switch."""
 
     on: bool
 
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         # Browsers name the page that a request comes from; no other program needs the switches.
         if self.headers.get("Origin") != f"http://{self.headers['Host']}":
-            self._answer(403, b"the switches belong to the live page alone\n")
+            self._answer(403, b"only the live page uses its switches: name its origin, http://HOST:PORT, as Origin\n")
             return
         length = self.headers.get("Content-Length", "")
         try:

@@ -109,10 +109,10 @@ def put_and_wait(
     unit: str = "rides",
     hint: str = "",
 ) -> dict[str, float | None]:
-    """Put the records, wait until each mapping is done with them, and return after how many seconds it was done.
+    """Put the records, wait until each mapping is done with them, and return the seconds that each of them took.
 
-    It is None for a mapping that stalled. Every ride that was put is added to ``rides`` by its event id, also if Ctrl-C
-    ends the wait. ``rate`` is the number of records to put a second. The mappings' names are shown beside their
+    The value is None for a mapping that stalled. Every ride that was put is added to ``rides`` by its event id, even if
+    Ctrl-C ends the wait. ``rate`` is the number of records to put a second. The mappings' names are shown beside their
     progress, and ``hint`` is printed once putting has begun. Raises CommandError if Kinesis does not accept a record,
     or gives two the same number.
     """
@@ -182,9 +182,9 @@ def wait_until_settled(
     show_progress: Callable[[], None],
     stall: float = STALL_SECONDS,
 ) -> dict[str, float | None]:
-    """Wait until each mapping is done with ``number`` records, and return the time of the monotonic clock when it was.
+    """Wait until each mapping is done with ``number`` records, and return the end of each on the monotonic clock.
 
-    It is None for a mapping that has settled no record for ``stall`` seconds. Seconds in which it is paused do not
+    The end is None for a mapping that has settled no record for ``stall`` seconds. Seconds in which it is paused do not
     count. An exception that ended a polling thread is raised.
     """
     ends: dict[str, float | None] = {}

@@ -29,7 +29,7 @@ TIMEOUT_SECONDS = 10
 LIVE = "live"
 """The name of the consumer of ``--model``."""
 NAME = re.compile("[a-z](?:[a-z0-9-]{0,28}[a-z0-9])?")
-"""A consumer's name, which is the ending of a stream's and of a bucket's."""
+"""A consumer's name. The names of its stream and of its bucket end with it."""
 SHA256 = "MODEL_SHA256"
 
 
@@ -50,22 +50,22 @@ class RunningConsumer:
 
     name: str
     model: ModelCopy
-    """With its ``run_id`` and its ``metadata``: what it predicts, and in which unit."""
+    """The copy of the model that the function loads, with its run and its metadata."""
     outputs: Outputs
     mapping: EventSourceMapping
     delivered: "DeliveredRides"
 
     @property
     def is_paused(self) -> bool:
-        """Whether it was stopped and not started again. The batch in flight may not have ended yet."""
+        """Whether the consumer is stopped. A batch may still be in flight."""
         return self.mapping.state != "Enabled"
 
     def pause(self) -> None:
-        """Stop it: its function gets no other batch, and the other consumers go on."""
+        """Stop the consumer: its function gets no further batch, and the other consumers go on."""
         self.mapping.pause()
 
     def resume(self) -> None:
-        """Start it again: it catches up from where it stopped."""
+        """Start the consumer again: it continues at its checkpoint, and catches up."""
         self.mapping.resume()
 
 
@@ -87,7 +87,7 @@ class DeliveredRides:
 def choose_consumers(
     model: str | None, shadow: str | None, named: Mapping[str, str] | None = None
 ) -> list[LocalConsumer]:
-    """Copy the models of the named consumers; or else those of the live consumer and of the shadow, if there is one.
+    """Copy the models of the named consumers, or else of the live consumer and of the shadow if one is chosen.
 
     Raises as ``setup.copy_chosen_model`` does.
     """
@@ -116,7 +116,7 @@ def locations(text: str) -> dict[str, str]:
                 " with a letter"
             )
         if name in found:
-            raise argparse.ArgumentTypeError(f"{name} is there twice: give each consumer a name of its own")
+            raise argparse.ArgumentTypeError(f"{name} is named twice: give each consumer a name of its own")
         if has_location and not location:
             raise argparse.ArgumentTypeError(f"{name}= has no location: give a folder or an s3:// URI after it")
         if not has_location and name not in SAMPLE_MODELS:
@@ -128,7 +128,7 @@ def locations(text: str) -> dict[str, str]:
 
 
 def label(name: str) -> str:
-    """Return what messages call a consumer."""
+    """Return the name of a consumer in messages."""
     return {LIVE: "the live consumer", setup.SHADOW: "the shadow"}.get(name, f"the consumer {name}")
 
 

@@ -130,13 +130,13 @@ def seeded(seed: int, delay_seconds: float) -> Decide:
 
 
 class Switch:
-    """Draws faults as another function does as long as it is on. Any thread may switch it."""
+    """Draws faults with a function while it is on. Any thread may switch it."""
 
     def __init__(self, decide: Decide, *, is_on: bool) -> None:
-        """Take the function that draws the faults."""
+        """Keep the function that draws the faults. The switch begins in the position ``is_on``."""
         self.is_on = is_on
         self.count = 0
-        """How many calls got a fault."""
+        """The number of calls that got a fault."""
         self._decide = decide
 
     def __call__(self, call: Call) -> Fault | None:

@@ -1,4 +1,4 @@
-"""An HTTP server of this process, on a free loopback port: a thread for each connection, and an end that waits for all.
+"""An HTTP server of this process, on a free loopback port: a thread for each connection, and its end waits for all.
 
 The servers of ``scripts.localaws.server`` have processes of their own.
 """
@@ -15,10 +15,10 @@ from scripts.localaws.server import HOST
 
 
 class LoopbackServer(ThreadingHTTPServer):
-    """The server, which closes every connection at its end, whatever its thread is waiting for."""
+    """The server. At its end, it closes every connection, even if the thread of a connection still waits."""
 
     request_queue_size = 128
-    """With the default, 5, clients wait a second if many connect at once."""
+    """The queue of new connections. With the default, 5, clients wait a second if many connect at once."""
 
     # ``server_close`` must wait for these threads: nothing may reach the local AWS after it.
     daemon_threads = False
@@ -62,7 +62,7 @@ class LoopbackServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
     def server_close(self) -> None:
-        """Close all connections, also those that clients keep open, and wait for the threads."""
+        """Close all connections, including those that clients keep open, and wait for the threads."""
         self.closing.set()
         for connection in list(self._connections):
             with contextlib.suppress(OSError):  # the client has closed it

@@ -69,7 +69,7 @@ class EventSourceMapping:
     split or merge makes while the mapping runs are not polled.
 
     ``pause`` and ``resume`` are what UpdateEventSourceMapping does with ``Enabled``: a mapping that is paused reads
-    nothing and invokes nothing, and goes on behind the last record that it settled.
+    nothing and invokes nothing, and then continues after the last record that it settled.
     """
 
     kinesis: "KinesisClient"
@@ -127,12 +127,12 @@ class EventSourceMapping:
             return "Disabling" if self._in_flight else "Disabled"
 
     def pause(self) -> None:
-        """Invoke the function with no other batch until ``resume``. A batch in flight ends."""
+        """Invoke the function with no further batch until ``resume``. A batch in flight is completed."""
         with self._changed:
             self._is_paused = True
 
     def resume(self) -> None:
-        """Go on behind the last record that was settled. A batch that was to be tried again is tried again."""
+        """Continue after the last record that was settled. A batch whose retry was due is retried."""
         with self._changed:
             self._is_paused = False
             self._changed.notify_all()
@@ -202,17 +202,17 @@ class EventSourceMapping:
                     self._in_flight -= 1
 
     def _wait_while_paused(self, in_flight: int = 0) -> bool:
-        """Wait until the mapping is enabled or ends, and return whether it goes on; then more are in flight."""
+        """Wait until the mapping is enabled or ends. Return whether it is enabled; then more batches are in flight."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_paused or self._stopping.is_set())
             if self._stopping.is_set():
                 return False
-            # Under the same lock as the check: no batch begins after the state says that none is in flight.
+            # Under the same lock as the check: no batch begins after the state is ``Disabled``.
             self._in_flight += in_flight
             return True
 
     def _attempt(self, due: Batch, shard_id: str, *, is_redelivery: bool) -> Sequence[Batch]:
-        """Invoke the function with the batch, and return the batches that are to be tried again, in their order."""
+        """Invoke the function with the batch, and return the batches that are to be retried, in their order."""
         decision = rules.decide(due, self._invoke_with(due), self.settings)
         redelivered = len(due.records) if is_redelivery else 0
         self.on_delivered(due.records[: decision.delivered])

@@ -29,7 +29,7 @@ MAX_EXAMPLES = 2
 MAX_MISSING = 10
 """Missing rides that are listed."""
 SHORT_NAMES = {"PULocationID": "pickup", "DOLocationID": "dropoff", "trip_distance": "miles"}
-"""The columns of a ride's fields, if they have other names than the fields."""
+"""The names of columns that differ from the names of a ride's fields."""
 SAMPLE_EVENT, SAMPLE_KEY = f"events/{RIDE}.json", "256"
 """A file with a ride event, and its partition key, which is the ride's id."""
 

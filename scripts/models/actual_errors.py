@@ -19,21 +19,22 @@ from targets import Target, find_target
 MOST_ERROR = 3.0
 """The largest error of a ride, as a part of the expected MAE."""
 MOST_ERROR_OF_A_SIZE = 20.0
-"""The same for the sizes that people read. A ride whose duration doubled has an error of 3 to 8."""
+"""The same limit for the mean errors that people read. A ride whose duration doubled has an error of 3 to 8."""
 LEAST_RIDES_OF_A_ZONE = 10
 """A zone with fewer rides is not judged."""
 ZONE_MARGIN = 1.1
-"""A zone's limit is so far beyond the most unusual zone of the training and validation rides' own windows."""
+"""A zone's limit is at least this many times the deviation of the most unusual zone in windows of the training and
+validation rides."""
 LEAST_EXPECTED = 1e-9
 CONFIDENCE = 0.95
-"""Of the intervals of sizes."""
+"""The confidence of the intervals around mean errors."""
 ENDS = ("pickup_zone", "dropoff_zone")
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class ActualRides:
-    """Rides whose actual values are known; a NaN is not."""
+    """Rides with their actual values, which are NaN if they are not known."""
 
     zones: NDArray[np.int64]
     """The zone of the pickup and of the dropoff: two columns."""
@@ -80,7 +81,7 @@ class ErrorFinding:
     difference: float
     """The mean of actual minus predicted, in the unit of the target."""
     low: float
-    """``CONFIDENCE`` of such windows have a difference between these two."""
+    """The confidence interval of the difference goes from ``low`` to ``high``."""
     high: float
     predicted: float
     """The mean of the predictions."""
@@ -94,7 +95,7 @@ class ErrorFinding:
 def judge_actuals(baseline: Baseline, rides: ActualRides) -> list[ErrorFinding]:
     """Return the outcome for all rides and for each zone with enough rides, the largest excess first.
 
-    There is no outcome if there can be no verdict, as ``explain_no_error_verdict`` says.
+    The list is empty if there can be no verdict: ``explain_no_error_verdict`` says why.
     """
     scale = baseline.error_scale
     if scale is None or explain_no_error_verdict(baseline, rides):
@@ -137,23 +138,29 @@ def compare_zones(errors: Floats, zones: NDArray[np.int64]) -> ComparedZones:
 
 
 def deviate_zones(zones: ComparedZones, ride: float, zone: float) -> Floats:
-    """Return the differences in standard deviations, for those of one ride's error and of zones beyond chance."""
+    """Return the differences in standard deviations.
+
+    Args:
+        zones: the zones with their differences.
+        ride: the standard deviation of one ride's error.
+        zone: the standard deviation of zones beyond chance.
+    """
     deviations: Floats = zones.differences / np.maximum(np.sqrt(ride**2 / zones.rides + zone**2), LEAST_EXPECTED)
     return deviations
 
 
 def explain_no_error_verdict(baseline: Baseline, rides: ActualRides) -> str | None:
-    """Return why the actual values of these rides tell nothing; None if they can be judged."""
+    """Return why the actual values of these rides cannot be judged; None if they can."""
     if baseline.error_scale is None:
         return (
-            "the model was measured on too few rides to know how much its errors differ by themselves: train it on, or"
-            " validate it with, more rides"
+            "the model was measured on too few rides to know how much its errors vary: train it again, and measure it"
+            " on more rides"
         )
     count = len(rides.choose_judged(find_target(baseline.target, baseline.unit)).actual)
     if count < LEAST_RIDES_OF_A_ZONE:
         return (
-            f"the actual value of {count:,} of {len(rides.actual):,} rides is known and not below the target's range,"
-            f" and a verdict needs {LEAST_RIDES_OF_A_ZONE}"
+            f"{count:,} of {len(rides.actual):,} rides have an actual value that is known and not below the target's"
+            f" range: a verdict needs {LEAST_RIDES_OF_A_ZONE}"
         )
     return None
 

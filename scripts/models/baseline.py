@@ -28,12 +28,12 @@ FILE = "baseline.json"
 MILES = (0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20, 30)
 """The edges are further apart for longer rides: a change of a tenth moves rides of each length into other bins."""
 RATIOS = (0.5, 0.7, 0.8, 0.875, 0.925, 0.975, 1.025, 1.075, 1.125, 1.2, 1.3, 1.5, 2)
-"""None is 1, because rounding would then decide where rides of exactly the usual distance are."""
+"""No edge is 1, because rounding would then decide in which bin rides of exactly the usual distance are."""
 HOURS = tuple(range(1, 24))
 PREDICTION_BINS = 20
-"""Each has the same share of the predictions for the training rides."""
+"""Each bin has the same share of the predictions for the training rides."""
 USUAL_RIDES = 10
-"""A pair of zones has a usual distance if so many training rides have it: their mean."""
+"""A pair of zones has a usual distance if at least this number of training rides have the pair: their mean."""
 LEAST_SHARE_OF_A_ZONE = 0.005
 """Zones where a smaller share of the training rides begins have no bin of their own."""
 Predict: TypeAlias = Callable[[Sequence[Ride]], Floats]
@@ -42,7 +42,7 @@ Predict: TypeAlias = Callable[[Sequence[Ride]], Floats]
 def make_edges(predictions: Floats) -> dict[str, list[float]]:
     """Return the edges of the histograms, for a model with these predictions."""
     shares = np.arange(1, PREDICTION_BINS) / PREDICTION_BINS
-    # Each edge is between two predictions, and not equal to one, because another loader may round a prediction in
+    # Each edge is between two predictions, and equal to neither, because another loader may round a prediction in
     # another way. Many predictions may be the same, so there may be fewer edges.
     known = np.unique(predictions)
     above = np.unique(np.searchsorted(known, np.quantile(predictions, shares, method="higher")))
@@ -209,7 +209,7 @@ def _find_bins(
 def _join_actuals(
     validation: RideSet, predicted: Floats, target: Target, predict: Predict
 ) -> tuple[ActualRides, ActualRides]:
-    """Return all validation rides that can be judged, in the order of their pickups, and those that measure a model."""
+    """Return all validation rides that can be judged, by pickup, and the usual ones, on which a model is measured."""
     parts = [(validation, predicted)]
     if validation.others and validation.others.rides:
         parts.append((validation.others, predict(validation.others.rides)))

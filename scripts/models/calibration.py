@@ -13,9 +13,9 @@ from served.arrays import Floats
 FALSE_ALARMS = 0.005
 """The share of windows without drift in which some test gives a false alarm, if days differ by chance alone."""
 LEAST_WINDOWS = 16
-"""With fewer windows their standard deviation is hardly known, and the limits would be wide."""
+"""With fewer windows, their standard deviation is too uncertain, and the limits would be too wide."""
 MARGIN = 1.25
-"""A window of the training rides themselves is never drift: limits are this far beyond the most unusual one."""
+"""A limit is at least this many times the deviation of the most unusual window of the training rides themselves."""
 WITHOUT_DISTANCE_BINS = "without distance"
 Bins = Mapping[str, np.ndarray[Any, Any]]
 

@@ -12,7 +12,7 @@ from served.arrays import Floats
 from targets import DURATION
 
 QUANTILES = np.arange(0.1, 0.95, 0.05)
-"""A factor is the mean of those of these quantiles."""
+"""A factor is the mean of the factors of these quantiles."""
 
 
 def describe(finding: Finding, baseline: Baseline, counts: RideCounts) -> str:

@@ -34,7 +34,7 @@ from trips import is_usual, ride_events
 LONGER = 1.1
 DOUBLED = 2.0
 ENOUGH_RIDES = 30
-"""A zone with so many rides in a window is not small."""
+"""A zone with at least this number of rides in a window is not small."""
 MOST_RIDES_OF_A_SMALL_ZONE = 15
 AS_IS, LONGER_DISTANCES = "as they are", "distances 10 % longer"
 ONE_ZONE, SMALL_ZONE = "one zone's values doubled", "a small zone's values doubled"
@@ -52,11 +52,11 @@ class TrialRow:
     """``ALL_RIDES`` that the contract accepts, or only the ``USUAL_RIDES`` on which models are trained."""
     change: str
     number: int
-    """Of windows."""
+    """The number of windows."""
     seen: int
-    """Windows with drift. Of a change, it must be the drift that it makes: of distances, or of this one zone."""
+    """The windows with drift. For a change, only the drift that it makes counts: of distances, or of this one zone."""
     tests: dict[str, int]
-    """The windows in which each test said so."""
+    """The number of windows in which each test found drift."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ def make_table(rows: Sequence[TrialRow], rides: int) -> Table:
     names = ("rides", "change", "windows", "drift seen")
     table = Table(f"windows of {rides:,} rides", *names, Column("by", overflow="fold"))
     for row in rows:
-        tests = ", ".join(f"{name} {count}" for name, count in sorted(row.tests.items(), key=lambda one: -one[1]))
+        tests = [f"{name} {count}" for name, count in sorted(row.tests.items(), key=lambda one: -one[1])]
         share = f"{row.seen} ({row.seen / row.number:.1%})" if row.number else "-"
-        table.add_row(row.windows, row.rides, row.change, f"{row.number}", share, tests)
+        table.add_row(row.windows, row.rides, row.change, f"{row.number}", share, ", ".join(tests).replace("_", " "))
     return table
 
 

@@ -19,7 +19,7 @@ from served.arrays import Floats
 LEAST_WINDOW, MOST_WINDOW = 250, 2_000
 LEAST_WINDOWS, WANTED_WINDOWS = 4, 8
 BORROWED_RIDES = 30
-"""The errors of a bin are those of its own rides and of so many rides that have the errors of all."""
+"""The errors of a bin are the means over its own rides and over this number of rides with the mean errors of all."""
 
 
 def measure_bins(rides: ActualRides, edges: list[float], pairs: Any) -> dict[str, ExpectedErrors]:
@@ -53,8 +53,8 @@ def calibrate_errors(
     Args:
         baseline: the baseline with its ``errors``.
         every: all rides that services would predict and whose actual value can be judged.
-        usual: those that a model is measured on.
-        training: the training rides and others of their files, which only tell how unusual a zone can be.
+        usual: the rides among them on which a model is measured.
+        training: the training rides and others of their files, which only show how unusual a zone can be.
     """
     size = int(np.clip(len(usual.actual) // WANTED_WINDOWS, LEAST_WINDOW, MOST_WINDOW))
     windows = len(usual.actual) // size

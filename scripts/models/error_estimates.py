@@ -1,7 +1,7 @@
 """The errors of predictions before actual values are known: an estimate, and the check of it once they are there.
 
 The estimate knows that some predictions have larger errors than others. It does not see that the model has become
-worse at rides that look the same: only actual values tell this.
+worse at rides that look the same: only actual values show this.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class EstimateCheck:
     estimate: ErrorEstimate
     measured: Errors
     low: float
-    """``CONFIDENCE`` of windows of so many rides have an MAE between these two, if the model is as good as it was."""
+    """``CONFIDENCE`` of windows of this size have an MAE from ``low`` to ``high`` if the model is as good as it was."""
     high: float
     unusual: int
     """Rides that were left out because their actual value is outside of the target's range, as in training."""

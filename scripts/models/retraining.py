@@ -1,4 +1,4 @@
-"""The steps of retraining: is there a reason to train, the challenger, its comparison with the live model, publishing.
+"""The steps of retraining: the reason to train, the challenger, its comparison with the live model, and publishing.
 
 months      -- decide  --> reasons | nothing to do    a month that is new to the live model, or drift
 reasons     -- train   --> a challenger               of the same months, there is one
@@ -146,7 +146,7 @@ def find_drift(model: Model, bins: Bins, baseline: Baseline, month: RideSet) -> 
 def train(rides: RideSet, validation: RideSet, target: Target, model: str, name: str, wanted: str | None) -> Challenger:
     """Train a model and register it with the alias challenger, unless there is one of the same rides.
 
-    ``wanted`` is the run of a challenger that there must be; then none is trained. Raises RetrainingError.
+    If ``wanted`` is given, no model is trained, and the challenger must be this run. Raises RetrainingError.
     """
     tracking.check_registry(name, CHALLENGER)
     experiment_id = tracking.open_experiment(f"ride-{target.name}")

@@ -135,14 +135,18 @@ def retrain(
         training, validation, newest = read(files, TARGETS[target])
         decision = decide(training.files, quote(newest), TARGETS[target], to, force=force)
         if not (decision.reasons or force or approve):
-            return finish("nothing to do", None, f"{decision.live.location} knows these months, which have not drifted")
+            return finish(
+                "nothing to do",
+                None,
+                f"{decision.live.location} was trained on these months, and the newest month has not drifted",
+            )
         name = registered_name or f"ride-{target}"
         challenger = train(quote(training), quote(validation), TARGETS[target], model, name, approve)
         offer = compare(quote(decision), challenger, quote(validation), force=force)
         return settle(offer, is_approved=bool(approve), wait=wait, force=force)
     except FlowPauseTimeout:
         days = APPROVAL_SECONDS // (24 * 3600)
-        return fail(RetrainingError(f"nobody approved within {days} days: run it again, to be shown the challenger"))
+        return fail(RetrainingError(f"nobody approved the challenger within {days} days: run the flow again to see it"))
     except EXPLAINED as error:
         return fail(error)
 
@@ -183,12 +187,12 @@ def ask(text: str) -> bool:
 
 
 def expand(file: str) -> list[str]:
-    """Return the files that a pattern names, or the file itself. Raises RetrainingError if there are none."""
+    """Return the files that a pattern names, or the file itself. Raises RetrainingError if no file matches."""
     path = Path(file)
     if "://" in file or path.exists() or set(PATTERN).isdisjoint(path.name):
         return [file]
     if not (found := sorted(map(str, path.parent.glob(path.name)))):
-        raise RetrainingError(f"{file}: there is no such file: download months, or give another pattern")
+        raise RetrainingError(f"{file}: no file has such a name: download months, or give another pattern")
     return found
 
 

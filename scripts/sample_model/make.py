@@ -1,7 +1,8 @@
 """Make the sample models again: train them, or only make their baselines again, in the folders beside this file.
 
 They are logged to a bucket of moto's server, because an artifact names the place that it was logged to, and these must
-not name a folder of whoever made them. The printed figures belong into the models' card, ``README.md`` in this folder.
+not name a folder of the person who made them. Copy the printed figures into the models' card, ``README.md`` in this
+folder.
 """
 
 import argparse

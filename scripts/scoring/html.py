@@ -13,7 +13,7 @@ MAX_NUMBER = 1e9
 
 def make_document(title: str, parts: Iterable[str]) -> str:
     """Return a page with this heading and these parts, which are HTML."""
-    # Nothing is loaded and no script runs, whatever a name in the page may be.
+    # Nothing is loaded and no script runs, even if a name in the page is HTML.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
     return f"""<!DOCTYPE html>
@@ -76,7 +76,7 @@ def _breakable(text: str) -> str:
 
 
 def write_number(value: float | None, digits: int) -> str:
-    """Return a number for people; None and NaN are not known."""
+    """Return a number for people; None and NaN mean that it is not known."""
     if value is None or np.isnan(value):
         return "not known"
     if abs(value) >= MAX_NUMBER:

@@ -62,14 +62,16 @@ def read_log(names: Iterable[str], model: WatchedModel) -> Window:
             " counted in both deliveries counts twice here"
         )
     if damaged:
-        notes.append(f"{damaged:,} lines have {KEY} and are not JSON, such as lines that were cut: they are left out")
+        notes.append(
+            f"{damaged:,} lines have {KEY} and are not JSON, for example because they were cut off: they are left out"
+        )
     return Window(f"log lines of {place}", total, notes)
 
 
 def _read(name: str) -> Iterator[str]:
     """Yield the lines of a file."""
     if name == STDOUT:
-        # Whatever is no UTF-8 is in lines that are skipped.
+        # Bytes that are not UTF-8 are in lines that are skipped.
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         yield from sys.stdin
         return

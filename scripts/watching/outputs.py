@@ -28,7 +28,7 @@ BELOW = ["/".join((*PARTITIONS[start:], MANIFEST)) for start in range(len(PARTIT
 def read_outputs(model: WatchedModel, locations: Sequence[str]) -> Window:
     """Return the rides of months: of folders of months, or of all months below an output that the model has scored.
 
-    Raises CommandError or OutputError if there are none, or if a file cannot be read.
+    Raises CommandError or OutputError if no month is found, or if a file cannot be read.
     """
     months, others = [], 0
     # Each month counts once, also if it is named twice.
@@ -57,12 +57,12 @@ def read_outputs(model: WatchedModel, locations: Sequence[str]) -> Window:
         notes += more
     else:
         counts = rides.count(model, sum(manifest.counts.rejected for _, manifest in months))
-        notes.append("a manifest has no counts in bins, because it is older than they are: the rows were counted now")
+        notes.append("a manifest was written before manifests had counts in bins: the rows were counted now")
     return Window(f"the batch outputs in {names}", counts, notes, rides)
 
 
 def _find_places(location: str) -> Iterator[Place]:
-    """Yield the folders of months: the location itself, or those below it. Raises CommandError if there are none."""
+    """Yield the folders of months: the location itself, or those below it. Raises CommandError if no month is found."""
     location = location.rstrip("/")
     folders = _find_objects(location) if "://" in location else _find_folders(Path(location))
     if not folders:

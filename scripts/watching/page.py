@@ -23,7 +23,7 @@ from scripts.watching.panels import Panel, make_panels
 from scripts.watching.plots import draw_numbers, draw_zones
 
 MAX_ZONES, MAX_ERRORS = 10, 20
-"""The zones in the plot, and the tests of errors in the table: those that differ most."""
+"""The number of zones in the plot, and of tests of errors in the table: the ones that differ most."""
 TITLES = {
     DISTANCE: "Distance",
     RATIO: "Distance / usual distance of the pair of zones",
@@ -77,8 +77,8 @@ def _tiles(judged: JudgedWindow) -> str:
 def _tests(judged: JudgedWindow) -> Iterator[str]:
     yield "<h2>Tests</h2>"
     yield make_paragraph(
-        "The deviation of a share is shown as a part of its limit: above 1, it is drift. The limits come from the"
-        " training rides' own windows of this size."
+        "The last column is the deviation of the share divided by its limit: above 1, it is drift. The limits come from"
+        " the training rides' own windows."
     )
     rows = [[f"{name}, {place}" if place else name, *numbers] for name, place, *numbers in shown.rows_of_tests(judged)]
     yield make_table("Tests", ["Test", "Share", "Usual share", "Part of its limit"], rows)
@@ -108,8 +108,8 @@ def _zones_figure(panel: Panel) -> str:
 def _errors(judged: JudgedWindow) -> Iterator[str]:
     unit = judged.model.baseline.unit
     yield make_paragraph(
-        f"The mean of actual minus predicted, in {unit}, over all rides and by zone: a zone is compared with the other"
-        f" rides of the window. The {min(len(judged.errors), MAX_ERRORS)} tests that differ most, of"
+        f"The mean of actual minus predicted, in {unit}, over all rides and by zone. A zone is compared with the other"
+        f" zones of the window. The table has the {min(len(judged.errors), MAX_ERRORS)} tests that differ most, of"
         f" {len(judged.errors)}."
     )
     names = [

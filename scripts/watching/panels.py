@@ -1,6 +1,6 @@
-"""The histograms of a window beside those of the training rides, for plots: with the band in which no test finds drift.
+"""The histograms of a window beside those of the training rides, for plots, with the range that is not drift.
 
-For numbers, a test compares the share of rides below each edge, so the band is around these shares.
+For numbers, a test compares the share of rides below each edge, so the range is around these shares.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from served.arrays import Floats
 
 @dataclass(frozen=True)
 class Panel:
-    """A histogram of both."""
+    """One histogram of the window and of the training rides."""
 
     test: str
     edges: list[float]
@@ -45,7 +45,7 @@ def make_panels(baseline: Baseline, counts: RideCounts, findings: list[Finding])
         if scale is None or name not in (DISTANCE, RATIO, PREDICTION, HOUR, PICKUP):
             continue
         differences = shares[name].values - usual[name].values
-        # The deviation of a share that is 1 more than the usual one is one by the standard deviation.
+        # A share that is larger than the usual one by 1 has a deviation of 1 divided by the standard deviation.
         spread = 1 / find_deviations(
             type(shares[name])(usual[name].values + 1, shares[name].rides),
             usual[name],
@@ -57,7 +57,7 @@ def make_panels(baseline: Baseline, counts: RideCounts, findings: list[Finding])
 
 
 def _find_bins(name: str, counts: dict[str, list[int]]) -> Floats:
-    """Return the share of rides in each bin; the rides whose distance has no usual one are in none."""
+    """Return the share of rides in each bin. Rides whose pair has no usual distance are left out."""
     cells = np.array(counts.get(name, [0]), float)
     if name == PREDICTION:
         cells = cells + np.array(counts.get(UNSEEN, [0]), float)

@@ -42,7 +42,7 @@ def draw_numbers(panel: Panel, unit: str) -> str:
 
 @mpl.rc_context(STYLE)
 def draw_zones(panel: Panel, chosen: Sequence[int], labels: Sequence[str]) -> str:
-    """Draw the shares of some of the zones, with the band around those of the training rides."""
+    """Draw the shares of some of the zones, with the range around the usual share that is not drift."""
     figure = Figure(figsize=(WIDTH, 1.2 + 0.44 * len(chosen)), layout="constrained")
     axes = figure.add_subplot()
     places, indices = np.arange(len(chosen)), list(chosen)

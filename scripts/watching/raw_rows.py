@@ -26,7 +26,7 @@ MESSAGE_LINES = 3
 def write_evidently(
     window: PredictedRides, reference: str, file: str, model: WatchedModel, settings: ModelSettings
 ) -> None:
-    """Write Evidently's report about rides against those of a trip record file, which the model predicts.
+    """Write Evidently's report about rides, compared with those of a trip record file, which the model predicts.
 
     Evidently's packages are installed into an environment of their own when this is called for the first time. Raises
     CommandError if the report cannot be made, TripRecordError, and ModelError.
@@ -58,7 +58,9 @@ def _read_reference(source: str, model: WatchedModel, settings: ModelSettings) -
     values = load_from_settings(settings).predict(rides)
     places = [place for place, value in enumerate(values) if isinstance(value, float)]
     if not places:
-        raise CommandError(f"{source}: the model predicts none of its {len(rides):,} rides: name another --reference")
+        raise CommandError(
+            f"{source}: the model has no prediction for any of its {len(rides):,} rides: give another --reference"
+        )
     predicted = np.array([values[place] for place in places], float)
     # None becomes NaN.
     actual = np.array([trips.actual[place] for place in places], float)

@@ -1,4 +1,4 @@
-"""The rides that a web service has counted: those of one text of its /metrics, or those between two texts."""
+"""The rides that a web service has counted: since its start, or between two texts of its /metrics."""
 
 import http.client
 import urllib.request
@@ -16,11 +16,11 @@ MAX_BYTES = 10_000_000
 
 
 def read_scrapes(places: Sequence[str], model: WatchedModel) -> Window:
-    """Return the rides of one text of metrics, or those that were counted between two. Raises CommandError."""
+    """Return the rides of one text of metrics, or the rides that were counted between two. Raises CommandError."""
     first, *later = places
     counts, notes = _read_counts(first, model)
     if not later:
-        notes.insert(0, "these are all rides since the service started: two texts have those of the time between them")
+        notes.insert(0, "these are all rides since the service started: give two texts for the rides between them")
     for place in later:
         total, more = _read_counts(place, model)
         try:
@@ -51,5 +51,5 @@ def _read(place: str) -> str:
         with urllib.request.urlopen(place, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310  http or https alone
             content: bytes = response.read(MAX_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise CommandError(f"{place} cannot be read: {error}") from error
+        raise CommandError(f"{place} cannot be read: {error}: give a file, or the URL of /metrics") from error
     return content.decode(errors="replace")

@@ -20,7 +20,7 @@ NUMBERS = {
 }
 """The rides of the share, for the tests of numbers."""
 MOST_ERRORS = 5
-"""The tests of errors that are shown: those with the largest excess."""
+"""The number of tests of errors that are shown: the ones with the largest excess."""
 _console = Console()
 
 
@@ -145,7 +145,9 @@ def _describe_check(check: EstimateCheck, unit: str) -> list[str]:
         f" {word} the range of {CONFIDENCE:.0%} of such windows, {check.low:.3f} to {check.high:.3f}",
     ]
     if check.unusual:
-        lines.append(f"- {check.unusual:,} rides are left out of these errors because models are not trained on such")
+        lines.append(
+            f"- {check.unusual:,} rides are left out of these errors because models are not trained on such rides"
+        )
     return lines
 
 

@@ -31,7 +31,7 @@ class ReadRides:
     """Each has a pickup: its own, or else the time when it arrived."""
     event_ids: list[str] = field(default_factory=list)
     refused: int = 0
-    """Records, or parts of aggregated records, that are no rides. The function rejects them."""
+    """The number of records, or parts of aggregated records, that are not rides. The function rejects them."""
 
     def read(self, rounds: "Iterable[list[tuple[str, RecordTypeDef]]]") -> Iterator[int]:
         """Add the rides of records, round after round, and yield the number of the records of each round."""
@@ -56,7 +56,7 @@ def read_streams(
         model: the model whose predictions count.
         rides: the input stream.
         predictions: the output stream. It is read up to now, because predictions come after the rides.
-        since: the window's begin; None for the oldest record.
+        since: the window's start; None for the oldest record.
         until: its end.
         actual: a trip record file or a stream that has the actual values; None if they are not known.
 
@@ -102,11 +102,11 @@ def is_file(source: str) -> bool:
 def _notes(found: ReadRides, output: ReadStream, predicted: int) -> list[str]:
     notes = [f"{predicted:,} of {len(found.events):,} rides have a prediction, and each counts once"]
     if found.refused:
-        notes.append(f"{found.refused:,} records of the input stream are no rides: they count as rejected")
+        notes.append(f"{found.refused:,} records of the input stream are not rides: they count as rejected")
     if missing := len(found.events) - predicted:
         notes.append(
             f"{missing:,} rides have no prediction: they are not predicted yet, or the model has rejected them, which"
-            " only the failures bucket and the function's metrics tell; they do not count"
+            " only the failures bucket and the function's metrics show; they do not count"
         )
     if output.repeats:
         notes.append(f"{output.repeats:,} predictions repeat an event_id, because Lambda redelivered the record")
@@ -124,6 +124,6 @@ def _explain_none(found: ReadRides, output: ReadStream, rides: str) -> str:
     read_ones = np.count_nonzero(~np.isnan(np.array(output.values))) if output.values else 0
     return (
         f"{output.name} has no prediction of the version {output.version} for the {len(found.events):,} rides"
-        f" ({others or 'none'} of other versions, {read_ones:,} of other rides): name the model that predicts with"
+        f" ({others or '0'} of other versions, {read_ones:,} of other rides): name the model that predicts with"
         " --model, or the streams of one consumer"
     )

@@ -26,7 +26,7 @@ CHUNK = 10_000
 
 @dataclass(frozen=True)
 class WatchedModel:
-    """A model as far as watching needs it, which is not loaded for that."""
+    """The parts of a model that judging its rides needs. The model itself is not loaded."""
 
     location: str
     version: str
@@ -91,10 +91,10 @@ class Window:
     """The rides of a window."""
 
     source: str
-    """Where they come from, in a few words."""
+    """Where the rides come from, in a few words."""
     counts: RideCounts
     notes: list[str] = field(default_factory=list)
-    """What the reader must know about the counts: what was left out, what may count twice, what cannot be seen."""
+    """Sentences about the counts, for people: which rides were left out, may count twice, or cannot be seen."""
     rides: PredictedRides | None = None
     """The predicted rides one by one, if the source has them."""
 
@@ -116,7 +116,7 @@ def open_watched(settings: ModelSettings) -> WatchedModel:
 def choose_counts(model: WatchedModel, found: Sequence[RideCounts], place: str) -> tuple[RideCounts, list[str]]:
     """Add up the counts of the model's own baseline, and return the sum with a note about the others.
 
-    Raises CommandError if none of them are of its baseline. ``place`` says where they were found.
+    Raises CommandError if no counts are of its baseline. ``place`` says where they were found.
     """
     own = [one for one in found if one.baseline == model.bins.name]
     others = sorted({one.baseline for one in found} - {model.bins.name})

@@ -54,7 +54,7 @@ def test_the_counts_of_files_and_chunks_add_up_to_those_of_all_rides(
 
 
 def test_a_month_that_was_done_without_counts_stays_done(tmp_path: Path, model: str) -> None:
-    """Its manifest is older than the counts. Nothing of it is written again."""
+    """A manifest that is older than the counts is not written again."""
     source = write_rides(tmp_path / NAME, draw_rides(20))
     month = score(source, tmp_path / "output", settings(model))
     manifest = Path(month.location, MANIFEST)
@@ -65,7 +65,7 @@ def test_a_month_that_was_done_without_counts_stays_done(tmp_path: Path, model: 
 
 
 def test_a_model_without_a_baseline_has_a_manifest_as_before(tmp_path: Path) -> None:
-    """It does not have the field."""
+    """Such a manifest does not have the field ``ride_counts``."""
     month = score(
         write_rides(tmp_path / NAME, draw_rides(5)),
         tmp_path / "output",

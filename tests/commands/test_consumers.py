@@ -1,4 +1,4 @@
-"""Several consumers of one stream: each has its model, its outputs and its account, and none waits for another."""
+"""Several consumers of one stream: each has its model, outputs and account, and no consumer waits for another."""
 
 import argparse
 import contextlib
@@ -57,7 +57,7 @@ def sections(stdout: str) -> dict[str, str]:
 
 
 def test_each_consumer_predicts_every_ride_to_a_stream_of_its_own() -> None:
-    """All accounts are exact, also if calls fail."""
+    """The account of each consumer is exact, even if calls fail."""
     done = finish(
         *("run", "--consumers", "duration,tip,fare", "--rides", "400", "--bad", "10", "--shards", "2"),
         *("--chaos", "--seed", "2"),
@@ -103,7 +103,7 @@ def test_each_consumer_is_compared_with_the_true_values_of_its_own_target(tmp_pa
 
 
 def test_a_consumer_whose_function_fails_has_an_account_that_is_not_exact(tmp_path: Path) -> None:
-    """The others are exact, and the exit code is 1. A line says which variable takes the digest of a pickled model."""
+    """The other accounts are exact, and the exit code is 1. A line names the variable for a pickled model's digest."""
     folder, digest = save(EndsItsProcess(), tmp_path / "model")
     arguments = ("run", "--consumers", f"duration,ends-it={folder}", "--rides", "1")
     refused = finish(*arguments)
@@ -146,7 +146,7 @@ def put(local: LocalStack, rides: dict[str, PutRide], done: list[RunningConsumer
 
 
 def test_a_consumer_that_stands_still_catches_up_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others go on meanwhile. A run waits for it, however long it stands still."""
+    """While one consumer stands still, the others go on. A run waits for it as long as it stands still."""
     with run_consumers({name: str(SAMPLE_MODELS[name]) for name in NAMES}) as (local, running):
         duration, tip, fare = running
         assert [one.model.metadata.target for one in running] == list(NAMES)
@@ -176,7 +176,7 @@ def test_a_consumer_that_stands_still_catches_up_and_misses_nothing(monkeypatch:
 
 
 def test_the_others_go_on_if_a_consumer_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its function times out again and again. It can be stopped too: then the batch in flight is the last one."""
+    """A function that hangs times out at each attempt. If its consumer is stopped, the batch in flight is the last."""
     folder, digest = save(Hangs(), tmp_path / "model")
     monkeypatch.setenv("HANGS_MODEL_SHA256", digest)
     monkeypatch.setattr(consumers, "TIMEOUT_SECONDS", 2)
@@ -200,7 +200,7 @@ def test_the_others_go_on_if_a_consumer_hangs(tmp_path: Path, monkeypatch: pytes
         ("Tip=model", "'Tip' is not a name of a consumer: take up to 30 lower-case letters, digits and hyphens"),
         ("tip-=model", "'tip-' is not a name"),
         ("a" * 31, "is not a name"),
-        ("tip,fare,tip", "tip is there twice: give each consumer a name of its own"),
+        ("tip,fare,tip", "tip is named twice: give each consumer a name of its own"),
         ("total", "there is no sample model total, only duration, tip, fare: give another as total=LOCATION"),
         ("total=", "total= has no location: give a folder or an s3:// URI after it"),
     ],

@@ -41,7 +41,7 @@ def metrics_of(flow: Flow) -> list[str]:
 def test_a_ride_counts_once_on_streams_and_at_each_delivery_in_log_lines(
     flow: Flow, watched: str, chaos: Chaos, drift: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Both have the rejected records, and name what was redelivered."""
+    """Streams and log lines have the rejected records, and the notes say what was redelivered."""
     monkeypatch.setattr(delivery, "MAX_ATTEMPTS_WITHOUT_PROGRESS", 1)
     records = [*draw(300, 7), *aggregate(draw(100, 8)), RideRecord("bad", b"{"), RideRecord("bad", b'{"ride": 1}')]
 
@@ -241,7 +241,7 @@ def test_few_rides_are_a_verdict_of_their_own(drift: Run, lines: list[str], tmp_
 
 
 def test_an_error_is_one_line(flow: Flow, watched: str, refuse_drift: Refuse, tmp_path: Path) -> None:
-    """It says what to do. stdout is empty, and the exit code is 1."""
+    """The line says what to do. stdout is empty, and the exit code is 1."""
     without = copy_saying({}, tmp_path / "without")
     done = finish("drift", "--logs", "-", "--model", without)
     assert "train it again with ./scripts/train" in failed(done)
@@ -258,9 +258,9 @@ def test_an_error_is_one_line(flow: Flow, watched: str, refuse_drift: Refuse, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "name one of --rides, --logs, --metrics, --outputs, --trial"),
-        (("--logs", "a", "--rides", "b"), "name one of"),
-        (("--logs", "a", "--actual", "b"), "--actual is for --rides"),
+        ((), "give one of --rides, --logs, --metrics, --outputs, --trial"),
+        (("--logs", "a", "--rides", "b"), "give one of"),
+        (("--logs", "a", "--actual", "b"), "--actual needs --rides"),
         (("--logs", "a", "--since", "1h"), "--since and --until are for --rides"),
         (("--trial", "a", "--report", "b"), "--report shows a window, and --trial judges many"),
         (("--metrics", "a", "b", "c"), "--metrics takes one text, or two"),

@@ -154,7 +154,7 @@ def test_outputs_that_cannot_be_judged_are_one_line(
 def test_evidently_compares_the_rows_and_opens_no_connection(
     output: Path, watched: str, drift: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that refuses every connection has none to refuse. Its page has the columns of the rides."""
+    """Evidently asks no proxy for a connection. Its page has the columns of the rides."""
     reference = write(tmp_path / JANUARY.file_name, trips_of(draw(500, 33), 33))
     page = tmp_path / "evidently.html"
     with socket.create_server(("127.0.0.1", 0)) as proxy:
@@ -181,7 +181,7 @@ def browser() -> Iterator[Page]:
 def test_the_page_shows_the_verdict_and_every_histogram(
     width: int, scheme: str, output: Path, drift: Run, browser: Page, tmp_path: Path
 ) -> None:
-    """It loads nothing, runs no script, escapes what comes from outside, and fits a phone."""
+    """The page loads nothing, runs no script, escapes text from outside, and fits a phone."""
     hostile = tmp_path / HOSTILE.replace("/", "_")
     hostile.symlink_to(output)
     page = tmp_path / "report.html"

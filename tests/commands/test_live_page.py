@@ -116,7 +116,7 @@ def check_account(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_totals_are_those_of_the_account(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are while faults are on too, with which predictions are put twice, and for aggregated records."""
+    """The totals also agree for aggregated records, and while faults let predictions be put twice."""
     snapshot = served.wait(is_settled)
     assert [one["name"] for one in snapshot["consumers"]] == list(CONSUMERS)
     assert all(one["rejected"] == 15 and one["p95"] > 0 for one in snapshot["consumers"])
@@ -135,7 +135,7 @@ def test_the_totals_are_those_of_the_account(served: Served, monkeypatch: pytest
 
 
 def test_a_consumer_that_is_stopped_catches_up(served: Served) -> None:
-    """The other one goes on."""
+    """While one consumer is stopped, the other one goes on."""
     assert served.use("/consumers/shadow", on=False) == 204
     served.wait(lambda found: found["consumers"][1]["state"] == "Disabled")
     served.put(50)
@@ -166,7 +166,7 @@ def test_a_consumer_that_is_stopped_catches_up(served: Served) -> None:
 def test_other_pages_can_do_nothing(
     served: Served, method: str, path: str, headers: dict[str, str], body: str, status: int
 ) -> None:
-    """A page of another server, or one whose name resolves to this machine, neither reads anything nor switches."""
+    """A page of another server can neither read nor use a switch, even if its name resolves to this machine."""
     own = {"Origin": f"http://{served.host}"} if headers.get("Origin") == "own" else {}
     response, _ = served.ask(method, path, body, **{**headers, **own})
     assert response.status == status
@@ -177,7 +177,7 @@ def test_other_pages_can_do_nothing(
 
 
 def test_the_page_allows_itself_alone(served: Served) -> None:
-    """It has no reference to another file, and its policy allows its own script and style by their digests."""
+    """The page has no reference to another file, and its policy allows its own script and style by their digests."""
     response, body = served.ask("GET", "/")
     policy = response.getheader("Content-Security-Policy") or ""
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -235,7 +235,7 @@ def test_a_switch_is_used_with_the_keyboard(served: Served, browser: Page, selec
 
 @NEEDS_BROWSER
 def test_a_reason_is_shown_as_text(served: Served, browser: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a producer gets into a reason, the page runs nothing of it."""
+    """The page does not run HTML that a producer has put into a reason."""
     for name, value in served.environment.items():
         monkeypatch.setenv(name, value)
     assert served.use("/consumers/shadow", on=False) == 204

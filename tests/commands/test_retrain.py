@@ -1,4 +1,4 @@
-"""Retraining: from a drifted month to a published challenger, with one approval and with none."""
+"""Retraining: from a drifted month to a published challenger, with one approval, and without an approval."""
 
 import contextlib
 import datetime
@@ -216,7 +216,7 @@ def test_a_drifted_month_becomes_a_published_challenger_after_one_approval_in_pr
 def test_a_terminal_asks_for_the_approval(
     run: Run, months: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, answer: str, is_published: bool
 ) -> None:
-    """Only a yes publishes."""
+    """The challenger is published only if the answer is yes."""
     main, terminal = os.openpty()
     shown = list[bytes]()
 
@@ -262,7 +262,7 @@ def test_nothing_is_published_that_nobody_has_seen(run: Run, months: tuple[Path,
     published = read_live(place)
     assert published
     assert published.version == challenger
-    assert "knows these months, which have not drifted" in run(*arguments)[-1]
+    assert "was trained on these months, and the newest month has not drifted" in run(*arguments)[-1]
     assert "is live already" in run(*arguments, "--force")[-1]
     assert run(*arguments, "--approve", challenger)[0].startswith(f"MODEL_LOCATION={published.location} ")
     assert read_live(place) == published
@@ -270,7 +270,7 @@ def test_nothing_is_published_that_nobody_has_seen(run: Run, months: tuple[Path,
 
 
 def test_a_worse_challenger_is_not_offered_unless_forced(run: Run, months: tuple[Path, Path], tmp_path: Path) -> None:
-    """It learned from rides that drifted, and the last rides of the month are as before."""
+    """A challenger is worse if it learned from drifted rides, and the last rides of the month are like those before."""
     first = publish_january(run, months[0], "models")
     trips = [*make_trips(FEBRUARY, 2500, 1.1)][:2000] + [*make_trips(FEBRUARY, 2500)][2000:]
     mixed = write(tmp_path / "green_tripdata_2023-02.parquet", trips)
@@ -306,7 +306,7 @@ def find_version(place: str) -> str | None:
 def test_a_run_that_was_killed_is_completed_by_the_same_command(
     run: Run, months: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
-    """There is one run, one version and one live model, as if nothing had happened."""
+    """After both commands, one run, one version and one live model exist, as after a single command."""
     arguments = (months[0], "--to", "models", "--register", "others")
     killed = list[str]()
 

@@ -75,7 +75,7 @@ def test_a_rare_zone_that_was_always_odd_has_not_drifted() -> None:
 
 
 def test_rides_that_tell_nothing_are_left_out() -> None:
-    """They have no actual value, were cancelled, or have no distance."""
+    """Rides are left out if they have no actual value, were cancelled, or have no distance."""
     odd = [Ride(SMALL_ZONE, 1, miles, FIRST) for miles in (3.0, 3.0, 0.0)] * 50
     values = np.array([np.nan, 0.1, 20.0] * 50)
     every = with_actual([*WINDOW.rides, *odd], np.concatenate([WINDOW.values, values]))
@@ -85,7 +85,7 @@ def test_rides_that_tell_nothing_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("baseline", "rides", "reason"),
     [
-        (BASELINE, ACTUAL.choose(np.arange(9)), "the actual value of 9 of 9 rides is known and not below"),
+        (BASELINE, ACTUAL.choose(np.arange(9)), "9 of 9 rides have an actual value that is known and not below"),
         (make_baseline(draw_month(900), draw_month(900, 1)), ACTUAL, "the model was measured on too few rides"),
     ],
     ids=["few rides", "few validation rides"],
@@ -93,7 +93,7 @@ def test_rides_that_tell_nothing_are_left_out() -> None:
 def test_too_few_rides_have_no_verdict_on_errors_and_a_reason(
     baseline: Baseline, rides: ActualRides, reason: str
 ) -> None:
-    """There are no findings."""
+    """The list of findings is empty."""
     assert judge_actuals(baseline, rides) == []
     assert (explain_no_error_verdict(baseline, rides) or "").startswith(reason)
 
@@ -127,6 +127,6 @@ def test_the_check_says_whether_the_estimate_holds(factor: float, long_only: boo
 
 
 def test_there_is_no_estimate_without_rides() -> None:
-    """Neither from counts nor from actual values."""
+    """Without rides, neither counts nor actual values give an estimate."""
     assert estimate_errors(BASELINE, count(BASELINE, [], predict([]))) is None
     assert check_estimate(BASELINE, ACTUAL.choose(np.arange(0))) is None

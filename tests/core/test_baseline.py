@@ -37,7 +37,7 @@ def test_the_same_rides_give_the_same_file(number: int) -> None:
 
 
 def test_the_histograms_are_those_that_services_count_for_the_same_rides() -> None:
-    """They have the rides that models are not trained on too. Only a pair's own ride is not compared with itself."""
+    """Histograms also have rides that models are not trained on. A ride is compared with other rides of its pair."""
     found, others = make_baseline(MONTH, LATER), MONTH.others
     assert others
     counts = count(found, [*MONTH.rides, *others.rides])
@@ -53,7 +53,7 @@ def test_the_histograms_are_those_that_services_count_for_the_same_rides() -> No
 
 
 def test_the_share_of_unseen_pairs_is_what_later_rides_have() -> None:
-    """It is estimated from the training rides alone, of whose pairs none is unseen."""
+    """The share is estimated from the training rides alone, although all of their pairs were seen."""
     found = make_baseline(MONTH, LATER)
     later = count(found, LATER.rides)
     expected, share = (sum(one.counts[UNSEEN]) / one.rides for one in (found, later))

@@ -1,4 +1,4 @@
-"""Verdicts: windows like the training rides are no drift, and each kind of change is seen and put into words."""
+"""Verdicts: windows like the training rides are not drift, and each kind of change is seen and put into words."""
 
 import datetime
 import re
@@ -98,7 +98,7 @@ def test_a_change_is_seen_and_put_into_words(name: str) -> None:
     ],
 )
 def test_larger_predictions_and_rejections_are_seen(factor: float, rejected: int, name: str, pattern: str) -> None:
-    """They are the worst finding, because nothing else changed."""
+    """The changed share is the worst finding, because nothing else changed."""
     counts = count(BASELINE, WINDOW, predict(WINDOW) * factor, rejected)
     worst, *others = judge(BASELINE, counts)
     assert (worst.name, worst.excess > 1, others[0].excess > 1) == (name, True, False)
@@ -120,14 +120,14 @@ def test_fewer_unseen_pairs_or_rides_of_0_miles_are_no_drift() -> None:
         (
             make_baseline(draw_month(2_000), draw_month(500, 1)),
             WINDOW,
-            "the model's baseline has 2,050 rides, which are too few to know how much windows differ by themselves:"
+            "the model's baseline has 2,050 rides, which are too few to know how much windows of them differ:"
             " train the model on more rides",
         ),
     ],
     ids=["small window", "small training set"],
 )
 def test_too_few_rides_have_no_verdict_and_a_reason(baseline: Baseline, rides: Sequence[Ride], reason: str) -> None:
-    """There are no findings, not even of rejections."""
+    """The list of findings is empty, even if rides were rejected."""
     counts = count(baseline, rides, rejected=0)
     assert explain_no_verdict(baseline, counts) == reason
     assert judge(baseline, counts) == []

@@ -42,7 +42,7 @@ RIDES = st.builds(
 
 
 def predict(features: list[Features]) -> list[float]:
-    """Predict values in all bins and at their edges, or none, or raise."""
+    """Predict values in all bins and at their edges, predict infinity, or raise an error."""
     miles = [one["trip_distance"] for one in features]
     if POISON in miles:
         raise ValueError("poison")
@@ -133,7 +133,7 @@ def test_a_pair_that_is_not_two_zones_is_an_error(pairs: dict[str, float]) -> No
 
 @pytest.mark.parametrize("number", [FEW, FEW + 1])
 def test_a_model_without_the_time_counts_no_hours(number: int) -> None:
-    """The other histograms have every ride that goes some miles."""
+    """The other histograms have every ride of more than 0 miles."""
     rides = draw_rides(number)
     expected = count_one_by_one(rides)
     found = count(watched(("PU_DO", "trip_distance")), rides)
@@ -169,12 +169,12 @@ def test_counts_of_different_baselines_do_not_add_up() -> None:
     for combine in (first.__add__, first.__sub__):
         with pytest.raises(ValueError, match=f"counted with two baselines, {BINS.name} and other"):
             combine(other)
-    with pytest.raises(ValueError, match="the counters began anew in between"):
+    with pytest.raises(ValueError, match="the counters were reset in between"):
         first - (first + first)
 
 
 def test_the_documented_counts_are_written_as_they_are_shown() -> None:
-    """Each histogram has all rides; the two of predictions have them together."""
+    """Each histogram has all rides. The two histograms of predictions have them together."""
     section = (ROOT / "docs" / "formats.md").read_text().partition("\n### The counts of rides\n")[2]
     example = section.partition("```json\n")[2].partition("\n```")[0].encode()
     shown = msgspec.json.decode(example, type=RideCounts)

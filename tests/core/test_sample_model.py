@@ -164,7 +164,7 @@ def learned_pairs(january: Trips) -> dict[str, int]:
 
 @NAMES
 def test_the_card_counts_the_rides_right(months: Callable[[str], list[Trips]], name: str) -> None:
-    """It has the rides used and left out in each month, the pairs that the model knows, and its values without one."""
+    """The card has each month's rides used and left out, the known pairs, and the values for other pairs."""
     january, february = months(name)
     counts = [number for month in (january, february) for number in (len(month.rides), month.left_out)]
     assert f"| {name} | {' | '.join(f'{number:,}' for number in counts)} |" in card()

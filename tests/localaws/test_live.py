@@ -84,7 +84,7 @@ def test_a_tab_that_is_closed_leaves_no_thread(local: LocalStack) -> None:
 
 
 def test_nothing_is_read_while_nobody_looks(local: LocalStack) -> None:
-    """Whoever looks later sees all rides that came before."""
+    """A tab that is opened later shows all rides that came before."""
     with server.serve(local, [], [], SWITCH) as url:
         put(local, 3)
         with contextlib.closing(Tab(url)) as tab:
@@ -155,7 +155,7 @@ def test_a_ride_is_found_by_its_event_id() -> None:
     ],
 )
 def test_a_ride_counts_once(marks: list[int], counts: tuple[int, ...]) -> None:
-    """A ride that was given up, and is predicted after all, was not given up."""
+    """A ride that was given up and is predicted later does not count as given up."""
     outcomes = Outcomes()
     is_new = [outcomes.mark(RidePlace("a", 5), mark) for mark in marks]
     assert is_new == [True, marks[0] != marks[1]]
@@ -163,7 +163,7 @@ def test_a_ride_counts_once(marks: list[int], counts: tuple[int, ...]) -> None:
 
 
 def test_producers_cannot_make_the_page_grow() -> None:
-    """Places in the data are no reasons of their own, a long reason is cut off, and further ones count together."""
+    """A reason's place in the data is left out, a long reason is cut off, and further reasons are counted together."""
     found = Figures(DURATION)
     for number in range(3):
         found.rejected("json", f"JSON is malformed: invalid character (byte {number})")
@@ -193,7 +193,7 @@ def test_errors_are_those_of_the_rides_that_models_are_trained_on() -> None:
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 2), (95, 4), (100, 4)])
 def test_a_percentile_is_one_of_the_values(percent: int, value: int) -> None:
-    """It is the nearest rank, as in the report of a run."""
+    """A percentile is the nearest rank, as in the report of a run."""
     assert percentile([1, 2, 3, 4], percent) == value
     assert percentile([], percent) is None
 

@@ -77,7 +77,7 @@ def test_a_paused_mapping_ends_its_batch_and_then_reads_nothing(
 
 
 def test_a_batch_that_is_retried_stands_still_while_paused(kinesis: "KinesisClient", stream: str, play: Play) -> None:
-    """It keeps the number of its attempts, and is given up after the last of them."""
+    """A batch keeps the number of its attempts during a pause, and is given up after the last attempt."""
 
     def back_off(attempts: int) -> float:
         mapping.pause()
@@ -95,7 +95,7 @@ def test_a_batch_that_is_retried_stands_still_while_paused(kinesis: "KinesisClie
 
 
 def test_a_paused_mapping_can_be_left(kinesis: "KinesisClient", stream: str, play: Play) -> None:
-    """It may be paused from the beginning, and then its function is never invoked."""
+    """A mapping that is paused from the beginning never invokes its function."""
     put(kinesis, stream, ["1"])
     mapping = play(Function())
     mapping.pause()

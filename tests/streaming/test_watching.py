@@ -88,7 +88,7 @@ def test_a_redelivered_ride_counts_at_each_delivery_and_once_on_the_stream(
 
 
 def test_a_model_without_a_baseline_counts_nothing(flow: Flow, tmp_path: Path) -> None:
-    """Its lines have the other metrics."""
+    """The metrics lines still have the other metrics."""
     function = flow.function(MODEL_LOCATION=copy_saying({}, tmp_path / "model"))
     flow.deliver(function, flow.put(ride_event()))
     assert flow.metric("Rides") == 1

@@ -84,7 +84,7 @@ def test_a_text_that_is_not_metrics_is_an_error(text: str) -> None:
 
 
 def test_a_service_without_a_baseline_has_no_counts(web_service: WebService, tmp_path: Path) -> None:
-    """Its metrics are as before."""
+    """Without a baseline, a service has the metrics of earlier versions."""
     client = web_service(MODEL_LOCATION=copy_saying({}, tmp_path / "model")).app.test_client()
     client.post("/predict", json=as_ride(Ride(10, 20, 1.0)))
     text = client.get("/metrics").text
