@@ -27,7 +27,7 @@ EXAMPLES = [
     .get("application/json", {"examples": {}})["examples"]
     .items()
 ]
-MAX_METRICS_BYTES = 120_000
+MAX_METRICS_BYTES = 130_000
 
 
 @pytest.fixture(scope="module")
