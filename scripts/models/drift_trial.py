@@ -119,8 +119,9 @@ def run_trial(file: str, location: str, windows: int = 200, rides: int = 2_000, 
 
 def make_table(rows: Sequence[TrialRow], rides: int) -> Table:
     """Return the rows as a table."""
-    names = ("rides", "change", "windows", "drift seen")
-    table = Table(f"windows of {rides:,} rides", *names, Column("by", overflow="fold"))
+    names = ("windows", "rides", "change", "number", "drift seen")
+    title = f"Windows of {rides:,} rides"
+    table = Table(*names, Column("by", overflow="fold"), title=title, title_justify="left")
     for row in rows:
         tests = [f"{name} {count}" for name, count in sorted(row.tests.items(), key=lambda one: -one[1])]
         share = f"{row.seen} ({row.seen / row.number:.1%})" if row.number else "-"
