@@ -17,7 +17,7 @@ COMMANDS = sorted(path.stem.replace("_", "-") for path in ROOT.glob("scripts/com
 def bare_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copy the project without an environment."""
     clone = tmp_path_factory.mktemp("bare") / "a clone"
-    for part in ("scripts", "streaming", "web"):
+    for part in ("scripts", "batch", "served", "streaming", "web"):
         shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in (*ROOT.glob("*.py"), ROOT / "Pipfile.lock", ROOT / "samconfig.toml"):
         shutil.copy(file, clone)
