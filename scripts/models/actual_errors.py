@@ -4,6 +4,7 @@ An error is actual minus predicted, as a part of the MAE that the baseline has f
 that one ride with a wrong clock does not decide about its zone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from baselines import PREDICTION, UNSEEN, Baseline
+from rides import Ride
 from scripts.models.calibration import FALSE_ALARMS
 from served.arrays import Floats
 from targets import Target, find_target
@@ -41,6 +43,12 @@ class ActualRides:
     miles: Floats
     predicted: Floats
     actual: Floats
+
+    @classmethod
+    def of(cls, rides: Sequence[Ride], predicted: Floats, actual: Floats) -> "ActualRides":
+        """Return rides with their predictions and actual values."""
+        zones = np.array([(ride.PULocationID, ride.DOLocationID) for ride in rides], np.int64).reshape(-1, 2)
+        return cls(zones, np.array([ride.trip_distance for ride in rides], float), predicted, actual)
 
     def choose(self, chosen: NDArray[Any]) -> "ActualRides":
         """Return some of the rides."""

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Column, Table
 
-from artifacts import open_artifact
-from baselines import RATIO, Baseline, Bins, read_baseline
+from baselines import RATIO, Baseline, Bins
 from drift import explain_no_verdict, judge
 from features import prepare_features
 from model import Model, load_model
@@ -94,11 +93,11 @@ def run_trial(file: str, location: str, windows: int = 200, rides: int = 2_000, 
         ModelError: if the model cannot be loaded.
         TripRecordError: if the file cannot be read.
     """
-    model, artifact = load_model(location), open_artifact(location)
-    found = read_baseline(artifact, model.metadata)
-    if not found:
+    model = load_model(location)
+    bins = model.bins
+    if not bins:
         raise cli.CommandError(f"{location} has no baseline that windows can be judged with: train the model again")
-    baseline, bins = found[0], Bins(*found)
+    baseline = bins.baseline
     every, usual = _read(file, model, baseline)
     reason = explain_no_verdict(baseline, RideCounts(bins.name, rides))
     if reason or len(usual.rides) < rides:
@@ -211,9 +210,7 @@ def _read(file: str, model: Model, baseline: Baseline) -> tuple[_Rides, _Rides]:
     predicted_further = _predict(model, further, "Predicting longer rides")
     wanted = model.metadata
     hours = [prepare_features(ride, wanted.features)["hour"] for ride in rides] if wanted.wants_time else []
-    zones = np.array([(ride.PULocationID, ride.DOLocationID) for ride in rides], np.int64)
-    actual = ActualRides(zones, np.array([ride.trip_distance for ride in rides]), predicted, values)
-    every = _Rides(rides, further, hours, predicted, predicted_further, actual)
+    every = _Rides(rides, further, hours, predicted, predicted_further, ActualRides.of(rides, predicted, values))
     has_value = np.isfinite(predicted) & np.isfinite(predicted_further)
     return every.choose(has_value), every.choose(has_value & np.array(usual))
 

@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from artifacts import MLMODEL, ModelError, open_artifact
-from baselines import Baseline, read_baseline
+from artifacts import MLMODEL, ModelError
 from digests import MANIFEST, FileDigest, FileList, digest_of, digest_of_files, open_pinned
 from model import Model, describe_model, load_model
 from model_metadata import ModelMetadata
@@ -112,7 +111,7 @@ def read_months(files: Sequence[str], target: Target) -> RideSet:
 
 def compare_with_live(release: Release, live: LiveModel, months: RideSet, sha256: str | None) -> LiveComparison:
     """Measure the live model and the release on the same rides. Raises PublishError if that is not possible."""
-    live_model, _ = load_live(live)
+    live_model = load_live(live)
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), release.files)
         pin = digest_of_files(release.files) if sha256 else None
@@ -129,8 +128,8 @@ def compare_with_live(release: Release, live: LiveModel, months: RideSet, sha256
     )
 
 
-def load_live(live: LiveModel) -> tuple[Model, Baseline | None]:
-    """Load the live model and its baseline. Raises PublishError if that is not possible without running its code.
+def load_live(live: LiveModel) -> Model:
+    """Load the live model. Raises PublishError if that is not possible without running its code.
 
     Whoever can write to the bucket can write the model's digest too.
     """
@@ -138,9 +137,7 @@ def load_live(live: LiveModel) -> tuple[Model, Baseline | None]:
         artifact, _ = open_pinned(live.location, live.sha256)
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder), artifact.read_all())
-            model = load_model(folder, time_zone=read_time_zone(os.environ))
-            found = read_baseline(open_artifact(folder), model.metadata)
-            return model, found[0] if found else None
+            return load_model(folder, time_zone=read_time_zone(os.environ))
     except ModelError as error:
         hint = "--force publishes without a comparison"
         raise PublishError(f"the live model in {live.location} cannot be compared: {error}: {hint}") from error

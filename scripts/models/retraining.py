@@ -16,7 +16,7 @@ import numpy as np
 from mlflow.tracking import MlflowClient
 
 import drift
-from baselines import Baseline, Bins
+from baselines import Bins
 from digests import digest_of_files
 from model import Model
 from ride_counts import Counter
@@ -105,7 +105,7 @@ def decide(files: Sequence[str], newest: RideSet, target: Target, to: str, *, fo
         return RetrainingDecision(place, None, [f"no model is live in {place.location}"], [])
     releasing.check_target(live, target.name)
     try:
-        model, baseline = publishing.load_live(live)
+        model = publishing.load_live(live)
     except PublishError as error:
         if not force:
             raise
@@ -113,32 +113,27 @@ def decide(files: Sequence[str], newest: RideSet, target: Target, to: str, *, fo
     known = model.metadata.trained_on.files if model.metadata.trained_on else []
     new = [name for name in files if name not in known]
     reasons = [f"the live model was not trained on {', '.join(new)}"] if new else []
-    drifted = find_drift(model, model.bins, baseline, newest) if baseline and model.bins else []
+    drifted = find_drift(model, model.bins, newest) if model.bins else []
     if drifted:
         reasons.append(f"{', '.join(newest.files)} has drifted")
     return RetrainingDecision(place, live, reasons, drifted)
 
 
-def find_drift(model: Model, bins: Bins, baseline: Baseline, month: RideSet) -> list[str]:
+def find_drift(model: Model, bins: Bins, month: RideSet) -> list[str]:
     """Return a sentence for each way in which the rides of a month differ from what the model was trained on.
 
     These are all rides that services would predict. The actual values are compared with the predictions too.
     """
     parts = [month, month.others] if month.others else [month]
     rides = [ride for part in parts for ride in part.rides]
-    counter, values = Counter(bins), list[float]()
+    baseline, counter, values = bins.baseline, Counter(bins), list[float]()
     # In parts, because the features of a ride take many times as much memory as its prediction.
     for at in range(0, len(rides), RIDES_A_CALL):
         predicted = model.predict(rides[at : at + RIDES_A_CALL], counter=counter)
         values += [value if isinstance(value, float) else np.nan for value in predicted]
     counts = counter.total()
     found = [describe(one, baseline, counts) for one in drift.judge(baseline, counts) if one.excess > 1]
-    actuals = ActualRides(
-        np.array([(ride.PULocationID, ride.DOLocationID) for ride in rides]),
-        np.array([ride.trip_distance for ride in rides]),
-        np.array(values),
-        np.concatenate([part.values for part in parts]),
-    )
+    actuals = ActualRides.of(rides, np.array(values), np.concatenate([part.values for part in parts]))
     errors = [one for one in judge_actuals(baseline, actuals) if one.excess > 1]
     return found + [describe_error(one, baseline) for one in errors]
 

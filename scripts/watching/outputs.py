@@ -90,14 +90,7 @@ def _find_objects(uri: str) -> list[str]:
 
 def _read_rows(model: WatchedModel, place: Place, manifest: Manifest) -> PredictedRides:
     name, identity = manifest.predictions.name, manifest.model
-    columns = [
-        "pickup_datetime",
-        "PULocationID",
-        "DOLocationID",
-        "trip_distance",
-        identity.field,
-        identity.actual_field,
-    ]
+    columns = [*RIDE_COLUMNS, identity.field, identity.actual_field]
     try:
         with place.open(name) as file:
             # Not a reader of chunks, because the arrays of all rows are needed at the end.

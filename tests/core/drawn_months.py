@@ -66,8 +66,7 @@ def change(rides: Sequence[Ride], **changes: Any) -> list[Ride]:
 
 def with_actual(rides: Sequence[Ride], actual: Floats) -> ActualRides:
     """Return rides with their actual values."""
-    zones = np.array([(ride.PULocationID, ride.DOLocationID) for ride in rides])
-    return ActualRides(zones, np.array([ride.trip_distance for ride in rides]), predict(rides), actual)
+    return ActualRides.of(rides, predict(rides), actual)
 
 
 def _draw(number: int, seed: int) -> list[Ride]:
